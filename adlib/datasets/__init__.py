@@ -1,0 +1,66 @@
+"""The datasets: what each one is, and its samples.
+
+A dataset is one file in this folder with two things: `FACTS` (what it is, counts, licence, how to get it) and
+`samples(root, category=None)`, which turns a root folder into a samples table. To add one, write the file and
+name it in `_NAMES`.
+"""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+
+from adlib.errors import InputError
+
+_NAMES = ["cxr_ad", "folder", "mvtec_ad"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a dataset, beside its images."""
+
+    title: str
+    source: str  # the publication
+    licence: str
+    get: str  # how to get it, and how to lay it out
+    # category -> (train, test normal, test anomalous), as published
+    counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    unknown: str = ""  # what the publication does not say
+
+    def count_table(self) -> pd.DataFrame:
+        """The published counts: one row per category, columns train, test_normal, test_anomalous."""
+        table = pd.DataFrame.from_dict(self.counts, orient="index", columns=["train", "test_normal", "test_anomalous"])
+        return table.rename_axis("category")
+
+
+def list_datasets() -> list[str]:
+    """Names that `load_samples` knows."""
+    return sorted(_NAMES)
+
+
+def _module(name: str):
+    if name not in _NAMES:
+        raise InputError(f"Unknown dataset {name!r}; known are {', '.join(list_datasets())}.")
+    return import_module(f"adlib.datasets.{name}")
+
+
+def facts(name: str) -> Facts:
+    """What is known of a dataset. Raises InputError for an unknown name."""
+    return _module(name).FACTS
+
+
+def load_samples(name: str, root: str | Path, category: str | None = None) -> pd.DataFrame:
+    """The samples table of a dataset on disk (columns: see adlib.samples).
+
+    name: one of `list_datasets()`.
+    root: the dataset's folder (for "folder": any MVTec-like tree, or a .csv file).
+    category: read only this one; None reads all.
+    Images are not opened here: `adlib check` does that. Raises InputError for an unknown name or category, a
+    missing folder, an empty class, an anomalous image without a mask.
+    """
+    root = Path(root).expanduser().absolute()
+    module = _module(name)
+    if not root.exists():
+        raise InputError(f"{root} does not exist. {module.FACTS.title}: {module.FACTS.get}")
+    return module.samples(root, category)

@@ -1,0 +1,244 @@
+"""Images: decode, resize and crop the files of a samples table, as plain RGB in [0, 1].
+
+Normalising (mean and standard deviation) is the model's business, so plots, synthesis and the inspector need no
+undoing. Colour images become RGB, grey ones three equal channels, an alpha channel is dropped, an EXIF rotation
+is applied. 8-bit values are divided by 255 and 16-bit values by 65535, the same for every image of a set; where
+a 16-bit file holds fewer bits (a 12-bit detector, say), `window=(0, 4095)` names the grey values that become
+black and white, and what lies outside is clipped.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import Dataset
+
+from adlib.errors import InputError
+from adlib.samples import check_columns, fingerprint
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode one image at full size.
+
+    Returns uint8 or uint16, [H, W] for grey files and [H, W, 3] RGB for colour files.
+    Raises InputError for a file that is missing, empty, truncated, not an image, or neither 8- nor 16-bit.
+    """
+    image = _decode(path, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path} holds {image.dtype} values; adlib reads 8- and 16-bit images: convert it.")
+    return image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
+
+
+def image_shape(path: str | Path) -> tuple[int, int]:
+    """(H, W) of an image as `read_image` decodes it, from its header alone."""
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            turned = file.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 lie on their side
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as an image: {error.strerror or error}.") from error
+    return (width, height) if turned else (height, width)
+
+
+def read_mask(path: str | Path, shape: tuple[int, int], image: str | Path = "its image") -> np.ndarray:
+    """Decode one ground-truth mask at full size.
+
+    shape: (H, W) of the image it belongs to; image: that image's path, for the message.
+    Returns bool [H, W]: foreground is every value above 0 (files hold 0/1, 0/255 or class numbers); in a JPEG,
+    which blurs values, every value of at least 128.
+    Raises InputError for an unreadable file and for another size than the image's.
+    """
+    mask = _decode(path, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    if mask.ndim == 3:
+        mask = mask.max(axis=2)
+    if mask.shape != tuple(shape):
+        raise InputError(
+            f"The mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels but {image} is {shape[1]}x{shape[0]}."
+        )
+    return mask >= 128 if Path(path).suffix.lower() in (".jpg", ".jpeg") else mask > 0
+
+
+def _decode(path: str | Path, flags: int) -> np.ndarray:
+    # np.fromfile and imdecode rather than imread: imread fails on some systems for non-ASCII names.
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not data.size:
+        raise InputError(f"{path} is empty (0 bytes).")
+    previous = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error as error:
+        raise InputError(f"{path} cannot be decoded as an image: {error.err or error}.") from error
+    finally:
+        cv2.utils.logging.setLogLevel(previous)
+    if image is None:
+        raise InputError(f"{path} cannot be decoded as an image: is it truncated, or another kind of file?")
+    return image
+
+
+class ImageSet(Dataset):
+    """A torch Dataset over a samples table: all images of one size.
+
+    samples: the table (adlib.samples); row i is item i.
+    size: S for S x S pixels or (H, W). The whole image is resized to it, antialiased bilinear, rounded to the
+        file's depth; its proportions change if they differ.
+    crop: side (or (H, W)) of the centre crop taken after resizing, or None.
+    window: (low, high) stored grey values that become 0 and 1, or None for the full range of 8 or 16 bits.
+    cache: a folder in which the resized images are kept as one memory-mapped file, or None. It is built at the
+        first access and speeds up every later one; it is as big as the resized pixels.
+
+    images[i] is {"image": float32 [3, H, W] in [0, 1], "mask": bool [H, W], "label": int, "index": int}.
+    Masks are resized by nearest neighbour; an anomalous image without a mask file has an all-False mask here, so
+    ask `has_masks` before scoring pixels.
+    Raises InputError, naming the file, for unreadable images and masks of the wrong size.
+    """
+
+    def __init__(
+        self,
+        samples: pd.DataFrame,
+        size: int | tuple[int, int] = 256,
+        crop: int | tuple[int, int] | None = None,
+        cache: str | Path | None = None,
+        window: tuple[float, float] | None = None,
+    ):
+        self.samples = check_columns(samples)
+        self.size = _pair(size, "size")
+        self.crop = None if crop is None else _pair(crop, "crop")
+        if self.crop and (self.crop[0] > self.size[0] or self.crop[1] > self.size[1]):
+            raise InputError(f"crop={crop} is larger than size={size}.")
+        self.window = None if window is None else tuple(float(value) for value in window)
+        if self.window and not self.window[0] < self.window[1]:
+            raise InputError(f"window={window} must be (low, high) with low < high.")
+        self.cache = None if cache is None else Path(cache)
+        self._cached = None
+
+    @property
+    def settings(self) -> dict:
+        """Size, crop and window as plain values: ImageSet(samples, **settings) gives the same pixels."""
+        return {"size": self.size, "crop": self.crop, "window": self.window}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of every image."""
+        return self.crop or self.size
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int8 [N]: 0 normal, 1 anomalous."""
+        return self.samples["label"].to_numpy("int8")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every anomalous image has a mask file, so that pixels can be scored."""
+        return bool((self.samples.loc[self.samples["label"] == 1, "mask"] != "").all())
+
+    def masks(self) -> np.ndarray:
+        """bool [N, H, W]: the ground truth of all images."""
+        masks = np.zeros((len(self), *self.shape), bool)
+        for index in np.flatnonzero(self.samples["mask"] != ""):
+            masks[index] = self._mask(index)
+        return masks
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict:
+        index = range(len(self))[index]  # negative indices, IndexError past the end
+        return {
+            "image": self.pixels(index),
+            "mask": torch.from_numpy(self._mask(index)),
+            "label": int(self.samples["label"].iat[index]),
+            "index": index,
+        }
+
+    def pixels(self, index: int) -> torch.Tensor:
+        """The picture of one item alone: float32 [3, H, W] in [0, 1]."""
+        if self.cache is None:
+            stored = self._load(index)
+        else:
+            if self._cached is None:
+                self._cached = np.load(self._build_cache(), mmap_mode="r")
+            stored = self._cached[index]
+        return torch.from_numpy(stored.astype(np.float32)) / np.iinfo(stored.dtype).max
+
+    def _load(self, index: int) -> np.ndarray:
+        pixels = read_image(self.samples["image"].iat[index])
+        if self.window:
+            low, high = self.window
+            scaled = (pixels.astype(np.float32) - low) / (high - low)
+            pixels = np.round(scaled.clip(0, 1) * 65535).astype(np.uint16)
+        pixels = _resize(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), self.size)
+        return np.broadcast_to(self._cropped(pixels), (3, *self.shape))
+
+    def _mask(self, index: int) -> np.ndarray:
+        path = self.samples["mask"].iat[index]
+        if not path:
+            return np.zeros(self.shape, bool)
+        image = self.samples["image"].iat[index]
+        mask = read_mask(path, shape=image_shape(image), image=image)
+        height, width = self.size
+        small = cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        return self._cropped(small.astype(bool))
+
+    def _cropped(self, pixels: np.ndarray) -> np.ndarray:
+        """The centre crop of the last two axes."""
+        if self.crop is None:
+            return pixels
+        top, left = ((full - part) // 2 for full, part in zip(self.size, self.crop, strict=True))
+        return pixels[..., top : top + self.crop[0], left : left + self.crop[1]]
+
+    def _build_cache(self) -> Path:
+        identity = f"{fingerprint(self.samples)} {self.size} {self.crop} {self.window}"
+        file = self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
+        if file.exists():
+            return file
+        self.cache.mkdir(parents=True, exist_ok=True)
+        # Each builder writes a file of its own and renames it when complete: two processes that build at once
+        # waste work but cannot spoil it, and one that is killed leaves no file of the final name.
+        handle, name = tempfile.mkstemp(dir=self.cache, prefix=file.stem, suffix=".partial")
+        os.close(handle)
+        try:
+            if not self._write_all(name, np.uint8):
+                self._write_all(name, np.uint16)
+            Path(name).replace(file)
+        finally:
+            Path(name).unlink(missing_ok=True)
+        return file
+
+    def _write_all(self, name: str, dtype: type) -> bool:
+        """Write every image into one .npy file; False as soon as an image has more bits than dtype."""
+        shape = (len(self), 3, *self.shape)
+        array = np.lib.format.open_memmap(name, mode="w+", dtype=dtype, shape=shape)
+        for index in range(len(self)):
+            pixels = self._load(index)
+            if pixels.dtype == np.uint16 and dtype == np.uint8:
+                return False
+            array[index] = pixels if pixels.dtype == dtype else pixels.astype(dtype) * 257
+        array.flush()
+        return True
+
+
+def _pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:
+    pair = (value, value) if np.isscalar(value) else tuple(value)
+    if len(pair) != 2 or not all(float(side).is_integer() and side > 0 for side in pair):
+        raise InputError(f"{name}={value!r} must be a number of pixels or a pair (height, width).")
+    return int(pair[0]), int(pair[1])
+
+
+def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Antialiased bilinear resize of [C, H, W], rounded to its own dtype."""
+    if pixels.shape[1:] == size:
+        return pixels
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
+    resized = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+    limit = np.iinfo(pixels.dtype).max
+    return resized.round_().clamp_(0, limit).numpy().astype(pixels.dtype)

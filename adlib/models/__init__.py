@@ -1,0 +1,39 @@
+"""The detectors by name: `create_model`, `load_model`, `list_models`.
+
+A method is one file in this folder that defines one subclass of `Detector`. To add one, write the file and name
+its class in `_CLASSES`.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+from adlib.errors import InputError
+
+_CLASSES = {"patchcore": "PatchCore"}
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` knows."""
+    return sorted(_CLASSES)
+
+
+def model_class(name: str) -> type:
+    """The Detector subclass of a method's name. Raises InputError for an unknown one."""
+    if name not in _CLASSES:
+        raise InputError(f"Unknown model {name!r}; known are {', '.join(list_models())}.")
+    return getattr(import_module(f"adlib.models.{name}"), _CLASSES[name])
+
+
+def create_model(name: str, **parameters):
+    """A detector, not yet fitted. Keywords are the method's parameters; defaults are its paper's settings.
+
+    Raises InputError for an unknown name, and for an unknown parameter with the list of known ones.
+    """
+    return model_class(name).create(**parameters)
+
+
+def load_model(path: str | Path):
+    """The fitted detector that `model.save(path)` wrote."""
+    from adlib.models.detector import load
+
+    return load(path)

@@ -1,0 +1,44 @@
+"""The papers: their protocols (paper.yaml) and their tables as printed (table_*.csv). Data, read by this file.
+
+A paper is one folder here. Its CSV files are tidy, with the columns table, method, dataset, category, metric,
+value, setting; values as printed, errors included.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from adlib.errors import InputError
+
+_FOLDER = Path(__file__).parent
+COLUMNS = ["table", "method", "dataset", "category", "metric", "value", "setting"]
+
+
+def list_papers() -> list[str]:
+    """Names of the papers that can be reproduced."""
+    return sorted(file.parent.name for file in _FOLDER.glob("*/paper.yaml"))
+
+
+def _folder(name: str) -> Path:
+    if name not in list_papers():
+        raise InputError(f"Unknown paper {name!r}; known are {', '.join(list_papers())}.")
+    return _FOLDER / name
+
+
+def protocol(name: str) -> dict:
+    """The paper's protocol: title, source, notebooks, tables and the settings of its runs, as in paper.yaml."""
+    return yaml.safe_load((_folder(name) / "paper.yaml").read_text(encoding="utf-8"))
+
+
+def published(name: str) -> pd.DataFrame:
+    """The paper's tables as printed, one value per row.
+
+    Columns: table ("II"), method (a model name, "" in tables about data), dataset, category as the paper names it
+    ("average" for its average row), metric, value (percent where the paper prints percent), setting (tells rows of
+    one method apart, else "").
+    """
+    files = sorted(_folder(name).glob("table_*.csv"))
+    text = dict.fromkeys([column for column in COLUMNS if column != "value"], str)
+    tables = [pd.read_csv(file, dtype=text, keep_default_na=False, comment="#") for file in files]
+    return pd.concat(tables, ignore_index=True)[COLUMNS]

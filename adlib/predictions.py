@@ -1,0 +1,115 @@
+"""Predictions: a score per image, a map per image, and the samples they belong to; and their evaluation."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from adlib.errors import InputError
+from adlib.samples import check_columns
+
+
+@dataclass
+class Predictions:
+    """What a detector says about a set of images.
+
+    scores: float32 [N], higher is more anomalous; the unit is the method's.
+    maps: float32 [N, H, W], the same per pixel, or None for a method without maps.
+    samples: the samples table, row i for scores[i].
+    settings: size, crop and window of the ImageSet: with them the ground truth can be read again.
+    """
+
+    scores: np.ndarray
+    maps: np.ndarray | None
+    samples: pd.DataFrame
+    settings: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.scores = np.asarray(self.scores, np.float32)
+        self.samples = check_columns(self.samples)
+        if len(self.scores) != len(self.samples):
+            raise InputError(f"{len(self.scores)} scores for {len(self.samples)} samples.")
+        if self.maps is not None and len(self.maps) != len(self.samples):
+            raise InputError(f"{len(self.maps)} maps for {len(self.samples)} samples.")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @cached_property
+    def images(self):
+        """The ImageSet that was predicted on."""
+        from adlib.images import ImageSet
+
+        return ImageSet(self.samples, **self.settings)
+
+    @cached_property
+    def masks(self) -> np.ndarray | None:
+        """bool [N, H, W]: the ground truth at the maps' size, read once; None where an anomalous image lacks one."""
+        return self.images.masks() if self.images.has_masks else None
+
+    def save(self, folder: str | Path) -> Path:
+        """Write scores and samples (samples.csv), maps (maps.npy) and settings.json; returns the folder.
+
+        Written beside and then renamed, so the folder is whole or absent; an existing one is replaced.
+        """
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        # float32 written with 9 digits reads back as the same float32.
+        table = self.samples.assign(score=[f"{score:.9g}" for score in self.scores])
+        table.to_csv(partial / "samples.csv", index=False)
+        (partial / "settings.json").write_text(json.dumps(self.settings))
+        if self.maps is not None:
+            np.save(partial / "maps.npy", np.asarray(self.maps, np.float32))
+        partial.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.replace(folder)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Predictions":
+        """Read what `save` wrote; maps are memory-mapped. Raises InputError for another or a damaged folder."""
+        folder = Path(folder)
+        try:
+            text = {name: str for name in ("image", "mask", "split", "category", "group", "defect")}
+            table = pd.read_csv(folder / "samples.csv", dtype=text, keep_default_na=False)
+            settings = json.loads((folder / "settings.json").read_text())
+            maps_file = folder / "maps.npy"
+            maps = np.load(maps_file, mmap_mode="r") if maps_file.exists() else None
+            scores = table.pop("score").to_numpy(np.float32)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{folder} does not hold predictions saved by adlib: {error}.") from error
+        return cls(scores, maps, table, settings)
+
+
+def evaluate(predictions: Predictions, masks: np.ndarray | None = None) -> dict:
+    """All ranking metrics of a set of predictions, image and pixel level.
+
+    masks: bool [N, H, W] ground truth at the maps' size; None reads the mask files.
+    Returns image_auroc, image_ap, image_f1max, pixel_auroc, pixel_ap, pixel_f1max, aupro (limit 0.3), as floats
+    between 0 and 1, and NaN where undefined; `reasons` then says why, per metric.
+    """
+    from adlib.metrics import image_metrics, pixel_metrics
+
+    values = image_metrics(predictions.samples["label"].to_numpy(), predictions.scores)
+    reasons = values.pop("reasons", {})
+    pixel_names = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
+    missing = ""
+    if predictions.maps is None:
+        missing = "the method gives no maps"
+    elif masks is None and (masks := predictions.masks) is None:
+        missing = "not every anomalous image has a mask"
+    if missing:
+        values |= dict.fromkeys(pixel_names, float("nan"))
+        reasons |= dict.fromkeys(pixel_names, missing)
+    else:
+        pixel_values = pixel_metrics(masks, predictions.maps)
+        reasons |= pixel_values.pop("reasons", {})
+        values |= pixel_values
+    return values | ({"reasons": reasons} if reasons else {})

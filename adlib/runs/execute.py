@@ -1,0 +1,91 @@
+"""Execute one run: papermill on 01_run.ipynb in a fresh kernel, into the store.
+
+As a program, `python -m adlib.runs.execute STORE` reads a run as JSON from standard input; batches start one such
+process per run, so that whatever happens to a run happens to it alone.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from adlib.runs.environment import REPOSITORY, notebook
+from adlib.runs.record import FAILED, FINISHED, failure
+from adlib.runs.run import Run
+from adlib.runs.store import Store
+
+
+def execute(run: Run, store: Store, progress: bool = True) -> dict:
+    """Do a run, unless the store has it, and return its record.
+
+    A run that fails is recorded as failed, with its notebook up to the error. Wrong input (a missing folder, an
+    unknown parameter) raises InputError before anything is begun.
+    """
+    key = run.key
+    with store.claim(key) as folder:
+        if folder is not None:
+            try:
+                execute_notebook("01_run", folder / "run.ipynb", run.as_dict() | {"out": str(folder)}, progress)
+            except NotebookFailed as error:
+                store.write_failure(folder, failure(run, error.kind, error.reason))
+    record = store.record(key)
+    if record is None:
+        raise RuntimeError(f"{run.title} left no record in {store.path(key)}.")
+    return record
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook did not run through. kind: "error", "kernel died" or "timed out"; reason: one line."""
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
+
+
+def execute_notebook(name: str, out: Path, parameters: dict, progress: bool = True) -> Path:
+    """Execute a notebook of the repository with papermill in a fresh kernel; the result is written to `out`.
+
+    parameters: replace those in the notebook's cell tagged `parameters`.
+    Raises NotebookFailed when a cell raises or the kernel dies; what was executed until then is in `out`.
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    # The kernel must import the adlib that runs here, in this interpreter, whatever else is installed.
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    paths = [str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    # Progress bars belong to the terminal: in a stored notebook they would be dead widgets.
+    parameters = parameters | {"progress": False}
+    try:
+        papermill.execute_notebook(
+            str(notebook(name)),
+            str(out),
+            parameters,
+            kernel_name="python3",
+            progress_bar=progress,
+            log_output=False,
+            cwd=str(REPOSITORY / "notebooks"),
+        )
+    except PapermillExecutionError as error:
+        lines = str(error.evalue).strip().splitlines() or [""]
+        raise NotebookFailed("error", f"{error.ename}: {lines[0]}") from error
+    except DeadKernelError as error:
+        raise NotebookFailed("kernel died", "The kernel died (out of memory, or killed from outside).") from error
+    except CellTimeoutError as error:
+        raise NotebookFailed("timed out", str(error).splitlines()[0]) from error
+    return out
+
+
+def main() -> int:
+    """Exit status 0 when the run is finished in the store, 1 when it failed."""
+    run = Run(**json.load(sys.stdin))
+    record = execute(run, Store(sys.argv[1]), progress=False)
+    if record["status"] == FAILED:
+        print(record["reason"], file=sys.stderr)
+    return 0 if record["status"] == FINISHED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

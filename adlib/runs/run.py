@@ -1,0 +1,132 @@
+"""A run: one detector on one category of one dataset, with all that decides its outcome."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from adlib.errors import InputError
+
+# These settings go to the ImageSet, all others to the method.
+IMAGE_SETTINGS = ("size", "crop", "window")
+
+
+@dataclass(frozen=True)
+class Run:
+    """dataset, root, category: the samples. method, settings: the detector and its images; what is not set is the
+    method's default. seed: of all that is random. device: where it runs; as the root, not part of its identity.
+    """
+
+    dataset: str
+    root: str
+    method: str
+    category: str = ""  # "" for all categories of a dataset together
+    settings: dict = field(default_factory=dict)
+    seed: int = 0
+    device: str = "auto"
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """The samples table of the run's category."""
+        from adlib.datasets import load_samples
+
+        return load_samples(self.dataset, self.root, self.category or None)
+
+    @cached_property
+    def image_settings(self) -> dict:
+        """size, crop (and window): the method's defaults, then this run's settings."""
+        from adlib.models import model_class
+
+        own = {name: value for name, value in self.settings.items() if name in IMAGE_SETTINGS}
+        return model_class(self.method).image_defaults | own
+
+    @cached_property
+    def model_settings(self) -> dict:
+        """The method's parameters that this run sets."""
+        return {name: value for name, value in self.settings.items() if name not in IMAGE_SETTINGS}
+
+    def create_model(self):
+        """The run's detector, not yet fitted. Raises InputError for a parameter that the method does not have."""
+        from adlib.models import create_model
+
+        return create_model(self.method, **self.model_settings)
+
+    def images(self, split: str):
+        """The ImageSet of one split: "train", "val" or "test"."""
+        from adlib.images import ImageSet
+        from adlib.samples import select
+
+        rows = select(self.samples, split=split)
+        if rows.empty:
+            raise InputError(f"{self.dataset} {self.category} in {self.root} has no {split} images.")
+        return ImageSet(rows, **self.image_settings)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the data (adlib.samples.fingerprint)."""
+        from adlib.samples import fingerprint
+
+        return fingerprint(self.samples)
+
+    @cached_property
+    def key(self) -> str:
+        """16 hexadecimal digits: equal for equal work, wherever the data lies and whatever paper asks for it.
+
+        Covers the method with every parameter, defaults included, the image settings, the seed, the data's
+        fingerprint, and the content of a weights file that is given by its path.
+        """
+        parameters = dict(self.create_model().parameters)
+        weights = parameters.get("weights")
+        if weights and Path(str(weights)).suffix == ".safetensors" and Path(weights).is_file():
+            parameters["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        identity = {
+            "dataset": self.dataset,
+            "category": self.category,
+            "method": self.method,
+            "parameters": parameters,
+            "images": self.image_settings,
+            "seed": self.seed,
+            "data": self.fingerprint,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """ "patchcore on cxr_ad/UB, seed 0"."""
+        place = f"{self.dataset}/{self.category}" if self.category else self.dataset
+        return f"{self.method} on {place}, seed {self.seed}"
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def parse_settings(pairs: list[str]) -> dict:
+    """["size=128", "backbone=resnet18.tv_in1k"] -> {"size": 128, "backbone": "resnet18.tv_in1k"}.
+
+    Values are read as YAML scalars or lists ("0.1", "true", "null", "[1, 2, 3]"); "0,4095" is a pair of numbers; an
+    existing file's path becomes absolute, since a run's notebook has another working folder.
+    Raises InputError for a pair without "=".
+    """
+    import yaml
+
+    settings = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {pair!r}: expected name=value, e.g. size=256.")
+        try:
+            value = yaml.safe_load(f"[{text}]" if _is_number_list(text) else text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {pair!r}: the value cannot be read ({error}).") from error
+        if isinstance(value, str) and Path(value).expanduser().is_file():
+            value = str(Path(value).expanduser().absolute())
+        settings[name] = value
+    return settings
+
+
+def _is_number_list(text: str) -> bool:
+    parts = text.split(",")
+    return len(parts) > 1 and all(part.strip().lstrip("-").replace(".", "", 1).isdigit() for part in parts)

@@ -1,0 +1,139 @@
+"""The samples table: one row per image, what it shows, and where its mask lies.
+
+Columns, all present, in this order:
+
+image     path of the image file
+mask      path of the ground-truth mask, "" where there is none (normal images; sets without pixel labels)
+label     0 normal, 1 anomalous
+split     "train", "val" or "test"
+category  what is inspected ("bottle", "CDIP"); one detector is fitted per category
+group     modality or sub-class, "" where a dataset has none
+defect    name of the defect type, "good" for normal images
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from adlib.errors import InputError
+
+COLUMNS = ["image", "mask", "label", "split", "category", "group", "defect"]
+SPLITS = ("train", "val", "test")
+PHANTOM_MARKER = "PHANTOM.json"  # every drawn stand-in has this file in its root
+
+
+def make_samples(rows: Iterable[dict], source: str | Path) -> pd.DataFrame:
+    """Build and check a samples table.
+
+    rows: dictionaries with at least `image`; the other columns default to "", 0, "test", "good".
+    source: the folder or file they came from, for error messages.
+    Returns a DataFrame with `COLUMNS`, sorted by split, category, image; `label` is int8.
+    Raises InputError when there is no row, a split or label is unknown, an image is listed twice, or a label
+    contradicts its defect name.
+    """
+    table = pd.DataFrame(list(rows))
+    if table.empty:
+        raise InputError(f"No images found in {source}.")
+    defaults = {"mask": "", "label": 0, "split": "test", "category": "", "group": "", "defect": ""}
+    for column, value in defaults.items():
+        if column not in table:
+            table[column] = value
+    table = table[COLUMNS]
+    text = [column for column in COLUMNS if column != "label"]
+    table[text] = table[text].astype(str)
+
+    label = pd.to_numeric(table["label"], errors="coerce")
+    _refuse(~label.isin([0, 1]), table, source, "has a label that is neither 0 (normal) nor 1 (anomalous)")
+    table["label"] = label.astype("int8")
+    _refuse(~table["split"].isin(SPLITS), table, source, f"has a split that is none of {', '.join(SPLITS)}")
+    table.loc[(table["label"] == 0) & (table["defect"] == ""), "defect"] = "good"
+    table.loc[(table["label"] == 1) & (table["defect"] == ""), "defect"] = "anomalous"
+    _refuse((table["defect"] == "good") & (table["label"] == 1), table, source, "is labelled 1 but named good")
+    _refuse(table["image"].duplicated(), table, source, "is listed twice")
+    return table.sort_values(["split", "category", "image"], ignore_index=True)
+
+
+def _refuse(bad: pd.Series, table: pd.DataFrame, source: str | Path, what: str) -> None:
+    if bad.any():
+        more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
+        raise InputError(f"{table.loc[bad, 'image'].iloc[0]} {what}{more}; listed in {source}.")
+
+
+def check_columns(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return `samples` with a fresh index, or raise InputError naming the columns that are missing."""
+    missing = [column for column in COLUMNS if column not in samples]
+    if missing:
+        raise InputError(
+            f"A samples table needs the columns {', '.join(COLUMNS)}; {', '.join(missing)} is missing. "
+            "adlib.load_samples makes such a table."
+        )
+    return samples.reset_index(drop=True)
+
+
+def select(samples: pd.DataFrame, **conditions) -> pd.DataFrame:
+    """Rows where each column equals the given value: select(samples, split="test", category="UB")."""
+    for column, value in conditions.items():
+        samples = samples[samples[column] == value]
+    return samples.reset_index(drop=True)
+
+
+def count(samples: pd.DataFrame) -> pd.DataFrame:
+    """Images per category: columns `train`, `test_normal`, `test_anomalous` (and `val` where there is one)."""
+    kind = samples["split"].where(
+        samples["split"] != "test", samples["label"].map({0: "test_normal", 1: "test_anomalous"})
+    )
+    table = pd.crosstab(samples["category"], kind)
+    wanted = ["train", "val", "test_normal", "test_anomalous"]
+    table = table.reindex(columns=[name for name in wanted if name != "val" or name in table], fill_value=0)
+    return table.rename_axis(columns=None)
+
+
+def phantom_root(samples: pd.DataFrame) -> Path | None:
+    """The root of the drawn stand-in that any of these images belongs to, or None for real data.
+
+    Looked up on disk (a file PHANTOM.json in a folder above), so that it survives every copy of the table.
+    """
+    for folder in {Path(image).parent for image in samples["image"]}:
+        for parent in (folder, *folder.parents):
+            if (parent / PHANTOM_MARKER).is_file():
+                return parent
+    return None
+
+
+def phantom_facts(samples: pd.DataFrame) -> dict | None:
+    """What the phantom's marker says (dataset, seed, options), or None for real data."""
+    root = phantom_root(samples)
+    return json.loads((root / PHANTOM_MARKER).read_text()) if root else None
+
+
+def fingerprint(samples: pd.DataFrame) -> str:
+    """16 hexadecimal digits that change when the data changes: the identity of a run's data.
+
+    Covers every row's labels, its path below the folder that all images share, and each file's size and last
+    64 bytes. In a PNG those bytes hold the checksum of the whole picture, so no picture has to be read in full.
+    The folder's own place does not count: a copy on another disk has the same fingerprint.
+    """
+    base = os.path.commonpath([Path(image).absolute().parent for image in samples["image"]])
+    digest = hashlib.sha256()
+    for row in samples.itertuples(index=False):
+        names = (row.image, row.mask) if row.mask else (row.image,)
+        for name in names:
+            path = Path(name).absolute()
+            digest.update(f"{Path(os.path.relpath(path, base)).as_posix()}\0".encode())
+            digest.update(_tail(path))
+        digest.update(f"{row.label}\0{row.split}\0{row.category}\0{row.group}\0{row.defect}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _tail(path: Path, length: int = 64) -> bytes:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - length))
+            return size.to_bytes(8, "big") + file.read()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); it is listed in the samples.") from error
