@@ -40,8 +40,7 @@ def make_samples(rows: Iterable[dict], source: str | Path) -> pd.DataFrame:
         raise InputError(f"No images found in {source}.")
     defaults = {"mask": "", "label": 0, "split": "test", "category": "", "group": "", "defect": ""}
     for column, value in defaults.items():
-        if column not in table:
-            table[column] = value
+        table[column] = table[column].fillna(value) if column in table else value
     table = table[COLUMNS]
     text = [column for column in COLUMNS if column != "label"]
     table[text] = table[text].astype(str)
@@ -108,6 +107,17 @@ def phantom_facts(samples: pd.DataFrame) -> dict | None:
     """What the phantom's marker says (dataset, seed, options), or None for real data."""
     root = phantom_root(samples)
     return json.loads((root / PHANTOM_MARKER).read_text()) if root else None
+
+
+def phantom_warning(samples: pd.DataFrame, dataset: str) -> str:
+    """The sentence that belongs above every result on drawn data; "" for real data."""
+    drawn = phantom_facts(samples)
+    if drawn is None:
+        return ""
+    return (
+        f"Phantom data: drawn by adlib (seed {drawn['seed']}), not {dataset}. The numbers show that the code works and "
+        "say nothing about the data set."
+    )
 
 
 def fingerprint(samples: pd.DataFrame) -> str:

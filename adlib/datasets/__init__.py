@@ -59,7 +59,7 @@ def load_samples(name: str, root: str | Path, category: str | None = None) -> pd
     Images are not opened here: `adlib check` does that. Raises InputError for an unknown name or category, a
     missing folder, an empty class, an anomalous image without a mask.
     """
-    root = Path(root).expanduser().absolute()
+    root = Path(root).expanduser().resolve()
     module = _module(name)
     if not root.exists():
         raise InputError(f"{root} does not exist. {module.FACTS.title}: {module.FACTS.get}")

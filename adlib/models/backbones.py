@@ -11,7 +11,9 @@ releases.
 """
 
 import hashlib
+import inspect
 import os
+import shutil
 import socket
 import urllib.parse
 import urllib.request
@@ -152,6 +154,29 @@ def download(name: str) -> Path:
             f"a network run `adlib weights pack DIR`, bring DIR/{name}.safetensors here and set ADLIB_WEIGHTS to "
             "its folder; or give weights=FILE, or weights='random'."
         ) from error
+
+
+def pack(name: str, folder: str | Path) -> Path:
+    """Put the weights of a timm name into a folder, under the name that ADLIB_WEIGHTS is searched for."""
+    target = Path(folder).expanduser() / f"{name}.safetensors"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".partial")
+        shutil.copyfile(download(name), partial)
+        partial.replace(target)
+    return target
+
+
+def needed_weights() -> dict[str, list[str]]:
+    """timm name -> the methods whose default backbone it is."""
+    from adlib.models import list_models, model_class
+
+    needed: dict[str, list[str]] = {}
+    for method in list_models():
+        parameters = inspect.signature(model_class(method).__init__).parameters
+        if "backbone" in parameters:
+            needed.setdefault(parameters["backbone"].default, []).append(method)
+    return needed
 
 
 def _no_network() -> bool:

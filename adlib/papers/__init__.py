@@ -42,3 +42,11 @@ def published(name: str) -> pd.DataFrame:
     text = dict.fromkeys([column for column in COLUMNS if column != "value"], str)
     tables = [pd.read_csv(file, dtype=text, keep_default_na=False, comment="#") for file in files]
     return pd.concat(tables, ignore_index=True)[COLUMNS]
+
+
+def stated(name: str, what: str) -> pd.Series:
+    """Numbers that a paper states in its text, by name, as under `stated` in paper.yaml."""
+    numbers = protocol(name)["stated"]
+    if what not in numbers:
+        raise InputError(f"{name} states no {what!r}; it states {', '.join(numbers)}.")
+    return pd.Series(numbers[what])

@@ -64,7 +64,7 @@ def _run_in_child(run: Run, store: Store, jobs: int, children: set) -> dict:
         "MKL_NUM_THREADS": threads,
         "PYTHONUNBUFFERED": "1",
     }
-    command = [sys.executable, "-m", "adlib.runs.execute", str(store.folder.absolute())]
+    command = [sys.executable, "-m", "adlib.runs.execute", str(store.folder.resolve())]
     with log.open("w") as output:
         # Its own session, so that Ctrl-C reaches this process alone, which then ends the children in order.
         child = subprocess.Popen(

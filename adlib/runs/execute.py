@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from adlib.errors import InputError
 from adlib.runs.environment import REPOSITORY, notebook
 from adlib.runs.record import FAILED, FINISHED, failure
 from adlib.runs.run import Run
@@ -35,7 +36,7 @@ def execute(run: Run, store: Store, progress: bool = True) -> dict:
 
 
 class NotebookFailed(RuntimeError):
-    """A notebook did not run through. kind: "error", "kernel died" or "timed out"; reason: one line."""
+    """A notebook did not run through. kind: "wrong input", "error", "kernel died", "timed out"; reason: one line."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)
@@ -70,6 +71,8 @@ def execute_notebook(name: str, out: Path, parameters: dict, progress: bool = Tr
         )
     except PapermillExecutionError as error:
         lines = str(error.evalue).strip().splitlines() or [""]
+        if error.ename == InputError.__name__:
+            raise NotebookFailed("wrong input", lines[0]) from error
         raise NotebookFailed("error", f"{error.ename}: {lines[0]}") from error
     except DeadKernelError as error:
         raise NotebookFailed("kernel died", "The kernel died (out of memory, or killed from outside).") from error

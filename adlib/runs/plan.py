@@ -68,7 +68,7 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
     except (TypeError, yaml.YAMLError) as error:
         raise InputError(f"{file} is not a profile: {error}.") from error
     if data is not None:
-        profile.data = str(Path(data).expanduser().absolute())
+        profile.data = str(Path(data).expanduser().resolve())
     if seeds is not None:
         profile.seeds = seeds
     if not profile.data:

@@ -49,9 +49,9 @@ class Recorder:
                 "fingerprint": self.run.fingerprint,
                 "phantom": phantom_facts(self.run.samples),
                 "counts": count(self.run.samples).to_dict("index"),
-                "masks_lost": _masks_lost(predictions),
             },
             "weights": model.backbone_.origin if hasattr(model, "backbone_") else None,
+            "warnings": self.run.warnings + _lost_masks(predictions),
             "reasons": metrics.pop("reasons", {}),
             "metrics": {name: None if math.isnan(value) else value for name, value in metrics.items()},
             "seconds": self.seconds,
@@ -67,11 +67,12 @@ class Recorder:
         return record
 
 
-def _masks_lost(predictions) -> int:
-    """Anomalous images whose mask vanishes at the size that is scored: their defect counts for no pixel metric."""
+def _lost_masks(predictions) -> list[str]:
+    """A warning if masks vanish at the size that is scored: such defects count for no pixel metric."""
     if predictions.maps is None or predictions.masks is None:
-        return 0
-    return int((~predictions.masks.any((1, 2)) & (predictions.images.labels == 1)).sum())
+        return []
+    lost = int((~predictions.masks.any((1, 2)) & (predictions.images.labels == 1)).sum())
+    return [f"{lost} anomalous images have a mask that vanishes at the size that is scored."] if lost else []
 
 
 def failure(run: Run, kind: str, reason: str) -> dict:
@@ -86,23 +87,6 @@ def failure(run: Run, kind: str, reason: str) -> dict:
         "code": environment.code(),
         "ended": _now(),
     }
-
-
-def warnings_of(record: dict) -> list[str]:
-    """What a reader must know before believing the numbers: phantom data, random weights, lost masks, dirty code."""
-    if record["status"] != FINISHED:
-        return []
-    texts = []
-    if drawn := record["data"]["phantom"]:
-        texts.append(
-            f"Phantom data: drawn by adlib with seed {drawn['seed']}, not {record['run']['dataset']}. "
-            "The numbers say that the code works, and nothing about the data set."
-        )
-    if (record["weights"] or {}).get("kind") == "random":
-        texts.append("Random weights: the features were never trained. Detection is far below what the method can do.")
-    if lost := record["data"]["masks_lost"]:
-        texts.append(f"{lost} anomalous images have a mask that vanishes at the size that is scored.")
-    return texts
 
 
 def write_json(file: Path, content: dict) -> None:

@@ -93,6 +93,16 @@ class Run:
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing the numbers: phantom data, random weights."""
+        from adlib.samples import phantom_warning
+
+        texts = [phantom_warning(self.samples, self.dataset)]
+        if self.create_model().parameters.get("weights") == "random":
+            texts.append("Random weights: the features were never trained, so detection is far below the method's.")
+        return [text for text in texts if text]
+
     @property
     def title(self) -> str:
         """ "patchcore on cxr_ad/UB, seed 0"."""
@@ -106,8 +116,8 @@ class Run:
 def parse_settings(pairs: list[str]) -> dict:
     """["size=128", "backbone=resnet18.tv_in1k"] -> {"size": 128, "backbone": "resnet18.tv_in1k"}.
 
-    Values are read as YAML scalars or lists ("0.1", "true", "null", "[1, 2, 3]"); "0,4095" is a pair of numbers; an
-    existing file's path becomes absolute, since a run's notebook has another working folder.
+    Values are read as YAML scalars or lists ("0.1", "true", "null", "[1, 2, 3]"); "0,4095" is a pair of numbers; the
+    path of a file becomes absolute, since a run's notebook has another working folder.
     Raises InputError for a pair without "=".
     """
     import yaml
@@ -121,8 +131,8 @@ def parse_settings(pairs: list[str]) -> dict:
             value = yaml.safe_load(f"[{text}]" if _is_number_list(text) else text)
         except yaml.YAMLError as error:
             raise InputError(f"--set {pair!r}: the value cannot be read ({error}).") from error
-        if isinstance(value, str) and Path(value).expanduser().is_file():
-            value = str(Path(value).expanduser().absolute())
+        if isinstance(value, str) and (Path(value).expanduser().is_file() or value.endswith(".safetensors")):
+            value = str(Path(value).expanduser().resolve())
         settings[name] = value
     return settings
 

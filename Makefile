@@ -1,0 +1,54 @@
+# make help says what each target does. VENV=path lets several clones share one environment.
+VENV ?= .venv
+PYTHON ?= python3
+JOBS ?=
+
+BIN := $(VENV)/bin
+# The environment is as new as these two files say: a change in either makes a new stamp, and only then pip runs.
+STAMP := $(VENV)/.adlib-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+# A clone always runs its own code, also in an environment that another clone has made.
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+export JUPYTER_PREFER_ENV_PATH := 1
+ADLIB := $(BIN)/python -m adlib
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lab report bench lint format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## make the environment in $(VENV): all packages, adlib itself, editable
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@rm -f $(VENV)/.adlib-*
+	@touch $@
+
+reproduce: $(STAMP)  ## all papers on phantom data; then open reports/index.html
+	$(ADLIB) reproduce --profile smoke $(if $(JOBS),--jobs $(JOBS))
+
+test: $(STAMP)  ## all tests
+	$(BIN)/python -m pytest
+
+lab: $(STAMP)  ## JupyterLab on this machine alone, at the first notebook
+	$(BIN)/python -m jupyter lab --config nbconfig/jupyter_lab_config.py notebooks/00_start_here.ipynb
+
+report: $(STAMP)  ## render reports/ anew from what has been run
+	$(ADLIB) report
+
+bench: $(STAMP)  ## speed and memory; results in benchmarks/README.md
+	$(BIN)/python benchmarks/patchcore.py
+
+lint: $(STAMP)  ## style of code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## bring code and notebooks into that style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove reports, phantoms and caches (the environment and your data stay)
+	rm -rf reports/runs reports/html reports/notebooks reports/plans reports/index.html data/phantoms
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info

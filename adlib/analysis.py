@@ -1,0 +1,149 @@
+"""What the papers measure about data: grey values, local contrast, defect areas and scales.
+
+All functions take a samples table or plain arrays and return numbers, arrays or tables; pictures are made from them
+by adlib.figures. Grey values are on the 8-bit scale 0..255 whatever the file's depth (16-bit values / 257), and
+colour images are turned grey by their luminance.
+"""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from adlib.errors import InputError
+from adlib.images import image_shape, read_image, read_mask
+
+
+def read_grey(path: str) -> np.ndarray:
+    """An image at full size as float32 [H, W] grey values in 0..255."""
+    image = read_image(path)
+    scale = 257.0 if image.dtype == np.uint16 else 1.0
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return image.astype(np.float32) / scale
+
+
+def defects(samples: pd.DataFrame) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(row, grey float32 [H, W], mask bool [H, W]) of every image with a mask, at full size."""
+    for row, (image, mask) in enumerate(zip(samples["image"], samples["mask"], strict=True)):
+        if mask:
+            grey = read_grey(image)
+            yield row, grey, read_mask(mask, shape=grey.shape, image=image)
+
+
+def grey_histogram(samples: pd.DataFrame, defects_only: bool = False) -> np.ndarray:
+    """How many pixels have each grey level: int64 [256], rounded to whole levels. CXR-AD, eq. 1.
+
+    defects_only: count pixels under the masks alone. The paper's figure is called global while its sentence speaks
+    of defects, so both are worth a look.
+    """
+    counts = np.zeros(256, np.int64)
+    if defects_only:
+        pictures = (grey[mask] for _, grey, mask in defects(samples))
+    else:
+        pictures = (read_grey(image).ravel() for image in samples["image"])
+    for grey in pictures:
+        counts += np.bincount(np.rint(grey).astype(np.int64), minlength=256)
+    return counts
+
+
+def share_between(histogram: np.ndarray, low: int, high: int) -> float:
+    """Share of the pixels whose grey level lies in low..high, both included; NaN for an empty histogram."""
+    total = histogram.sum()
+    return float(histogram[low : high + 1].sum() / total) if total else float("nan")
+
+
+def local_contrast(samples: pd.DataFrame, background: str = "complement", ring: int = 10) -> pd.DataFrame:
+    """Local contrast LC = (mean inside the mask - mean of the background) / mean of the background. CXR-AD, eq. 2.
+
+    background: "complement", all pixels outside the mask; or "ring", those within `ring` pixels of it. The paper does
+        not say which.
+    Returns one row per image with a mask: image, category, mean_defect, mean_background, contrast (signed: positive
+    where the defect is brighter). Images whose mask is empty or leaves no background are left out.
+    """
+    if background not in ("complement", "ring"):
+        raise InputError(f"background={background!r} must be 'complement' or 'ring'.")
+    rows = []
+    for row, grey, mask in defects(samples):
+        outside = ~mask
+        if background == "ring":
+            disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * ring + 1, 2 * ring + 1))
+            outside &= cv2.dilate(mask.view(np.uint8), disc).astype(bool)
+        if mask.any() and outside.any():
+            inside_mean, outside_mean = float(grey[mask].mean()), float(grey[outside].mean())
+            if outside_mean > 0:
+                rows.append(
+                    {
+                        "image": samples["image"].iat[row],
+                        "category": samples["category"].iat[row],
+                        "mean_defect": inside_mean,
+                        "mean_background": outside_mean,
+                        "contrast": (inside_mean - outside_mean) / outside_mean,
+                    }
+                )
+    return pd.DataFrame(rows, columns=["image", "category", "mean_defect", "mean_background", "contrast"])
+
+
+def defect_areas(samples: pd.DataFrame, unit: str = "component") -> pd.DataFrame:
+    """Area of every defect in pixels, and as a share of its image.
+
+    unit: "component", each 8-connected region of a mask; or "image", all of a mask together.
+    Returns one row per defect: image, category, defect, area (pixels), ratio (of the image's pixels).
+    """
+    if unit not in ("component", "image"):
+        raise InputError(f"unit={unit!r} must be 'component' or 'image'.")
+    rows = []
+    for image, mask_file, category, defect in samples[["image", "mask", "category", "defect"]].itertuples(index=False):
+        if not mask_file:
+            continue
+        mask = read_mask(mask_file, shape=image_shape(image), image=image)
+        if unit == "image":
+            areas = [int(mask.sum())]
+        else:
+            areas = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA]
+        rows += [
+            {"image": image, "category": category, "defect": defect, "area": int(area), "ratio": area / mask.size}
+            for area in areas
+            if area
+        ]
+    return pd.DataFrame(rows, columns=["image", "category", "defect", "area", "ratio"])
+
+
+# Two readings of "small, medium, and large groups based on 1%, 10%, and 50% of the maximum defect area" (CXR-AD, III):
+# three thresholds, three groups.
+SCALE_READINGS = {"1 % and 10 %": (0.01, 0.10), "10 % and 50 %": (0.10, 0.50)}
+
+
+def defect_scales(areas: pd.DataFrame, reading: str = "10 % and 50 %", per_category: bool = False) -> pd.DataFrame:
+    """Sort defects into small, medium and large by their share of the largest defect's area. CXR-AD, section III.
+
+    areas: from `defect_areas`. reading: a key of SCALE_READINGS; up to the first threshold is small, up to the second
+    medium. per_category: compare with the largest defect of the same category, else of all.
+    Returns a table with the index small, medium, large and the columns count and share.
+    """
+    if reading not in SCALE_READINGS:
+        raise InputError(f"reading={reading!r} must be one of {', '.join(map(repr, SCALE_READINGS))}.")
+    largest = areas.groupby("category")["area"].transform("max") if per_category else areas["area"].max()
+    bins = [0, *SCALE_READINGS[reading], 1]
+    groups = pd.cut(areas["area"] / largest, bins, labels=["small", "medium", "large"], include_lowest=True)
+    counts = groups.value_counts().reindex(["small", "medium", "large"]).fillna(0).astype(int)
+    return pd.DataFrame({"count": counts, "share": counts / max(1, counts.sum())}).rename_axis("scale")
+
+
+def grey_peak(image: str, mask: str, margin: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """The surroundings of an image's largest defect, for a surface plot of its grey values. CXR-AD, Fig. 4.
+
+    margin: how much of the defect's width and height to add on each side.
+    Returns grey float32 [h, w] in 0..255 and mask bool [h, w]. Raises InputError for an empty mask.
+    """
+    grey = read_grey(image)
+    inside = read_mask(mask, shape=grey.shape, image=image)
+    if not inside.any():
+        raise InputError(f"The mask {mask} is empty: there is no defect to show.")
+    stats = cv2.connectedComponentsWithStats(inside.view(np.uint8), connectivity=8)[2][1:]
+    left, top, width, height, _ = stats[stats[:, cv2.CC_STAT_AREA].argmax()]
+    down, across = max(4, int(height * margin)), max(4, int(width * margin))
+    rows = slice(max(0, top - down), top + height + down)
+    columns = slice(max(0, left - across), left + width + across)
+    return grey[rows, columns], inside[rows, columns]

@@ -1,0 +1,259 @@
+"""The command line: `adlib --help`. It parses, calls the library, prints; nothing here would need a test of its own.
+
+Exit codes: 0 done; 1 the work failed (one line per failure, the rest finished); 2 wrong use or missing input.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adlib.errors import InputError
+
+app = typer.Typer(
+    name="adlib",
+    help="Industrial visual anomaly detection: reproduce benchmarks, run methods, read reports.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+weights_app = typer.Typer(help="Pretrained weights: which are needed, and how to take them to an offline machine.")
+app.add_typer(weights_app, name="weights")
+
+Root = Annotated[Path, typer.Option("--root", help="the dataset's folder (or a .csv file)")]
+Out = Annotated[Path, typer.Option("--out", help="folder of runs and report")]
+Data = Annotated[Path | None, typer.Option("--data", help="folder with one folder per dataset")]
+Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="repeat every run with this many seeds")]
+ProfileName = Annotated[str, typer.Option("--profile", help="smoke, paper, or a .yaml file")]
+
+
+def main() -> None:
+    """Entry point: a person's mistake is one sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except InputError as error:
+        print(f"adlib: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("adlib: interrupted; finished runs are kept, call again to go on.", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def datasets() -> None:
+    """List the datasets: images published, licence, how to get them."""
+    from adlib.datasets import facts, list_datasets
+
+    for name in list_datasets():
+        about = facts(name)
+        total = about.count_table().sum().astype(int)
+        numbers = f"{total['train']} train, {total['test_normal']} normal + {total['test_anomalous']} anomalous test"
+        print(f"{name:12} {about.title}" + (f": {numbers}, {len(about.counts)} categories" if about.counts else ""))
+        print(f"{'':12} licence {about.licence}; {about.get}")
+
+
+@app.command()
+def models() -> None:
+    """List the methods and their parameters with defaults."""
+    import inspect
+
+    from adlib.models import list_models, model_class
+
+    for name in list_models():
+        detector = model_class(name)
+        print(f"{name:12} {inspect.getmodule(detector).__doc__.splitlines()[0]}")
+        for parameter in list(inspect.signature(detector.__init__).parameters.values())[1:]:
+            print(f"{'':12} {parameter.name} = {parameter.default!r}")
+        for key, value in detector.image_defaults.items():
+            print(f"{'':12} {key} = {value!r}")
+
+
+@app.command()
+def papers() -> None:
+    """List the papers that can be reproduced, with their benchmark tables."""
+    from adlib.papers import list_papers, protocol
+
+    for name in list_papers():
+        about = protocol(name)
+        print(f"{name:12} {about['title']} ({about['source']})")
+        for table, spec in about["tables"].items():
+            print(f"{'':12} table {table}: {spec['title']}")
+
+
+@app.command()
+def doctor(data: Data = None) -> None:
+    """Say what works on this machine, what is missing and how to get it."""
+    from adlib.doctor import examine
+
+    findings = examine(data)
+    for finding in findings:
+        print(f"{finding.state:5} {finding.what}: {finding.text}")
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(dataset: str, root: Root, category: str | None = None) -> None:
+    """Open every file of a dataset: counts beside the published ones, bad files, masks, duplicates by content."""
+    from adlib.datasets.check import check as check_dataset
+
+    findings = check_dataset(dataset, root, category)
+    print("images: train / test normal / test anomalous")
+    print(findings.counts.to_string())
+    for remark in findings.remarks:
+        print(f"remark   {remark}")
+    for problem in findings.problems:
+        print(f"problem  {problem}")
+    if findings.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def phantoms(
+    dataset: str,
+    out: Annotated[Path, typer.Option("--out", help="folder to draw into")],
+    seed: int = 0,
+    size: Annotated[int, typer.Option(help="side of the images in pixels")] = 256,
+    bits: Annotated[int, typer.Option(help="8 or 16")] = 8,
+    counts: Annotated[str, typer.Option(help="small, or published for the paper's counts")] = "small",
+) -> None:
+    """Draw the stand-in of a dataset, in the dataset's own layout."""
+    from adlib.phantoms import draw
+
+    print(draw(dataset, out, seed=seed, size=size, bits=bits, counts=counts))
+
+
+@app.command()
+def run(
+    dataset: str,
+    method: str,
+    root: Root,
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="more settings")] = None,
+    category: Annotated[str, typer.Option(help="one category; all together if not given")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a parameter")] = None,
+    seed: int = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    out: Out = Path("reports"),
+) -> None:
+    """Fit and score one method on one category, as a notebook; prints where the record and the page are.
+
+    Settings are the method's parameters and size, crop, window of the images: --set backbone=resnet18.tv_in1k
+    """
+    from adlib.report.pages import render_report
+    from adlib.runs.execute import execute
+    from adlib.runs.run import Run, parse_settings
+    from adlib.runs.store import Store
+
+    values = parse_settings([*(set_ or []), *(settings or [])])
+    this = Run(dataset, str(root.expanduser().resolve()), method, category, values, seed, device)
+    store = Store(out.expanduser().resolve() / "runs")
+    record = execute(this, store)
+    index = render_report(out.expanduser().resolve())
+    print(store.path(this.key) / "record.json")
+    print(index.parent / "html" / "runs" / f"{this.key}.html")
+    if record["status"] == "failed":
+        print(f"failed: {this.title}: {record['reason']}", file=sys.stderr)
+        raise typer.Exit(2 if record["kind"] == "wrong input" else 1)
+    for name, value in record["metrics"].items():
+        print(f"{name:24} {'undefined' if value is None else format(value, '.4f')}")
+    for warning in record["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+PaperNames = Annotated[list[str] | None, typer.Argument(metavar="[PAPER]...", help="all papers if none is given")]
+
+
+@app.command()
+def plan(
+    papers: PaperNames = None,
+    profile: ProfileName = "smoke",
+    data: Data = None,
+    out: Out = Path("reports"),
+    seeds: Seeds = None,
+) -> None:
+    """List every run of the papers' tables and its state: done, failed, to do, not implemented, no data."""
+    from collections import Counter
+
+    from adlib.papers import list_papers
+    from adlib.reproduce import make_plan
+    from adlib.runs.plan import read_profile, state
+    from adlib.runs.store import Store
+
+    store, states = Store(out.expanduser().resolve() / "runs"), Counter()
+    for cell in make_plan(papers or list_papers(), read_profile(profile, data, seeds)):
+        states[now := state(cell, store)] += 1
+        place = f"{cell.dataset}/{cell.category}"
+        print(f"{now:16} {cell.paper} table {cell.table}: {cell.method} on {place}, seed {cell.seed}")
+    print("; ".join(f"{number} {name}" for name, number in states.items()))
+
+
+@app.command()
+def reproduce(
+    papers: PaperNames = None,
+    profile: ProfileName = "smoke",
+    data: Data = None,
+    out: Out = Path("reports"),
+    jobs: Annotated[int | None, typer.Option(min=1, help="runs at once")] = None,
+    seeds: Seeds = None,
+) -> None:
+    """Do every run of the papers' tables, execute their notebooks, render the report. Call again to resume."""
+    from adlib.reproduce import reproduce as reproduce_papers
+    from adlib.runs.plan import read_profile
+
+    outcome = reproduce_papers(papers or [], read_profile(profile, data, seeds), out, jobs)
+    print(f"{outcome.done} runs done, {len(outcome.failures)} failures.")
+    for failure in outcome.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    print(outcome.index)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def table(
+    paper: str,
+    table: Annotated[str | None, typer.Argument(help="e.g. II; all benchmark tables if not given")] = None,
+    out: Out = Path("reports"),
+) -> None:
+    """Print published, ours and difference, in percent."""
+    from adlib.papers import protocol
+    from adlib.report.tables import comparison
+
+    for name in [table] if table else protocol(paper)["tables"]:
+        cells = comparison(paper, name, out)
+        print(f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else ""))
+        print(cells.drop(columns=["phantom", "recomputed"]).to_string(index=False, na_rep="-", float_format="%.2f"))
+
+
+@app.command()
+def report(out: Out = Path("reports")) -> None:
+    """Render every executed notebook as HTML, with an index page."""
+    from adlib.report.pages import render_report
+
+    print(render_report(out.expanduser().resolve()))
+
+
+@weights_app.command("list")
+def list_weights() -> None:
+    """Which weights the methods need by default, and whether they are here."""
+    from adlib.models.backbones import needed_weights, weights_file
+
+    for name, methods in needed_weights().items():
+        print(f"{name}: {', '.join(methods)}: {weights_file(name) or 'not in ADLIB_WEIGHTS'}")
+
+
+@weights_app.command("pack")
+def pack_weights(
+    folder: Path, name: Annotated[list[str] | None, typer.Option(help="timm names; the defaults if not given")] = None
+) -> None:
+    """Fetch weights into a folder, to be copied to an offline machine and named by ADLIB_WEIGHTS."""
+    from adlib.models.backbones import needed_weights, pack
+
+    for each in name or needed_weights():
+        print(pack(each, folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Pictures for notebooks and reports: samples, heat maps, score histograms, and the papers' data figures.
+
+Every function returns a closed matplotlib Figure: a notebook shows it once, a script can save it.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from adlib.analysis import read_grey
+from adlib.images import read_image, read_mask
+from adlib.predictions import Predictions
+
+NORMAL, ANOMALOUS = "#4477aa", "#cc3311"  # told apart by colour-blind readers too
+OUTLINE = "#00e5ff"  # ground truth
+
+
+def _grid(rows: int, columns: int, cell: float = 2.1) -> tuple[Figure, np.ndarray]:
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(cell * columns, (cell + 0.35) * rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    return figure, axes
+
+
+def _outline(axis, mask: np.ndarray) -> None:
+    if mask.any():
+        axis.contour(mask, levels=[0.5], colors=OUTLINE, linewidths=1.0)
+
+
+def show_samples(samples: pd.DataFrame, columns: int = 6, rows: int = 2, seed: int = 0) -> Figure:
+    """Images drawn at random from a samples table, at full size, defects outlined."""
+    chosen = samples.sample(min(rows * columns, len(samples)), random_state=seed).sort_values(["category", "defect"])
+    figure, axes = _grid(-(-len(chosen) // columns), columns)
+    for axis, row in zip(axes.flat, chosen.itertuples(), strict=False):
+        image = read_image(row.image)
+        axis.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
+        if row.mask:
+            _outline(axis, read_mask(row.mask, image.shape[:2], row.image))
+        axis.set_title(f"{row.category} · {row.defect}", fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def telling_samples(predictions: Predictions, each: int = 4) -> dict[str, list[int]]:
+    """Indices of the samples worth looking at, chosen by score alone.
+
+    Keys: "found" (anomalous, highest scores), "missed" (anomalous, lowest scores) and "alarming" (normal, highest
+    scores); the most telling one first.
+    """
+    labels, order = predictions.samples["label"].to_numpy(), np.argsort(predictions.scores, kind="stable")
+    anomalous, normal = order[labels[order] == 1], order[labels[order] == 0]
+    return {
+        "found": anomalous[::-1][:each].tolist(),
+        "missed": anomalous[:each].tolist(),
+        "alarming": normal[::-1][:each].tolist(),
+    }
+
+
+def show_predictions(predictions: Predictions, indices: list[int], title: str = "") -> Figure:
+    """Image with the ground truth outlined (upper row) and heat map over it (lower row), one column per sample.
+
+    The heat maps share one colour scale, from the median of all maps to their 99.9th percentile, so that columns can
+    be compared; without maps only the upper row is drawn.
+    """
+    figure, axes = _grid(1 if predictions.maps is None else 2, max(1, len(indices)))
+    if predictions.maps is not None:
+        low, high = np.percentile(predictions.maps[:: max(1, len(predictions) // 64)], [50, 99.9])
+    for column, index in enumerate(indices):
+        item = predictions.images[index]
+        picture, sample = item["image"].permute(1, 2, 0).numpy(), predictions.samples.iloc[index]
+        axes[0, column].imshow(picture)
+        _outline(axes[0, column], item["mask"].numpy())
+        axes[0, column].set_title(f"{sample['defect']} · {predictions.scores[index]:.3g}", fontsize=8)
+        if predictions.maps is not None:
+            axes[1, column].imshow(picture)
+            axes[1, column].imshow(predictions.maps[index], cmap="inferno", vmin=low, vmax=high, alpha=0.6)
+            _outline(axes[1, column], item["mask"].numpy())
+    if title:
+        figure.suptitle(title, fontsize=10)
+    plt.close(figure)
+    return figure
+
+
+def score_histogram(predictions: Predictions) -> Figure:
+    """Image scores of normal and anomalous images; the overlap is what AUROC measures."""
+    figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
+    bins = np.histogram_bin_edges(predictions.scores, 40)
+    for label, name, colour in ((0, "normal", NORMAL), (1, "anomalous", ANOMALOUS)):
+        scores = predictions.scores[predictions.samples["label"] == label]
+        axis.hist(scores, bins, label=f"{name} ({len(scores)})", color=colour, alpha=0.6)
+    axis.set(xlabel="image score", ylabel="images")
+    axis.legend(frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def plot_grey_histogram(histograms: dict[str, np.ndarray], low: int, high: int) -> Figure:
+    """Shares of grey levels 0..255, one line per histogram, the range low..high shaded. CXR-AD, Fig. 3."""
+    figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
+    axis.axvspan(low, high, color="0.92", label=f"{low} to {high}")
+    for name, histogram in histograms.items():
+        axis.plot(np.arange(256), histogram / max(1, histogram.sum()), label=name, linewidth=1.2)
+    axis.set(xlabel="grey level", ylabel="share of pixels", xlim=(0, 255))
+    axis.legend(frameon=False, fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def plot_distribution(tables: dict[str, pd.DataFrame], column: str, xlabel: str, log: bool = False) -> Figure:
+    """Histograms of one column of several tables, one above the other's axis. CXR-AD, Figs. 6 and 8."""
+    figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
+    joined = pd.concat([table[[column]].assign(reading=name) for name, table in tables.items()], ignore_index=True)
+    sns.histplot(joined, x=column, hue="reading", bins=30, log_scale=log, element="step", ax=axis)
+    axis.set(xlabel=xlabel, ylabel="count")
+    plt.close(figure)
+    return figure
+
+
+def plot_shares(tables: dict[str, pd.DataFrame]) -> Figure:
+    """The column `share` of several tables side by side, in percent. CXR-AD, Fig. 7."""
+    figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
+    joined = pd.concat([table.reset_index().assign(reading=name) for name, table in tables.items()], ignore_index=True)
+    joined["percent"] = 100 * joined["share"]
+    sns.barplot(joined, x=joined.columns[0], y="percent", hue="reading", ax=axis)
+    for bars in axis.containers:
+        axis.bar_label(bars, fmt="%.0f", fontsize=8)
+    axis.set(xlabel="", ylabel="percent of defects")
+    plt.close(figure)
+    return figure
+
+
+def plot_grey_surface(image: str, grey: np.ndarray, mask: np.ndarray) -> Figure:
+    """An image beside the grey-level surface of one of its defects. CXR-AD, Fig. 4. grey, mask: of `grey_peak`."""
+    figure = plt.figure(figsize=(8.5, 3.6), layout="constrained")
+    left = figure.add_subplot(1, 2, 1)
+    left.imshow(read_grey(image), cmap="gray", vmin=0, vmax=255)
+    left.axis("off")
+    right = figure.add_subplot(1, 2, 2, projection="3d")
+    y, x = np.mgrid[: grey.shape[0], : grey.shape[1]]
+    colours = plt.get_cmap("viridis")((grey - grey.min()) / max(1e-6, np.ptp(grey)))
+    colours[~mask] = colours[~mask] * 0.35 + 0.6  # pale outside the defect
+    right.plot_surface(x, y, grey, facecolors=np.clip(colours, 0, 1), rcount=80, ccount=80, linewidth=0)
+    right.set(xlabel="x", ylabel="y", zlabel="grey level")
+    right.view_init(elev=45, azim=-60)
+    plt.close(figure)
+    return figure

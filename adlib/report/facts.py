@@ -1,0 +1,62 @@
+"""Small tables for notebooks: what was run, its metrics, the runs behind a paper's table."""
+
+import math
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML
+
+from adlib.report.tables import read_plan
+from adlib.runs.record import FINISHED
+from adlib.runs.store import Store
+
+
+def fact_table(facts: Mapping[str, object]) -> HTML:
+    """Names and values, one line each, escaped."""
+    lines = "".join(
+        f'<tr><th scope="row">{escape(str(name))}</th><td class="word">{escape(str(value))}</td></tr>'
+        for name, value in facts.items()
+    )
+    return HTML(f"<table>{lines}</table>")
+
+
+def metric_table(metrics: Mapping) -> HTML:
+    """The dictionary of `adlib.evaluate` as a table; an undefined metric says why."""
+    reasons = metrics.get("reasons", {})
+    return fact_table(
+        {
+            name: f"undefined: {reasons.get(name, 'no reason given')}" if math.isnan(value) else f"{value:.4f}"
+            for name, value in metrics.items()
+            if name != "reasons"
+        }
+    )
+
+
+def _records(paper: str, out: str | Path) -> list[dict]:
+    """The finished records behind a paper's tables, each once."""
+    store = Store(Path(out) / "runs")
+    keys = dict.fromkeys(cell["key"] for cell in (read_plan(paper, out) or {"cells": []})["cells"] if cell["key"])
+    found = map(store.record, keys)
+    return [record for record in found if record and record["status"] == FINISHED]
+
+
+def warnings_of(paper: str, out: str | Path) -> list[str]:
+    """All that a reader must know before believing our numbers in a paper's tables."""
+    return [text for record in _records(paper, out) for text in record["warnings"]]
+
+
+def run_table(paper: str, out: str | Path) -> pd.DataFrame:
+    """The finished runs behind a paper's tables: one row each, metrics in percent, seconds of fitting and predicting."""
+    rows = []
+    for record in _records(paper, out):
+        run, seconds = record["run"], record["seconds"]
+        row = {name: run[name] for name in ("method", "dataset", "category", "seed")}
+        row |= {
+            name: 100 * value
+            for name, value in record["metrics"].items()
+            if value is not None and "threshold" not in name
+        }
+        rows.append(row | {"fit s": seconds["fit"], "predict s": seconds["predict"]})
+    return pd.DataFrame(rows).round(2)

@@ -1,0 +1,65 @@
+"""Reproduce papers: draw or find the data, do the runs, execute the papers' notebooks, render the report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adlib import papers
+from adlib.report.pages import render_report
+from adlib.runs.batch import run_all
+from adlib.runs.environment import REPOSITORY
+from adlib.runs.execute import NotebookFailed, execute_notebook
+from adlib.runs.plan import Cell, Profile, dataset_root, distinct_runs, draw_phantoms, plan, write_plan
+from adlib.runs.record import FAILED
+from adlib.runs.run import Run
+from adlib.runs.store import Store
+
+PHANTOMS = REPOSITORY / "data" / "phantoms"
+
+
+@dataclass
+class Outcome:
+    """index: the report's first page; done: finished runs; failures: one line per failed run or notebook."""
+
+    index: Path
+    done: int
+    failures: list[str]
+
+
+def make_plan(names: list[str], profile: Profile) -> list[Cell]:
+    """The cells of the papers' tables under a profile; the phantoms that it needs are drawn if they are not there."""
+    draw_phantoms(names, profile, PHANTOMS)
+    return plan(names, profile, PHANTOMS)
+
+
+def reproduce(names: list[str], profile: Profile, out: Path, jobs: int | None = None, progress: bool = True) -> Outcome:
+    """All benchmark tables and data analyses of the papers, into `out`; what is done already is not done again.
+
+    names: papers, [] for all. jobs: runs at once. A run or notebook that fails stops no other.
+    """
+    names = names or papers.list_papers()
+    out = Path(out).expanduser().resolve()
+    cells = make_plan(names, profile)
+    write_plan(cells, profile, out)
+    records = run_all(distinct_runs(cells), Store(out / "runs"), jobs, progress)
+    failures = [f"{Run(**record['run']).title}: {record['reason']}" for record in records if record["status"] == FAILED]
+
+    for name in names:
+        for notebook, parameters in paper_notebooks(name, profile, out):
+            try:
+                execute_notebook(notebook, out / "notebooks" / f"{notebook}.ipynb", parameters, progress)
+            except NotebookFailed as error:
+                failures.append(f"notebook {notebook}: {error.reason}")
+    return Outcome(render_report(out), len(records) - sum(r["status"] == FAILED for r in records), failures)
+
+
+def paper_notebooks(name: str, profile: Profile, out: Path) -> list[tuple[str, dict]]:
+    """The notebooks of a paper, each with its parameters: data notebooks get the data's root, benchmarks the records.
+
+    Data notebooks are left out where the dataset is not there.
+    """
+    protocol = papers.protocol(name)
+    root = dataset_root(name, profile, PHANTOMS)
+    notebooks = protocol["notebooks"]
+    (out / "notebooks").mkdir(parents=True, exist_ok=True)
+    data = [(notebook, {"root": str(root)}) for notebook in notebooks.get("data", []) if root.is_dir()]
+    return data + [(notebook, {"out": str(out)}) for notebook in notebooks.get("benchmark", [])]

@@ -1,0 +1,64 @@
+"""Shared by all tests: small trees of images, and where the real images may be."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real images beside the repository (or ADLIB_REAL); tests that need it skip without it."""
+    folder = Path(os.environ.get("ADLIB_REAL", REPOSITORY.parent / "shared" / "real"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}: set ADLIB_REAL to try the software on them")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def resnet18_weights(real) -> Path:
+    """ImageNet weights of ResNet-18, layers 1 to 3, beside the real images."""
+    file = real.parent / "weights" / "resnet18.tv_in1k.safetensors"
+    if not file.is_file():
+        pytest.skip(f"no weights at {file}")
+    return file
+
+
+def write(path: Path, pixels: np.ndarray) -> Path:
+    """Write an image, making its folder; the format follows the name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+    return path
+
+
+def make_tree(
+    root: Path, category: str = "thing", train: int = 6, normal: int = 4, anomalous: int = 4, size: int = 64
+) -> Path:
+    """An MVTec-like tree of noisy stripes in which the anomalous images carry a bright square with an exact mask."""
+    rng = np.random.default_rng(0)
+    stripes = 90 + 40 * np.sin(np.arange(size) / 3)[None, :] * np.ones((size, 1))
+
+    def picture() -> np.ndarray:
+        return np.clip(stripes + rng.normal(0, 4, (size, size)), 0, 255).astype(np.uint8)
+
+    for split, number in (("train", train), ("test", normal)):
+        for index in range(number):
+            write(root / category / split / "good" / f"{index:03}.png", picture())
+    for index in range(anomalous):
+        image, mask = picture(), np.zeros((size, size), np.uint8)
+        top, left = rng.integers(size // 4, size // 2, 2)
+        mask[top : top + size // 6, left : left + size // 6] = 255
+        image[mask > 0] = 220
+        write(root / category / "test" / "square" / f"{index:03}.png", image)
+        write(root / category / "ground_truth" / "square" / f"{index:03}_mask.png", mask)
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """A small MVTec-like tree with the one category "thing"."""
+    return make_tree(tmp_path / "tree")

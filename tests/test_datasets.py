@@ -1,0 +1,180 @@
+"""Loaders: the layouts they read, and the sentence for each way a folder goes wrong."""
+
+import numpy as np
+import pytest
+from conftest import make_tree, write
+
+from adlib import InputError, list_datasets, load_samples
+from adlib.datasets import facts
+from adlib.datasets.check import check
+
+MVTEC_LIKE = ["mvtec_ad", "cxr_ad", "folder"]
+
+
+@pytest.mark.parametrize("name", MVTEC_LIKE)
+def test_mvtec_tree_is_read(name, tree):
+    samples = load_samples(name, tree)
+    test = samples[samples["split"] == "test"]
+    assert (samples["category"] == "thing").all()
+    assert (samples["split"] == "train").sum() == 6
+    assert test.groupby("defect")["label"].agg(["size", "max"]).loc["square"].tolist() == [4, 1]
+    masks = test.loc[test["label"] == 1, "mask"]
+    assert masks.str.endswith("_mask.png").all()
+    assert (samples.loc[samples["label"] == 0, "mask"] == "").all()
+
+
+def test_masks_pair_by_name_with_every_usual_ending(tmp_path):
+    for ending in ("_mask", "", "_gt"):
+        root = make_tree(tmp_path / f"tree{ending}")
+        folder = root / "thing" / "ground_truth" / "square"
+        for mask in list(folder.iterdir()):
+            mask.rename(folder / f"{mask.stem.removesuffix('_mask')}{ending}.png")
+        samples = load_samples("folder", root)
+        found = samples.loc[samples["label"] == 1]
+        assert [f"{row.image.split('/')[-1][:-4]}{ending}.png" == row.mask.split("/")[-1] for row in found.itertuples()]
+        assert found["mask"].str.endswith(f"{ending}.png").all()
+
+
+def test_one_category_folder_can_be_given_itself(tree):
+    assert len(load_samples("folder", tree / "thing")) == 14
+
+
+def test_folder_without_ground_truth_has_labels_and_no_masks(tree):
+    import shutil
+
+    shutil.rmtree(tree / "thing" / "ground_truth")
+    samples = load_samples("folder", tree)
+    assert samples["label"].sum() == 4
+    assert (samples["mask"] == "").all()
+    with pytest.raises(InputError, match=r"square/000\.png is anomalous but has no mask"):
+        load_samples("mvtec_ad", tree)
+
+
+@pytest.mark.parametrize("name", MVTEC_LIKE)
+def test_wrong_levels_are_named(name, tree):
+    with pytest.raises(InputError, match="One level deeper there are some: give"):
+        load_samples(name, tree.parent)
+    if name != "folder":
+        with pytest.raises(InputError, match="It is a category itself: give its parent"):
+            load_samples(name, tree / "thing")
+
+
+def test_missing_folder_says_how_to_get_the_set(tmp_path):
+    with pytest.raises(InputError, match="does not exist. MVTec AD: download"):
+        load_samples("mvtec_ad", tmp_path / "nowhere")
+
+
+def test_unknown_names_list_the_known(tree):
+    with pytest.raises(InputError, match="Unknown dataset 'mvtec'; known are cxr_ad, folder, mvtec_ad"):
+        load_samples("mvtec", tree)
+    with pytest.raises(InputError, match="No category 'screw' in .*: found thing"):
+        load_samples("mvtec_ad", tree, "screw")
+
+
+@pytest.mark.parametrize("name", MVTEC_LIKE)
+def test_an_anomalous_image_without_mask_is_named(name, tree):
+    (tree / "thing" / "ground_truth" / "square" / "002_mask.png").unlink()
+    with pytest.raises(InputError, match=r"square/002\.png is anomalous but has no mask: expected .*002_mask\.png"):
+        load_samples(name, tree)
+
+
+def test_a_mask_without_image_is_named(tree):
+    (tree / "thing" / "test" / "square" / "002.png").unlink()
+    with pytest.raises(InputError, match=r"002_mask\.png is a mask without an image"):
+        load_samples("mvtec_ad", tree)
+
+
+def test_an_empty_class_is_named(tree):
+    for image in (tree / "thing" / "test" / "good").iterdir():
+        image.unlink()
+    with pytest.raises(InputError, match="test/good holds no image"):
+        load_samples("mvtec_ad", tree)
+
+
+def test_defects_among_training_images_are_refused(tree):
+    write(tree / "thing" / "train" / "scratch" / "0.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(InputError, match="train/scratch is in train/ but not named good"):
+        load_samples("mvtec_ad", tree)
+
+
+def csv_of(tree, text):
+    file = tree / "list.csv"
+    file.write_text(text)
+    return file
+
+
+def test_csv_lists_images_relative_to_itself(tree):
+    file = csv_of(
+        tree,
+        "image,mask,split,category\n"
+        "thing/train/good/000.png,,train,a\n"
+        "thing/test/square/000.png,thing/ground_truth/square/000_mask.png,test,a\n"
+        "thing/test/good/000.png,,test,b\n",
+    )
+    samples = load_samples("folder", file)
+    assert samples["label"].tolist() == [1, 0, 0]
+    assert samples["defect"].tolist() == ["anomalous", "good", "good"]
+    assert len(load_samples("folder", file, "b")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("picture,split\n", "unknown columns picture"),
+        ("image,label\nthing/train/good/000.png,0\n", "has no column split"),
+        ("image,split\nthing/train/good/000.png,train\n", "neither a column label nor a column mask"),
+        ("image,split,label\nthing/nothing.png,train,0\n", "nothing.png does not exist"),
+        ("image,split,label\n", "No images found"),
+    ],
+)
+def test_a_wrong_csv_gets_its_sentence(tree, text, sentence):
+    with pytest.raises(InputError, match=sentence):
+        load_samples("folder", csv_of(tree, text))
+
+
+@pytest.mark.parametrize("name", sorted(set(list_datasets()) - {"folder"}))
+def test_facts_are_complete(name):
+    about = facts(name)
+    assert all((about.title, about.source, about.licence, about.get))
+    assert about.count_table().shape == (len(about.counts), 3)
+
+
+def test_published_totals():
+    assert facts("mvtec_ad").count_table().sum().tolist() == [3629, 467, 1258]
+    assert facts("cxr_ad").count_table().sum().tolist() == [559, 94, 561]
+
+
+def test_check_lists_every_problem(tree):
+    folder = tree / "thing"
+    (folder / "test" / "good" / "000.png").write_bytes(b"")
+    (folder / "test" / "good" / "001.png").write_bytes((folder / "train" / "good" / "001.png").read_bytes())
+    (folder / "train" / "good" / "002.png").write_bytes((folder / "train" / "good" / "003.png").read_bytes())
+    write(folder / "ground_truth" / "square" / "000_mask.png", np.ones((5, 5), np.uint8))
+    write(folder / "ground_truth" / "square" / "001_mask.png", np.zeros((64, 64), np.uint8))
+    cut = folder / "test" / "square" / "002.png"
+    cut.write_bytes(cut.read_bytes()[:20])
+
+    findings = check("folder", tree, progress=False)
+    text = "\n".join(findings.problems)
+    assert len(findings.problems) == 5
+    for part in (
+        "000.png is empty (0 bytes)",
+        "000_mask.png is 5x5 pixels",
+        "001_mask.png is empty",
+        "002.png cannot be decoded",
+        "shared by test and train",
+    ):
+        assert part in text
+    assert any("a duplicate" in remark for remark in findings.remarks)
+
+
+def test_check_compares_counts_and_warns_of_dark_16_bit_images(tmp_path):
+    root = make_tree(tmp_path, category="UB")
+    rng = np.random.default_rng(0)
+    for file in root.glob("UB/*/*/*.png"):
+        if "ground_truth" not in file.parts:
+            write(file, rng.integers(0, 4096, (64, 64)).astype(np.uint16))
+    findings = check("cxr_ad", root, "UB", progress=False)
+    assert findings.problems == []
+    assert findings.counts.loc["UB"].tolist() == ["6 / 4 / 4", "196 / 20 / 62", False]
+    assert any("window=(0, 4095)" in remark for remark in findings.remarks)

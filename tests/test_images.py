@@ -1,0 +1,188 @@
+"""Images: decoding, scaling, resizing, masks, the cache."""
+
+import multiprocessing
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import make_tree, write
+from PIL import Image
+
+from adlib import ImageSet, InputError, load_samples
+from adlib.images import image_shape, read_image, read_mask
+from adlib.samples import make_samples, select
+
+
+def one(path, mask="", label=0):
+    return make_samples([{"image": str(path), "mask": str(mask), "label": label}], "test")
+
+
+def test_an_item_has_the_promised_types(tree):
+    images = ImageSet(load_samples("folder", tree), size=32)
+    item = images[4]  # after four normal test images
+    assert item["image"].dtype == torch.float32
+    assert item["image"].shape == (3, 32, 32)
+    assert 0 <= item["image"].min() < item["image"].max() <= 1
+    assert item["mask"].dtype == torch.bool
+    assert item["mask"].shape == (32, 32)
+    assert item["label"] == 1
+    assert item["index"] == 4
+    assert images.labels.dtype == np.int8
+    assert images.masks().shape == (14, 32, 32)
+    assert images.masks().any((1, 2)).tolist() == (images.labels == 1).tolist()
+
+
+def test_colours_keep_their_order(tmp_path):
+    red = np.zeros((4, 4, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes blue, green, red
+    item = ImageSet(one(write(tmp_path / "red.png", red)), size=4)[0]["image"]
+    assert item[:, 0, 0].tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_grey_values_are_divided_by_the_range_of_their_depth(tmp_path, dtype, top):
+    ramp = np.array([[0, top // 5, top]], dtype).repeat(3, 0)
+    item = ImageSet(one(write(tmp_path / "grey.png", ramp)), size=3)[0]["image"]
+    assert item[0, 0].tolist() == pytest.approx([0, 0.2, 1])
+    assert torch.equal(item[0], item[2])
+
+
+def test_window_maps_level_and_width_and_clips(tmp_path):
+    ramp = np.array([[500, 1000, 2000, 3000, 4000]], np.uint16).repeat(5, 0)
+    item = ImageSet(one(write(tmp_path / "grey.png", ramp)), size=5, window=(1000, 3000))[0]["image"]
+    assert item[0, 0].tolist() == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-4)
+
+
+def test_resize_agrees_with_pillow(tmp_path):
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (90, 120, 3)).astype(np.uint8), (0, 0), 2)
+    path = write(tmp_path / "noise.png", picture)
+    ours = ImageSet(one(path), size=(40, 50))[0]["image"]
+    theirs = np.asarray(Image.open(path).resize((50, 40), Image.BILINEAR), np.float32) / 255
+    assert np.abs(ours.permute(1, 2, 0).numpy() - theirs).max() <= 1.01 / 255
+
+
+def test_crop_is_central_for_image_and_mask(tmp_path):
+    picture = np.zeros((8, 8), np.uint8)
+    picture[2:6, 2:6] = 255
+    image, mask = write(tmp_path / "i.png", picture), write(tmp_path / "m.png", picture // 255)
+    item = ImageSet(one(image, mask, 1), size=8, crop=4)[0]
+    assert item["image"].min() == 1
+    assert item["mask"].all()
+
+
+def test_exif_rotation_alpha_and_cmyk(tmp_path):
+    tall = np.zeros((6, 4, 3), np.uint8)
+    picture = Image.fromarray(tall)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # lying on its side
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (4, 6, 3)
+    assert image_shape(tmp_path / "turned.jpg") == (4, 6)
+
+    Image.fromarray(np.full((4, 4, 4), 100, np.uint8), "RGBA").save(tmp_path / "alpha.png")
+    assert read_image(tmp_path / "alpha.png").shape == (4, 4, 3)
+    Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg")
+    assert read_image(tmp_path / "cmyk.jpg")[0, 0].tolist() == pytest.approx([255, 0, 0], abs=30)
+
+
+def test_names_with_spaces_and_other_letters(tmp_path):
+    path = write(tmp_path / "größe 日本 1.png", np.full((4, 4), 7, np.uint8))
+    assert (read_image(path) == 7).all()
+
+
+@pytest.mark.parametrize("foreground", [1, 7, 255])
+def test_mask_foreground_is_every_value_above_zero(tmp_path, foreground):
+    mask = np.zeros((6, 6), np.uint8)
+    mask[1:3, 1:3] = foreground
+    assert read_mask(write(tmp_path / "m.png", mask), (6, 6)).sum() == 4
+
+
+def test_jpeg_mask_is_cut_at_half(tmp_path):
+    path = tmp_path / "m.jpg"
+    Image.fromarray(np.array([[0, 100, 140, 255]] * 4, np.uint8).repeat(8, 0).repeat(8, 1)).save(path, quality=95)
+    columns = read_mask(path, (32, 32)).mean(0).reshape(4, 8).mean(1)
+    assert columns.round().tolist() == [0, 0, 1, 1]
+
+
+def test_bad_files_get_their_sentence(tmp_path):
+    good = write(tmp_path / "good.png", np.random.default_rng(0).integers(0, 255, (32, 32)).astype(np.uint8))
+    cases = {
+        "empty.png": (b"", "is empty"),
+        "text.png": (b"not an image", "cannot be decoded"),
+        "cut.png": (good.read_bytes()[:40], "cannot be decoded"),
+    }
+    for name, (content, sentence) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name} {sentence}"):
+            read_image(tmp_path / name)
+    with pytest.raises(InputError, match=r"missing\.png cannot be read"):
+        read_image(tmp_path / "missing.png")
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(InputError, match="float32 values; adlib reads 8- and 16-bit"):
+        read_image(tmp_path / "float.tif")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+def test_a_truncated_file_is_never_half_an_image(tmp_path, suffix):
+    whole = write(tmp_path / f"cut{suffix}", np.random.default_rng(0).integers(0, 255, (99, 99, 3)).astype(np.uint8))
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    with pytest.raises(InputError, match="cannot be decoded"):
+        read_image(whole)
+
+
+def test_mask_of_another_size_is_named(tmp_path):
+    image = write(tmp_path / "i.png", np.zeros((8, 8), np.uint8))
+    mask = write(tmp_path / "m.png", np.ones((4, 8), np.uint8))
+    with pytest.raises(InputError, match=r"m\.png is 8x4 pixels but .*i\.png is 8x8"):
+        ImageSet(one(image, mask, 1), size=8).masks()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"size": 0}, {"size": (1, 2, 3)}, {"size": 8, "crop": 9}, {"size": 8, "window": (5, 5)}]
+)
+def test_wrong_settings_are_refused(tree, arguments):
+    with pytest.raises(InputError):
+        ImageSet(load_samples("folder", tree), **arguments)
+
+
+def test_a_table_without_columns_is_refused():
+    import pandas as pd
+
+    with pytest.raises(InputError, match="mask, label, split, category, group, defect is missing"):
+        ImageSet(pd.DataFrame({"image": ["a.png"]}))
+
+
+def test_missing_masks_are_known(tree):
+    samples = load_samples("folder", tree)
+    assert ImageSet(samples).has_masks
+    assert not ImageSet(samples.assign(mask="")).has_masks
+    assert ImageSet(select(samples, label=0)).has_masks
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_cache_changes_nothing(tree, tmp_path, depth):
+    if depth == np.uint16:  # one 16-bit image among 8-bit ones
+        write(tree / "thing" / "train" / "good" / "003.png", np.full((64, 64), 40000, np.uint16))
+    samples = load_samples("folder", tree)
+    plain, cached = ImageSet(samples, size=48, crop=32), ImageSet(samples, size=48, crop=32, cache=tmp_path / "cache")
+    for index in range(len(samples)):
+        assert torch.equal(plain[index]["image"], cached[index]["image"])
+    assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".npy"]
+
+
+def _fill_cache(root, cache):
+    ImageSet(load_samples("folder", root), size=32, cache=cache)[0]
+
+
+def test_two_processes_can_build_the_cache_at_once(tmp_path):
+    root, cache = make_tree(tmp_path / "tree", train=40), tmp_path / "cache"
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=_fill_cache, args=(root, cache)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert len(list(cache.iterdir())) == 1

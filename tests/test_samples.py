@@ -1,0 +1,69 @@
+"""The samples table: columns, labels, counts, identity."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from adlib import InputError, load_samples
+from adlib.samples import COLUMNS, count, fingerprint, make_samples, phantom_facts, phantom_warning, select
+
+
+def test_defaults_are_filled_and_labels_checked():
+    table = make_samples([{"image": "b.png", "label": 1}, {"image": "a.png"}], "here")
+    assert list(table.columns) == COLUMNS
+    assert table["image"].tolist() == ["a.png", "b.png"]
+    assert table["defect"].tolist() == ["good", "anomalous"]
+    assert table["label"].dtype == "int8"
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"image": "a.png", "label": 2}, "a.png has a label that is neither 0"),
+        ({"image": "a.png", "split": "holdout"}, "a.png has a split that is none of train, val, test"),
+        ({"image": "a.png", "label": 1, "defect": "good"}, "a.png is labelled 1 but named good"),
+    ],
+)
+def test_a_wrong_row_is_named(row, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make_samples([row], "here")
+
+
+def test_no_rows_and_double_images_are_refused():
+    with pytest.raises(InputError, match="No images found in here"):
+        make_samples([], "here")
+    with pytest.raises(InputError, match=r"a\.png is listed twice"):
+        make_samples([{"image": "a.png"}, {"image": "a.png"}], "here")
+
+
+def test_counts_per_category(tree):
+    table = count(load_samples("folder", tree))
+    assert table.loc["thing"].to_dict() == {"train": 6, "test_normal": 4, "test_anomalous": 4}
+
+
+def test_fingerprint_ignores_the_place_and_sees_the_content(tree, tmp_path):
+    before = fingerprint(load_samples("folder", tree))
+    moved = shutil.copytree(tree, tmp_path / "elsewhere")
+    assert fingerprint(load_samples("folder", moved)) == before
+
+    image = moved / "thing" / "train" / "good" / "000.png"
+    shutil.copyfile(moved / "thing" / "train" / "good" / "001.png", image)
+    assert fingerprint(load_samples("folder", moved)) != before
+
+
+def test_fingerprint_sees_a_changed_label(tree):
+    samples = load_samples("folder", tree)
+    changed = samples.assign(label=1 - samples["label"])
+    assert fingerprint(changed) != fingerprint(samples)
+
+
+def test_phantom_is_known_by_its_marker_whatever_happens_to_the_table(tree):
+    samples = load_samples("folder", tree)
+    assert phantom_facts(samples) is None
+    assert phantom_warning(samples, "folder") == ""
+    (tree / "PHANTOM.json").write_text(json.dumps({"seed": 7}))
+    copied = pd.DataFrame(select(samples, split="test").to_dict("records"))
+    assert phantom_facts(copied) == {"seed": 7}
+    assert "seed 7" in phantom_warning(copied, "folder")
