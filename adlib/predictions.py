@@ -78,7 +78,7 @@ class Predictions:
         folder = Path(folder)
         try:
             text = {name: str for name in ("image", "mask", "split", "category", "group", "defect")}
-            table = pd.read_csv(folder / "samples.csv", dtype=text, keep_default_na=False)
+            table = pd.read_csv(folder / "samples.csv", dtype=text | {"label": "int8"}, keep_default_na=False)
             settings = json.loads((folder / "settings.json").read_text())
             maps_file = folder / "maps.npy"
             maps = np.load(maps_file, mmap_mode="r") if maps_file.exists() else None

@@ -48,7 +48,7 @@ def warnings_of(paper: str, out: str | Path) -> list[str]:
 
 
 def run_table(paper: str, out: str | Path) -> pd.DataFrame:
-    """The finished runs behind a paper's tables: one row each, metrics in percent, seconds of fitting and predicting."""
+    """The finished runs behind a paper's tables, one row each: metrics in percent, seconds of fit and predict."""
     rows = []
     for record in _records(paper, out):
         run, seconds = record["run"], record["seconds"]

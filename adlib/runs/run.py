@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +130,8 @@ def parse_settings(pairs: list[str]) -> dict:
             raise InputError(f"--set {pair!r}: expected name=value, e.g. size=256.")
         try:
             value = yaml.safe_load(f"[{text}]" if _is_number_list(text) else text)
+            if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE):
+                value = float(value)  # "1e-2" is a number to everybody but YAML 1.1
         except yaml.YAMLError as error:
             raise InputError(f"--set {pair!r}: the value cannot be read ({error}).") from error
         if isinstance(value, str) and (Path(value).expanduser().is_file() or value.endswith(".safetensors")):

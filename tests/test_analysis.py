@@ -1,0 +1,118 @@
+"""The papers' measurements on data, on cases that can be checked by hand and on real X-rays."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write
+
+from adlib import InputError, analysis, figures, load_samples
+from adlib.images import read_image
+from adlib.samples import make_samples
+
+
+@pytest.fixture
+def plate(tmp_path) -> pd.DataFrame:
+    """A plate of grey 100, its left half 80, with two defects of grey 120: 2x2 pixels and 4x4 pixels."""
+    image = np.full((40, 40), 100, np.uint8)
+    image[:, :20] = 80
+    mask = np.zeros((40, 40), np.uint8)
+    mask[30:32, 30:32] = mask[10:14, 30:34] = 1
+    image[mask > 0] = 120
+    rows = [
+        {
+            "image": str(write(tmp_path / "plate.png", image)),
+            "mask": str(write(tmp_path / "mask.png", mask)),
+            "label": 1,
+            "category": "plate",
+        },
+        {"image": str(write(tmp_path / "plain.png", np.full((10, 10), 50, np.uint8))), "category": "plate"},
+    ]
+    return make_samples(rows, tmp_path)
+
+
+def test_histogram_counts_every_pixel(plate):
+    histogram = analysis.grey_histogram(plate)
+    assert {level: histogram[level] for level in np.flatnonzero(histogram)} == {50: 100, 80: 800, 100: 780, 120: 20}
+    assert analysis.share_between(histogram, 80, 100) == (800 + 780) / 1700
+    assert analysis.grey_histogram(plate, defects_only=True).nonzero()[0].tolist() == [120]
+    assert np.isnan(analysis.share_between(np.zeros(256, int), 0, 255))
+
+
+def test_16_bit_grey_is_on_the_8_bit_scale(tmp_path):
+    path = write(tmp_path / "deep.png", np.full((4, 4), 100 * 257, np.uint16))
+    assert analysis.read_grey(path).tolist() == np.full((4, 4), 100.0).tolist()
+
+
+def test_local_contrast_with_both_backgrounds(plate):
+    complement = analysis.local_contrast(plate)["contrast"].item()
+    background = (800 * 80 + 780 * 100) / 1580
+    assert complement == pytest.approx((120 - background) / background)
+    ring = analysis.local_contrast(plate, "ring", ring=3)["contrast"].item()
+    assert ring == pytest.approx(0.2)
+    with pytest.raises(InputError, match="must be 'complement' or 'ring'"):
+        analysis.local_contrast(plate, "sky")
+
+
+def test_areas_per_component_and_per_image(plate):
+    assert sorted(analysis.defect_areas(plate)["area"]) == [4, 16]
+    assert analysis.defect_areas(plate, "image")[["area", "ratio"]].to_numpy().tolist() == [[20, 20 / 1600]]
+    with pytest.raises(InputError, match="must be 'component' or 'image'"):
+        analysis.defect_areas(plate, "pixel")
+
+
+def test_scales_under_both_readings():
+    areas = pd.DataFrame({"category": ["a"] * 4 + ["b"], "area": [1, 8, 40, 100, 10]})
+    assert analysis.defect_scales(areas, "1 % and 10 %")["count"].tolist() == [1, 2, 2]
+    assert analysis.defect_scales(areas, "10 % and 50 %")["count"].tolist() == [3, 1, 1]
+    assert analysis.defect_scales(areas, "10 % and 50 %", per_category=True)["count"].tolist() == [2, 1, 2]
+    assert analysis.defect_scales(areas)["share"].sum() == pytest.approx(1)
+    with pytest.raises(InputError, match="must be one of"):
+        analysis.defect_scales(areas, "5 %")
+
+
+def test_grey_peak_shows_the_largest_defect(plate):
+    row = plate.iloc[1]  # plain.png sorts first
+    grey, mask = analysis.grey_peak(row["image"], row["mask"])
+    assert grey.shape == mask.shape == (12, 12)
+    assert mask.sum() == 16
+    assert (grey[mask] == 120).all()
+
+
+def test_pictures_can_be_drawn(plate, tmp_path):
+    """Every figure function returns a figure with something in it."""
+    anomalous = plate.iloc[1]
+    areas = analysis.defect_areas(plate)
+    drawn = [
+        figures.show_samples(plate),
+        figures.plot_grey_histogram({"all": analysis.grey_histogram(plate)}, 50, 150),
+        figures.plot_distribution({"component": areas}, "area", "area", log=True),
+        figures.plot_shares({"one": analysis.defect_scales(areas)}),
+        figures.plot_grey_surface(anomalous["image"], *analysis.grey_peak(anomalous["image"], anomalous["mask"])),
+    ]
+    for number, figure in enumerate(drawn):
+        figure.savefig(tmp_path / f"{number}.png")
+        assert read_image(tmp_path / f"{number}.png").std() > 1
+
+
+def test_real_castings_give_plausible_values(real, tmp_path):
+    folder = real / "gdxray_castings"
+    lines = ["image,mask,split"]
+    for image in sorted((folder / "images").iterdir()):
+        mask = folder / "masks" / image.name
+        lines.append(f"{image},{mask if mask.is_file() else ''},test")
+    (tmp_path / "castings.csv").write_text("\n".join(lines))
+    samples = load_samples("folder", tmp_path / "castings.csv")
+    assert samples["label"].sum() == 46
+
+    histogram = analysis.grey_histogram(samples)
+    assert histogram.sum() == 57 * 640 * 640
+    assert 0.1 < analysis.share_between(histogram, 50, 150) < 1
+    for background in ("complement", "ring"):
+        contrast = analysis.local_contrast(samples, background)["contrast"]
+        assert len(contrast) == 46
+        assert contrast.abs().between(0, 2).all()
+    areas = analysis.defect_areas(samples)
+    assert 46 <= len(areas) <= 3 * 46
+    assert areas["ratio"].between(1e-6, 0.1).all()
+    for reading in analysis.SCALE_READINGS:
+        assert analysis.defect_scales(areas, reading)["count"].sum() == len(areas)

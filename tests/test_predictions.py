@@ -1,0 +1,84 @@
+"""Predictions: saving, loading, evaluating, and which samples are shown."""
+
+import numpy as np
+import pytest
+from conftest import make_tree
+
+from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
+from adlib.figures import telling_samples
+from adlib.samples import select
+
+
+@pytest.fixture
+def perfect(tmp_path) -> Predictions:
+    """Predictions that equal the ground truth."""
+    images = ImageSet(select(load_samples("folder", make_tree(tmp_path)), split="test"), size=32, crop=24)
+    return Predictions(images.labels, images.masks().astype(np.float32), images.samples, images.settings)
+
+
+def test_perfect_predictions_score_one(perfect):
+    metrics = evaluate(perfect)
+    names = ["image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro"]
+    assert [metrics[name] for name in names] == pytest.approx([1] * 7)
+    assert "reasons" not in metrics
+
+
+def test_given_masks_replace_the_files(perfect):
+    assert evaluate(perfect, masks=~perfect.masks)["pixel_auroc"] == 0
+
+
+def test_without_maps_or_masks_pixel_metrics_are_nan_with_a_reason(perfect):
+    no_maps = Predictions(perfect.scores, None, perfect.samples, perfect.settings)
+    no_masks = Predictions(perfect.scores, perfect.maps, perfect.samples.assign(mask=""), perfect.settings)
+    for predictions, reason in ((no_maps, "no maps"), (no_masks, "not every anomalous image has a mask")):
+        metrics = evaluate(predictions)
+        assert metrics["image_auroc"] == 1
+        assert np.isnan(metrics["aupro"])
+        assert reason in metrics["reasons"]["aupro"]
+
+
+def test_one_class_alone_is_undefined_not_wrong(perfect):
+    normal = perfect.samples["label"] == 0
+    metrics = evaluate(Predictions(perfect.scores[normal], None, perfect.samples[normal], perfect.settings))
+    assert np.isnan(metrics["image_auroc"])
+    assert metrics["reasons"]["image_auroc"]
+
+
+def test_saved_and_loaded_they_are_the_same(perfect, tmp_path):
+    perfect.scores[:] = np.random.default_rng(0).normal(size=len(perfect)).astype(np.float32) * 1e3
+    perfect.save(tmp_path / "predictions")
+    loaded = Predictions.load(perfect.save(tmp_path / "predictions"))  # a second time replaces the first
+    assert np.array_equal(loaded.scores, perfect.scores)
+    assert np.array_equal(loaded.maps, perfect.maps)
+    assert isinstance(loaded.maps, np.memmap)
+    assert loaded.samples.equals(perfect.samples)
+    assert np.array_equal(loaded.masks, perfect.masks)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "predictions"))] == ["predictions"]
+
+
+def test_damaged_folder_is_refused(perfect, tmp_path):
+    folder = perfect.save(tmp_path / "predictions")
+    maps = folder / "maps.npy"
+    maps.write_bytes(maps.read_bytes()[:1000])
+    with pytest.raises(InputError, match="does not hold predictions saved by adlib"):
+        Predictions.load(folder)
+    with pytest.raises(InputError, match="does not hold predictions"):
+        Predictions.load(tmp_path / "nowhere")
+
+
+def test_lengths_must_agree(perfect):
+    with pytest.raises(InputError, match="3 scores for 8 samples"):
+        Predictions(perfect.scores[:3], None, perfect.samples)
+    with pytest.raises(InputError, match="2 maps for 8 samples"):
+        Predictions(perfect.scores, perfect.maps[:2], perfect.samples)
+
+
+def test_nan_in_maps_names_the_image(perfect):
+    perfect.maps[5, 3, 3] = np.nan
+    with pytest.raises(InputError, match="5"):
+        evaluate(perfect)
+
+
+def test_telling_samples_are_chosen_by_score(perfect):
+    perfect.scores[:] = [0.1, 0.9, 0.2, 0.3, 0.8, 0.5, 0.6, 0.7]  # four normal ones first
+    assert telling_samples(perfect, each=2) == {"found": [4, 7], "missed": [5, 6], "alarming": [1, 3]}

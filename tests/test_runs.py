@@ -1,0 +1,260 @@
+"""Runs: identity, store, plan, execution by papermill, and what a kill leaves behind."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from conftest import REPOSITORY, make_tree
+
+from adlib import InputError, Predictions, evaluate
+from adlib.runs import Run, Store
+from adlib.runs.batch import run_all
+from adlib.runs.execute import execute
+from adlib.runs.plan import distinct_runs, list_profiles, plan, read_profile, state
+from adlib.runs.record import failure, write_json
+from adlib.runs.run import parse_settings
+
+SETTINGS = {"backbone": "resnet18.tv_in1k", "weights": "random", "coreset_ratio": 0.05, "size": 64, "crop": None}
+
+
+def run_on(tree: Path, **changes) -> Run:
+    arguments = {"dataset": "folder", "root": str(tree), "method": "patchcore", "category": "thing"}
+    return Run(**arguments | {"settings": SETTINGS} | changes)
+
+
+# Identity
+
+
+def test_key_is_equal_for_equal_work(tree, tmp_path):
+    base = run_on(tree).key
+    assert len(base) == 16
+    assert run_on(tree, device="cpu").key == base
+    assert run_on(tree, settings=dict(reversed(SETTINGS.items()))).key == base
+    assert run_on(tree, settings=SETTINGS | {"neighbours": 1}).key == base  # the default, spelled out
+    assert run_on(make_tree(tmp_path / "copy")).key == base
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"settings": SETTINGS | {"size": 32}}, {"settings": {}}])
+def test_key_differs_for_other_work(tree, changes):
+    assert run_on(tree, **changes).key != run_on(tree).key
+
+
+def test_key_follows_the_content_of_data_and_weights(tree, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"one")
+    run = {"settings": SETTINGS | {"weights": str(weights)}}
+    before = run_on(tree, **run).key
+    weights.write_bytes(b"two")
+    assert run_on(tree, **run).key != before
+    base = run_on(tree).key
+    (tree / "thing" / "train" / "good" / "000.png").unlink()
+    assert run_on(tree).key != base
+
+
+def test_settings_are_read_from_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.safetensors").touch()
+    text = ["size=128", "coreset_ratio=1e-2", "crop=null", "window=0,4095", "stages=[1, 2]", "weights=w.safetensors"]
+    assert parse_settings([*text, "backbone=resnet18.tv_in1k"]) == {
+        "size": 128,
+        "coreset_ratio": 0.01,
+        "crop": None,
+        "window": [0, 4095],
+        "stages": [1, 2],
+        "weights": str(tmp_path / "w.safetensors"),
+        "backbone": "resnet18.tv_in1k",
+    }
+    with pytest.raises(InputError, match="expected name=value"):
+        parse_settings(["size"])
+
+
+# Store
+
+
+def test_a_claimed_folder_appears_whole_or_not_at_all(tmp_path):
+    store = Store(tmp_path)
+    with store.claim("0" * 16) as folder:
+        (folder / "something").write_text("half")
+    assert store.record("0" * 16) is None
+    assert [path.name for path in tmp_path.iterdir()] == [".locks"]
+
+    with pytest.raises(OSError, match="disk"), store.claim("0" * 16) as folder:
+        write_json(folder / "record.json", {"status": "finished", "key": "0" * 16})
+        raise OSError("disk is full")
+    assert store.record("0" * 16) is None
+
+    with store.claim("0" * 16) as folder:
+        write_json(folder / "record.json", {"status": "finished", "key": "0" * 16})
+    assert store.is_finished("0" * 16)
+    with store.claim("0" * 16) as folder:
+        assert folder is None
+
+
+def test_a_failed_run_is_done_again_and_replaced(tree, tmp_path):
+    store, run = Store(tmp_path / "store"), run_on(tree)
+    for kind in ("error", "kernel died"):
+        with store.claim(run.key) as folder:
+            store.write_failure(folder, failure(run, kind, "why"))
+        assert store.record(run.key)["kind"] == kind
+        assert not store.is_finished(run.key)
+    assert store.table()["reason"].tolist() == ["why"]
+
+
+def test_a_damaged_record_counts_as_not_done(tmp_path):
+    store = Store(tmp_path)
+    (tmp_path / ("a" * 16)).mkdir()
+    (tmp_path / ("a" * 16) / "record.json").write_text('{"status": "fini')
+    assert not store.is_finished("a" * 16)
+    assert store.records() == []
+
+
+def _hold(folder, ready, leave):
+    with Store(folder).claim("b" * 16) as partial:
+        write_json(partial / "record.json", {"status": "finished", "key": "b" * 16})
+        ready.set()
+        leave.wait(60)
+
+
+def test_a_second_process_waits_and_then_finds_it_done(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, ready, leave))
+    other.start()
+    assert ready.wait(60)
+    leave.set()
+    with Store(tmp_path).claim("b" * 16) as folder:
+        assert folder is None
+    other.join(60)
+
+
+# Plan
+
+
+def write_profile(folder: Path, **content) -> Path:
+    file = folder / "quick.yaml"
+    file.write_text(json.dumps({"methods": {"patchcore": SETTINGS}} | content))
+    return file
+
+
+def test_plan_covers_the_paper_and_says_what_is_missing(tmp_path):
+    make_tree(tmp_path / "cxr_ad", "UB")
+    profile = read_profile(str(write_profile(tmp_path)), data=tmp_path, seeds=2)
+    cells = plan(["cxr_ad"], profile, tmp_path / "phantoms")
+    assert len(cells) == (5 + 15) * 3 * 2
+    assert {cell.missing for cell in cells if cell.method != "patchcore"} == {"not implemented"}
+    ready = [cell for cell in cells if cell.run]
+    assert [(cell.category, cell.seed) for cell in ready] == [("UB", 0), ("UB", 1)]
+    assert ready[0].run.settings == SETTINGS  # the paper's crop of 224 overridden by the profile
+    store = Store(tmp_path / "store")
+    assert {state(cell, store) for cell in cells} == {"to do", "no data", "not implemented"}
+    assert len(distinct_runs(cells + cells)) == 2
+
+
+def test_profiles_are_named_and_checked(tmp_path):
+    assert {"smoke", "paper"} <= set(list_profiles())
+    with pytest.raises(InputError, match="No profile 'fast'; there are paper, smoke"):
+        read_profile("fast")
+    with pytest.raises(InputError, match="needs data: give --data DIR"):
+        read_profile("paper")
+    with pytest.raises(InputError, match="is not a profile"):
+        read_profile(str(write_profile(tmp_path, colour="blue")), data=tmp_path)
+
+
+# Execution
+
+
+@pytest.mark.slow
+def test_papermill_leaves_record_notebook_and_predictions(tree, tmp_path):
+    store, run = Store(tmp_path / "store"), run_on(tree)
+    record = execute(run, store, progress=False)
+    assert record["status"] == "finished"
+    assert record["key"] == run.key
+    assert record["data"]["phantom"] is None
+    assert record["weights"] == {"kind": "random", "seed": 0}
+    assert any(text.startswith("Random weights") for text in record["warnings"])
+    assert set(record["seconds"]) == {"fit", "predict", "evaluate"}
+    assert record["environment"]["torch"]
+
+    folder = store.path(run.key)
+    predictions = Predictions.load(folder / "predictions")
+    assert record["metrics"] == pytest.approx(evaluate(predictions))
+    notebook = nbformat.read(folder / "run.ipynb", 4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
+    assert any("Random weights" in output.get("data", {}).get("text/html", "") for output in outputs)
+
+    before = (folder / "record.json").stat().st_mtime_ns
+    assert execute(run, store, progress=False) == record  # done: nothing is redone
+    assert (folder / "record.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_one_failing_run_stops_no_other(tree, tmp_path):
+    bad = run_on(tree, settings=SETTINGS | {"weights": str(tmp_path / "gone.safetensors")})
+    good = run_on(tree)
+    store = Store(tmp_path / "store")
+    first, second = run_all([bad, good], store, jobs=2, progress=False)
+    assert first["status"] == "failed"
+    assert first["kind"] == "wrong input"
+    assert "gone.safetensors does not exist" in first["reason"]
+    assert (store.path(bad.key) / "run.ipynb").exists()
+    assert second["status"] == "finished"
+
+
+def adlib_command(*arguments: str, **options) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "adlib", *arguments]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_kill_in_mid_batch_loses_nothing_that_was_finished(tmp_path):
+    """kill -9 of the whole process tree, as a power cut: the second call redoes only what was not finished."""
+    for category in ("CDIP", "DC", "UB"):
+        make_tree(tmp_path / "data" / "cxr_ad", category)
+    out, profile = tmp_path / "out", write_profile(tmp_path)
+    arguments = ["reproduce", "cxr_ad", "--profile", profile, "--data", tmp_path / "data", "--out", out, "--jobs", "1"]
+    arguments = [str(argument) for argument in arguments]
+
+    def finished() -> dict[Path, int]:
+        return {file: file.stat().st_mtime_ns for file in (out / "runs").glob("[0-9a-f]*/record.json")}
+
+    batch = adlib_command(*arguments)
+    deadline = time.monotonic() + 300
+    while not (finished() and list((out / "runs").glob(".*.partial"))):
+        assert batch.poll() is None, batch.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    tree = [*psutil.Process(batch.pid).children(recursive=True), psutil.Process(batch.pid)]
+    for process in tree:
+        process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(tree, timeout=30)
+    batch.communicate()
+    survivors = finished()
+    assert 1 <= len(survivors) < 3
+
+    again = adlib_command(*arguments)
+    output, errors = again.communicate(timeout=400)
+    assert again.returncode == 0, errors
+    assert "3 runs done, 0 failures." in output
+    after = finished()
+    assert len(after) == 3
+    assert survivors.items() <= after.items()  # not rewritten
+    assert list((out / "runs").glob(".*.partial")) == []
+
+    index = (out / "index.html").read_text()
+    assert index.count("patchcore on cxr_ad/") == 3
+    assert "not implemented" in index  # OneNIP and AdaCLIP
+    assert "Random weights" in index
+    benchmark = (out / "html" / "11_cxr_ad_benchmark.html").read_text()
+    assert "56.58" in benchmark  # PatchCore's published average
+    assert "no data" in benchmark  # MVTec AD is not there
+    assert (out / "html" / "10_cxr_ad_data.html").exists()
