@@ -52,6 +52,7 @@ def execute_notebook(name: str, out: Path, parameters: dict, progress: bool = Tr
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     # The kernel must import the adlib that runs here, in this interpreter, whatever else is installed.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
@@ -68,6 +69,8 @@ def execute_notebook(name: str, out: Path, parameters: dict, progress: bool = Tr
             progress_bar=progress,
             log_output=False,
             cwd=str(REPOSITORY / "notebooks"),
+            # Sockets in the user's own folder rather than TCP ports, which every user of the machine could reach.
+            config=Config({"KernelManager": {"transport": "ipc"}}),
         )
     except PapermillExecutionError as error:
         lines = str(error.evalue).strip().splitlines() or [""]

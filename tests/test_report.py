@@ -1,0 +1,196 @@
+"""The report: published beside ours, escaped, in red where it must be."""
+
+import math
+
+import nbformat
+import pytest
+
+from adlib import InputError
+from adlib.report import banner, comparison, metric_table, run_table, show_comparison, warnings_of
+from adlib.report.pages import notebook_title, render_notebook, render_report
+from adlib.runs import Run, Store
+from adlib.runs.record import failure, write_json
+
+
+def leave_run(out, category, image_auroc, seed=0, dataset="cxr_ad", phantom=None, **more):
+    """A finished record in the store, as a run would leave it, and its cell for the plan."""
+    run = Run(dataset, "/data", "patchcore", category, {}, seed)
+    key = f"{abs(hash((dataset, category, seed))):016x}"[:16]
+    record = {
+        "status": "finished",
+        "key": key,
+        "run": run.as_dict(),
+        "data": {"phantom": phantom},
+        "warnings": ["Phantom data: drawn."] if phantom else [],
+        "metrics": {"image_auroc": image_auroc, "pixel_auroc": 0.5, "aupro": None},
+        "seconds": {"fit": 1.0, "predict": 2.0},
+        "ended": "2026-01-01",
+        **more,
+    }
+    folder = Store(out / "runs").path(key)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "record.json", record)
+    return cell(category, key, seed, dataset)
+
+
+def cell(category, key="", seed=0, dataset="cxr_ad", method="patchcore", missing=""):
+    place = {"paper": "cxr_ad", "table": "II", "dataset": dataset, "category": category}
+    return place | {"method": method, "seed": seed, "missing": missing, "key": key}
+
+
+def leave_plan(out, cells):
+    (out / "plans").mkdir(parents=True, exist_ok=True)
+    write_json(out / "plans" / "cxr_ad.json", {"paper": "cxr_ad", "cells": cells})
+
+
+def row(table, category, metric="image_auroc", method="patchcore", dataset="cxr_ad"):
+    found = table.query("category == @category and metric == @metric and method == @method and dataset == @dataset")
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_without_any_run_the_published_table_stands(tmp_path):
+    table = comparison("cxr_ad", "II", tmp_path)
+    assert len(table) == 42
+    assert set(table["state"]) == {"to do"}
+    assert row(table, "UB")["published"] == 99.43
+    assert "56.58" in show_comparison(table, "image_auroc").data
+
+
+def test_mean_and_sd_over_seeds_and_difference_in_points(tmp_path):
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.90, seed=0), leave_run(tmp_path, "UB", 0.94, seed=1)])
+    found = row(comparison("cxr_ad", "II", tmp_path), "UB")
+    assert found["ours"] == pytest.approx(92)
+    assert found["sd"] == pytest.approx(8**0.5)
+    assert found["difference"] == pytest.approx(92 - 99.43)
+    assert found["state"] == "done"
+
+
+def test_average_says_when_categories_are_missing(tmp_path):
+    cells = [leave_run(tmp_path, "UB", 0.9), leave_run(tmp_path, "DC", 0.7), cell("CDIP", missing="no data")]
+    leave_plan(tmp_path, cells)
+    found = row(comparison("cxr_ad", "II", tmp_path), "average")
+    assert found["ours"] == pytest.approx(80)
+    assert found["state"] == "partly"
+    assert "80.00 (partly)" in show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+
+
+def test_a_misprinted_average_carries_its_recomputed_mean(tmp_path):
+    table = comparison("cxr_ad", "II", tmp_path)
+    assert row(table, "average", method="adaclip")["recomputed"] == pytest.approx(55.284)
+    page = show_comparison(table, "image_auroc").data
+    assert '55.32 <span title="mean of the printed categories">(55.28)</span>' in page
+    assert "56.58 <span" not in page  # this one is right
+
+
+def test_missing_cells_say_why(tmp_path):
+    store = Store(tmp_path / "runs")
+    run = Run("folder", str(tmp_path), "patchcore")
+    record = failure(_with_key(run, "f" * 16), "error", "boom")
+    store.path("f" * 16).mkdir(parents=True)
+    write_json(store.path("f" * 16) / "record.json", record)
+    cells = [cell("UB", "f" * 16), cell("DC", "e" * 16), cell("UB", method="onenip", missing="not implemented")]
+    leave_plan(tmp_path, cells)
+    table = comparison("cxr_ad", "II", tmp_path)
+    assert row(table, "UB")["state"] == "failed"
+    assert row(table, "DC")["state"] == "to do"
+    assert row(table, "UB", method="onenip")["state"] == "not implemented"
+
+
+def _with_key(run, key):
+    object.__setattr__(run, "key", key)
+    return run
+
+
+def test_unknown_table_lists_the_known(tmp_path):
+    with pytest.raises(InputError, match="no benchmark table 'IX'; it has II"):
+        comparison("cxr_ad", "IX", tmp_path)
+
+
+def test_phantom_numbers_are_marked_and_warned_of(tmp_path):
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, phantom={"seed": 0})])
+    table = comparison("cxr_ad", "II", tmp_path)
+    assert row(table, "UB")["phantom"]
+    assert "ours, phantom" in show_comparison(table, "image_auroc").data
+    assert warnings_of("cxr_ad", tmp_path) == ["Phantom data: drawn."]
+    assert run_table("cxr_ad", tmp_path).loc[0, "image_auroc"] == pytest.approx(90)
+    index = render_report(tmp_path).read_text()
+    assert 'class="adlib-warning"' in index
+    assert "Phantom data: drawn." in index
+
+
+def test_banner_is_red_only_with_reason_and_escapes():
+    red = banner(["<script>", "<script>", "two"]).data
+    assert red.count("&lt;script&gt;") == 1
+    assert "#b00020" in red
+    assert "adlib-warning" not in banner([]).data
+
+
+def test_undefined_metrics_say_why():
+    page = metric_table({"aupro": math.nan, "image_auroc": 0.5, "reasons": {"aupro": "no <mask>"}}).data
+    assert "undefined: no &lt;mask&gt;" in page
+    assert "0.5000" in page
+
+
+def test_index_lists_failures_with_escaped_reasons(tmp_path):
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", None)])
+    run = _with_key(Run("folder", str(tmp_path), "patchcore", "<b>bold</b>"), "f" * 16)
+    folder = Store(tmp_path / "runs").path("f" * 16)
+    folder.mkdir(parents=True)
+    write_json(folder / "record.json", failure(run, "error", "<img src=x>"))
+    index = render_report(tmp_path).read_text()
+    assert "1 failed" in index
+    assert "&lt;img src=x&gt;" in index
+    assert "&lt;b&gt;bold" in index
+    assert "undefined" in index
+    assert "not executed yet" in index
+
+
+@pytest.fixture
+def executed(tmp_path):
+    """A notebook with text, code, a table, a picture's bytes, a widget and an error."""
+    output = nbformat.v4.new_output
+    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "a slider"}
+    cells = [
+        nbformat.v4.new_markdown_cell("# Why `this`?\n\nText with a picture below.", id="a"),
+        nbformat.v4.new_code_cell(
+            "code = 1",
+            id="b",
+            outputs=[
+                output("execute_result", {"text/html": "<table></table>", "text/plain": "plain"}),
+                output("display_data", {"image/png": dot, "text/plain": "figure"}),
+                output("display_data", widget),
+                output("stream", name="stdout", text="<printed>"),
+                output("error", ename="E", evalue="v", traceback=["\x1b[31mTraceback <here>\x1b[0m"]),
+            ],
+        ),
+    ]
+    file = tmp_path / "executed.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), file)
+    return file
+
+
+def test_page_holds_everything_and_loads_nothing(executed, tmp_path):
+    page = render_notebook(executed, tmp_path / "page.html", "index.html").read_text()
+    assert "<title>Why this?</title>" in page
+    assert '<details class="code"><summary>code</summary>' in page
+    assert 'src="data:image/png;base64,' in page
+    assert 'alt="Text with a picture below."' in page
+    for text in ("<table></table>", "a slider", "&lt;printed&gt;", "Traceback &lt;here&gt;"):
+        assert text in page
+    assert "plain</pre>" not in page  # the table stands for it
+    for outside in ("http://", "https://", "<script", "cdn"):
+        assert outside not in page
+
+
+def test_page_is_rendered_again_only_when_the_notebook_changed(executed, tmp_path):
+    page = render_notebook(executed, tmp_path / "page.html", "index.html")
+    before = page.stat().st_mtime_ns
+    render_notebook(executed, page, "index.html")
+    assert page.stat().st_mtime_ns == before
+    notebook = nbformat.read(executed, 4)
+    assert notebook_title(notebook) == "Why this?"
+    nbformat.write(notebook, executed)
+    render_notebook(executed, page, "index.html")
+    assert page.stat().st_mtime_ns > before
