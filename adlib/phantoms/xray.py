@@ -227,7 +227,7 @@ def _draw_wires(canvas: Canvas, package: Package, feet: np.ndarray, centre: np.n
         foot = feet[number % len(feet)] + random.normal(0, 0.01, 2)
         die_w, die_h = package.die
         spread = 0.85 * foot[1] / max(1e-6, np.abs(feet[:, 1]).max()) * die_h
-        ball = (*centre, np.sign(foot[0]) * 0.88 * die_w, spread, *random.normal(0, 0.006, 2))
+        ball = centre + np.array([np.sign(foot[0]) * 0.88 * die_w, spread]) + random.normal(0, 0.006, 2)
         along = np.linspace(0, 1, 12)[:, None]
         bend = random.normal(0, 0.02) * np.sin(np.pi * along) * np.array([[0.3, 1.0]])
         canvas.line(ball + along * (foot - ball) + bend, 0.011, 0.22)
