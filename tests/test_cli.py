@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, make_tree
@@ -68,7 +69,7 @@ def test_run_takes_several_settings_after_set(tmp_path):
     assert record.endswith("record.json")
     assert "image_auroc" in done.stdout
     assert "Random weights" in done.stderr
-    assert "patchcore on folder, seed 0" in open(page).read()
+    assert "patchcore on folder, seed 0" in Path(page).read_text()
 
 
 def test_doctor_finds_this_machine_fit(tmp_path):
@@ -89,7 +90,10 @@ def test_doctor_explains_a_torch_that_does_not_match_torchvision():
 
 
 def test_import_is_light():
-    script = "import sys, time; t = time.perf_counter(); import adlib; print(time.perf_counter() - t, 'torch' in sys.modules)"
+    script = (
+        "import sys, time; start = time.perf_counter(); import adlib; "
+        "print(time.perf_counter() - start, 'torch' in sys.modules)"
+    )
     seconds, torch_loaded = subprocess.check_output([sys.executable, "-c", script], cwd=REPOSITORY, text=True).split()
     assert float(seconds) < 0.2
     assert torch_loaded == "False"

@@ -97,6 +97,7 @@ def render_report(out: str | Path) -> Path:
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("adlib", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     ).get_template("index.html.j2")
+    records.sort(key=lambda record: Run(**record["run"]).title)
     done = [record for record in records if record["status"] != FAILED]
     code = environment.code()
     page = template.render(

@@ -134,7 +134,7 @@ def comparison_page(table: pd.DataFrame) -> str:
         cells = []
         for method in methods:
             found = rows[rows["method"] == method]
-            cells.append(_cells(found.iloc[0]) if len(found) else "<td></td>" * 3)
+            cells.append(_cells(found.iloc[0]) if len(found) else '<td class="published"></td><td></td><td></td>')
         kind = ' class="average"' if category == "average" else ""
         lines.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     return (
@@ -149,7 +149,7 @@ def _cells(cell: pd.Series) -> str:
     if pd.notna(cell["recomputed"]) and f"{cell['recomputed']:.2f}" != published:
         published += f' <span title="mean of the printed categories">({cell["recomputed"]:.2f})</span>'
     if pd.isna(cell["ours"]):
-        return f'<td>{published}</td><td class="missing" colspan="2">{escape(cell["state"])}</td>'
+        return f'<td class="published">{published}</td><td class="missing" colspan="2">{escape(cell["state"])}</td>'
     ours = f"{cell['ours']:.2f}" + (f" ± {cell['sd']:.2f}" if pd.notna(cell["sd"]) else "")
     ours += " (partly)" if cell["state"] == "partly" else ""
-    return f"<td>{published}</td><td>{ours}</td><td>{cell['difference']:+.2f}</td>"
+    return f'<td class="published">{published}</td><td>{ours}</td><td>{cell["difference"]:+.2f}</td>'
