@@ -42,9 +42,10 @@ def main() -> None:
 
 
 @app.command()
-def datasets() -> None:
-    """List the datasets: images published, licence, how to get them."""
+def datasets(data: Data = None) -> None:
+    """List the datasets: images published, licence, how to get them; whether they are in --data, or can be drawn."""
     from adlib.datasets import facts, list_datasets
+    from adlib.phantoms import list_phantoms
 
     for name in list_datasets():
         about = facts(name)
@@ -52,14 +53,19 @@ def datasets() -> None:
         numbers = f"{total['train']} train, {total['test_normal']} normal + {total['test_anomalous']} anomalous test"
         print(f"{name:12} {about.title}" + (f": {numbers}, {len(about.counts)} categories" if about.counts else ""))
         print(f"{'':12} licence {about.licence}; {about.get}")
+        if data is not None and name != "folder":
+            print(f"{'':12} {'found' if (data / name).is_dir() else 'NOT FOUND'}: {data / name}")
+        if name in list_phantoms():
+            print(f"{'':12} phantom: adlib phantoms {name} --out DIR")
 
 
 @app.command()
 def models() -> None:
-    """List the methods and their parameters with defaults."""
+    """List the methods, their parameters with defaults, and whether their default weights are here."""
     import inspect
 
     from adlib.models import list_models, model_class
+    from adlib.models.backbones import needed_weights, weights_file
 
     for name in list_models():
         detector = model_class(name)
@@ -68,6 +74,8 @@ def models() -> None:
             print(f"{'':12} {parameter.name} = {parameter.default!r}")
         for key, value in detector.image_defaults.items():
             print(f"{'':12} {key} = {value!r}")
+        for weights in (weights for weights, methods in needed_weights().items() if name in methods):
+            print(f"{'':12} weights: {weights_file(weights) or 'not in ADLIB_WEIGHTS, will be asked of the hub'}")
 
 
 @app.command()

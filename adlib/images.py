@@ -99,7 +99,8 @@ class ImageSet(Dataset):
     images[i] is {"image": float32 [3, H, W] in [0, 1], "mask": bool [H, W], "label": int, "index": int}.
     Masks are resized by nearest neighbour; an anomalous image without a mask file has an all-False mask here, so
     ask `has_masks` before scoring pixels.
-    Raises InputError, naming the file, for unreadable images and masks of the wrong size.
+    Raises InputError, naming the file, for unreadable images, masks of the wrong size, and a mask that contradicts its
+    label: an empty one of an anomalous image, or a filled one of a normal image.
     """
 
     def __init__(
@@ -185,6 +186,9 @@ class ImageSet(Dataset):
             return np.zeros(self.shape, bool)
         image = self.samples["image"].iat[index]
         mask = read_mask(path, shape=image_shape(image), image=image)
+        if mask.any() != self.samples["label"].iat[index]:
+            said, seen = ("normal", "not empty") if mask.any() else ("anomalous", "empty")
+            raise InputError(f"{image} is labelled {said} but its mask {path} is {seen}: correct one of them.")
         height, width = self.size
         small = cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
         return self._cropped(small.astype(bool))

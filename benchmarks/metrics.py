@@ -30,7 +30,7 @@ LIMIT = 0.3
 METRICS = ("auroc", "ap", "f1max", "aupro")
 
 
-# --- data ------------------------------------------------------------------------------------------------------------
+# --- data
 
 
 def draw_masks(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -67,35 +67,27 @@ def stream(count: int, chunk: int = 16, seed: int = 1):
         yield masks[chosen], maps[chosen] * stretch + rng.uniform(0, 0.05, (size, 1, 1)).astype(np.float32)
 
 
-# --- one implementation in one process -------------------------------------------------------------------------------
+# --- one implementation in one process
 
 
 def ours(masks, maps):
     from adlib.metrics import pixel_metrics
 
     values = pixel_metrics(masks, maps, pro_limit=LIMIT)
-    return {"auroc": values["pixel_auroc"], "ap": values["pixel_ap"], "f1max": values["pixel_f1max"]} | {
-        "aupro": values["aupro"]
-    }
+    return {name: values["aupro" if name == "aupro" else f"pixel_{name}"] for name in METRICS}
 
 
-def sklearn_auroc(masks, maps):
-    from sklearn.metrics import roc_auc_score
+def sklearn_metric(name):
+    def run(masks, maps):
+        from sklearn import metrics
 
-    return {"auroc": roc_auc_score(masks.ravel(), maps.ravel())}
+        truth, scores = masks.ravel(), maps.ravel()
+        if name != "f1max":
+            return {name: {"auroc": metrics.roc_auc_score, "ap": metrics.average_precision_score}[name](truth, scores)}
+        precision, recall, _ = metrics.precision_recall_curve(truth, scores)
+        return {name: np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))}
 
-
-def sklearn_ap(masks, maps):
-    from sklearn.metrics import average_precision_score
-
-    return {"ap": average_precision_score(masks.ravel(), maps.ravel())}
-
-
-def sklearn_f1max(masks, maps):
-    from sklearn.metrics import precision_recall_curve
-
-    precision, recall, _ = precision_recall_curve(masks.ravel(), maps.ravel())
-    return {"f1max": np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))}
+    return run
 
 
 def reference_aupro(masks, maps):
@@ -124,9 +116,8 @@ def torchmetrics_metric(name):
         import torch
         import torchmetrics.classification as tm
 
-        metric = {"auroc": tm.BinaryAUROC, "ap": tm.BinaryAveragePrecision, "f1max": tm.BinaryPrecisionRecallCurve}[
-            name
-        ]()
+        kind = {"auroc": "AUROC", "ap": "AveragePrecision", "f1max": "PrecisionRecallCurve"}[name]
+        metric = getattr(tm, f"Binary{kind}")()
         metric.update(torch.from_numpy(maps).flatten(), torch.from_numpy(masks).flatten().int())
         if name != "f1max":
             return {name: float(metric.compute())}
@@ -152,7 +143,7 @@ def anomalib_metric(name):
 IMPLEMENTATIONS = {
     "adlib": [ours],
     "reference": [reference_aupro],
-    "scikit-learn": [sklearn_auroc, sklearn_ap, sklearn_f1max],
+    "scikit-learn": [sklearn_metric(name) for name in METRICS[:3]],
     "torchmetrics": [torchmetrics_metric(name) for name in METRICS[:3]],
     "anomalib": [anomalib_metric(name) for name in METRICS],
 }
@@ -166,29 +157,31 @@ def resident(field: str) -> float:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def measure(function) -> tuple[object, float, float]:
-    """(result, seconds, peak MB above what was resident before)."""
+def measure(function) -> tuple[object, dict]:
+    """(result, seconds on the clock and of processor time, and peak MB above what was resident before)."""
     Path("/proc/self/clear_refs").write_text("5")  # start the peak anew
-    before, start = resident("VmRSS"), time.perf_counter()
+    before, start, processor_start = resident("VmRSS"), time.perf_counter(), time.process_time()
     result = function()
-    return result, time.perf_counter() - start, resident("VmHWM") - before
+    cost = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - processor_start}
+    return result, cost | {"peak": resident("VmHWM") - before}
 
 
 def run_arrays(name: str, data: Path, count: int, distances: bool) -> dict:
     masks, maps = np.load(data / "masks.npy")[:count].copy(), np.load(data / "maps.npy")[:count].copy()
     if distances:
         maps = 3000 + 500 * maps
-    values, seconds, peak = {}, 0.0, 0.0
+    values, total = {}, {"seconds": 0.0, "cpu": 0.0, "peak": 0.0}
     for function in IMPLEMENTATIONS[name]:
         function(masks[:4], maps[:4])
-        times = []
+        costs = []
         for _ in range(5 if name == "adlib" else 1):
-            value, took, extra = measure(lambda function=function: function(masks, maps))
-            times.append(took)
-            peak = max(peak, extra)
+            value, cost = measure(lambda function=function: function(masks, maps))
+            costs.append(cost)
         values |= {key: float(number) for key, number in value.items()}
-        seconds += statistics.median(times)
-    return {"values": values, "seconds": seconds, "peak": peak}
+        total["peak"] = max(total["peak"], *(cost["peak"] for cost in costs))
+        for key in ("seconds", "cpu"):
+            total[key] += statistics.median(cost[key] for cost in costs)
+    return {"values": values} | total
 
 
 def run_stream(count: int) -> dict:
@@ -199,16 +192,10 @@ def run_stream(count: int) -> dict:
             work(maps)
 
     pixel_metrics(stream(16))
-    _, generating, _ = measure(lambda: exhaust(lambda maps: None))
-    _, sorting, _ = measure(lambda: exhaust(lambda maps: np.sort(maps, axis=None)))
-    values, seconds, peak = measure(lambda: pixel_metrics(stream(count)))
-    return {
-        "values": values,
-        "seconds": seconds - generating,
-        "sorting": sorting - generating,
-        "generating": generating,
-        "peak": peak,
-    }
+    making = measure(lambda: exhaust(lambda maps: None))[1]["seconds"]
+    sorting = measure(lambda: exhaust(lambda maps: np.sort(maps, axis=None)))[1]["seconds"] - making
+    values, cost = measure(lambda: pixel_metrics(stream(count)))
+    return {"values": values, "sorting": sorting} | cost | {"seconds": cost["seconds"] - making}
 
 
 def run_bootstrap(data: Path) -> dict:
@@ -216,11 +203,11 @@ def run_bootstrap(data: Path) -> dict:
 
     masks, maps = np.load(data / "masks.npy")[:150].copy(), np.load(data / "maps.npy")[:150].copy()
     bootstrap_pixels(masks[:4], maps[:4], replicates=10)
-    values, seconds, peak = measure(lambda: bootstrap_pixels(masks, maps, replicates=1000))
-    return {"values": values, "seconds": seconds, "peak": peak}
+    values, cost = measure(lambda: bootstrap_pixels(masks, maps, replicates=1000))
+    return {"values": values} | cost
 
 
-# --- the whole comparison --------------------------------------------------------------------------------------------
+# --- the whole comparison
 
 
 def prepare_environment(folder: Path) -> tuple[Path | None, str]:
@@ -301,6 +288,10 @@ def compare(arguments) -> str:
     return page(arguments, pythons, results, streams, boot, share, why, load)
 
 
+def header(*columns: str) -> list[str]:
+    return ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+
+
 def page(arguments, pythons, results, streams, boot, share, why, load) -> str:
     versions = [f"Python {platform.python_version()}", f"NumPy {np.__version__}"]
     for name in ("scikit-learn", "torch", "torchmetrics", "anomalib"):
@@ -317,25 +308,24 @@ def page(arguments, pythons, results, streams, boot, share, why, load) -> str:
         f"Maps of {SIDE}x{SIDE} float32; every second one has three regions ({100 * share:.1f} % of all pixels are "
         f"anomalous). A fresh process each; adlib: median of five calls, the others: one call per metric, times added "
         f"up. Memory: highest resident size above that before the call, arrays not counted. Load average of the "
-        f"machine {load[0]:.1f} at the start and {os.getloadavg()[0]:.1f} at the end: other work ran beside where it "
-        f"exceeds what the measurements themselves keep busy.",
+        f"machine {load[0]:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; where other work runs beside, CPU "
+        f"seconds (of all threads together) are the fairer measure.",
         "",
     ]
     if why:
         lines += [f"anomalib and torchmetrics are left out: they could not be installed ({why}).", ""]
     lines += [
         "## Time and memory",
-        "",
-        "| maps | implementation | metrics | s | times adlib | peak MB |",
-        "|---|---|---|---|---|---|",
+        *header("maps", "implementation", "metrics", "s", "times adlib", "CPU s", "times adlib", "peak MB"),
     ]
     for (name, size, distances), result in results.items():
         if distances or name == "reference" or result is None:
             continue
-        own = results["adlib", size, False]["seconds"]
+        own = results["adlib", size, False]
         lines.append(
             f"| {size} | {name} | {', '.join(result['values'])} | {result['seconds']:.2f} | "
-            f"{result['seconds'] / own:.0f} | {result['peak']:.0f} |"
+            f"{result['seconds'] / own['seconds']:.0f} | {result['cpu']:.2f} | {result['cpu'] / own['cpu']:.0f} | "
+            f"{result['peak']:.0f} |"
         )
     lines += [
         "",
@@ -344,9 +334,7 @@ def page(arguments, pythons, results, streams, boot, share, why, load) -> str:
         "Difference from the definition: scikit-learn for AUROC, AP and F1-max, and for AUPRO a sort of all pixels "
         "with every threshold in float64. Distances are the same maps as 3000 + 500 x, which a monotone transform "
         "must not matter to (up to the ties that rounding to float32 makes; the definition sees the same numbers).",
-        "",
-        "| maps | scores | implementation | AUROC | AP | F1-max | AUPRO |",
-        "|---|---|---|---|---|---|---|",
+        *header("maps", "scores", "implementation", "AUROC", "AP", "F1-max", "AUPRO"),
     ]
     for (name, size, distances), result in results.items():
         if result is None or name in ("reference", "scikit-learn"):
@@ -364,9 +352,7 @@ def page(arguments, pythons, results, streams, boot, share, why, load) -> str:
         "",
         "An iterator of chunks of 16 maps, made as they are asked for, read once. Sorting alone is NumPy's sort of "
         "each chunk. Seconds without the making of the chunks.",
-        "",
-        "| maps | million pixels | s | million pixels/s | sorting alone, s | times sorting | peak MB |",
-        "|---|---|---|---|---|---|---|",
+        *header("maps", "million pixels", "s", "million pixels/s", "sorting alone, s", "times sorting", "peak MB"),
     ]
     for count, result in streams.items():
         if result is None:

@@ -139,6 +139,15 @@ def test_mask_of_another_size_is_named(tmp_path):
         ImageSet(one(image, mask, 1), size=8).masks()
 
 
+def test_a_mask_that_contradicts_its_label_is_named(tmp_path):
+    image = write(tmp_path / "i.png", np.zeros((8, 8), np.uint8))
+    empty, filled = (write(tmp_path / f"m{value}.png", np.full((8, 8), value, np.uint8)) for value in (0, 1))
+    with pytest.raises(InputError, match=r"i\.png is labelled anomalous but its mask .*m0\.png is empty"):
+        ImageSet(one(image, empty, 1), size=8)[0]
+    with pytest.raises(InputError, match=r"i\.png is labelled normal but its mask .*m1\.png is not empty"):
+        ImageSet(one(image, filled, 0), size=8).masks()
+
+
 @pytest.mark.parametrize(
     "arguments", [{"size": 0}, {"size": (1, 2, 3)}, {"size": 8, "crop": 9}, {"size": 8, "window": (5, 5)}]
 )

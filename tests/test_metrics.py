@@ -173,8 +173,10 @@ def test_scores_that_are_not_finite_name_the_image():
             pixel_metrics(masks, broken)
         with pytest.raises(InputError, match="image 2"):
             image_metrics([0, 1, 1], [0.0, 1.0, bad])
-        with pytest.raises(InputError, match="image 4"):
+        with pytest.raises(InputError, match=r"image 4.*at \[3, 3\]"):
             decision_metrics(masks, broken, 0.0)
+        with pytest.raises(InputError, match="image 2"):
+            decision_metrics([0, 1, 1], [0.0, 1.0, bad], 0.5)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +213,11 @@ def test_decision_metrics_by_hand():
     assert metrics["recall"] == metrics["precision"] == metrics["f1"] == pytest.approx(2 / 3)
     assert metrics["fpr"] == pytest.approx(1 / 3)
     assert metrics["mcc"] == pytest.approx((2 * 2 - 1 * 1) / 9)
+
+
+def test_decisions_about_no_image_are_nan_with_a_reason():
+    metrics = decision_metrics([], [], 0.5)
+    assert metrics["tn"] == 0.0 and set(metrics["reasons"]) == {"mcc", "recall", "precision", "fpr", "f1"}
 
 
 def test_decision_without_a_denominator_is_nan_with_a_reason():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from adlib.errors import InputError
-from adlib.metrics import image_metrics, pixel_metrics, ranking, sorted_runs
+from adlib.metrics import image_metrics, pixel_metrics, ranking, score_ranges, sorted_runs
 from adlib.metrics.gpu import rank_on_device
 
 METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_0.05", "pixel_partial_auroc")
@@ -150,9 +150,9 @@ def test_image_metrics_are_pixel_metrics_of_one_pixel_images(case):
 def tiny_runs(monkeypatch):
     """Sizes at which a few hundred pixels already make many runs, ranges and a temporary file."""
     monkeypatch.setattr(sorted_runs, "RUN_BYTES", 64)
-    monkeypatch.setattr(sorted_runs, "RANGE_BYTES", 32)
+    monkeypatch.setattr(score_ranges, "RANGE_BYTES", 32)
     monkeypatch.setattr(sorted_runs, "SAMPLE_EVERY", 2)
-    monkeypatch.setattr(sorted_runs, "BATCH", 3)
+    monkeypatch.setattr(score_ranges, "BATCH", 3)
     monkeypatch.setattr(ranking, "STREAM_MEMORY", 0)
 
 

@@ -64,7 +64,7 @@ def test_notebook_is_clean(file):
 def test_first_notebook_runs_in_a_fresh_kernel(tmp_path):
     from adlib.runs.execute import execute_notebook
 
-    execute_notebook("00_start_here", tmp_path / "out.ipynb", {"root": str(tmp_path / "phantom")}, progress=False)
+    execute_notebook("00_start_here", tmp_path / "out.ipynb", {}, progress=False)
 
 
 def test_make_help_explains_every_target():

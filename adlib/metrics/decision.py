@@ -9,14 +9,14 @@ import math
 import numpy as np
 
 from adlib.errors import InputError
-from adlib.metrics.inputs import as_mask, as_scores, to_numpy
+from adlib.metrics.inputs import as_mask, as_scores, labels_and_scores, to_numpy
 from adlib.metrics.ranking import f1_max
 
 
 def decision_metrics(labels, scores, threshold: float) -> dict:
     """Confusion table at a threshold, and MCC, recall, precision, FPR and F1.
 
-    labels: 0 normal, 1 anomalous; scores: same shape; [N] for images, [N, H, W] masks and maps for pixels.
+    labels: [N] 0 normal, 1 anomalous, or masks [N, H, W], anomalous where not 0; scores: the same shape.
     Decision: score >= threshold is anomalous, compared in float64.
     Returns floats: mcc, recall, precision, fpr, f1, tn, tp, fn, fp; a ratio with nothing below the line is
     NaN, and the extra key "reasons" says why. (scikit-learn returns 0 there.)
@@ -27,12 +27,10 @@ def decision_metrics(labels, scores, threshold: float) -> dict:
     if labels.shape != scores.shape:
         raise InputError(f"labels {labels.shape} and scores {scores.shape} differ in shape")
     tn = tp = fn = fp = 0
-    # image by image, so that pixels take no extra memory worth mentioning
-    pieces = zip(labels, scores, strict=True) if labels.ndim > 1 else [(labels, scores)]
+    # pixels image by image, so that they take no extra memory worth mentioning
+    pieces = [labels_and_scores(labels, scores)] if labels.ndim == 1 else zip(labels, scores, strict=True)
     for index, (truth, values) in enumerate(pieces):
-        name = f"image {index}" if labels.ndim > 1 else "scores"
-        if truth.size == 0:
-            continue
+        name = f"image {index}"
         truth = as_mask(truth, f"{name}, labels")
         flagged = as_scores(values, name).astype(np.float64) >= threshold
         hit = int(np.count_nonzero(truth & flagged))

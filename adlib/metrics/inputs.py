@@ -44,10 +44,10 @@ def as_scores(values, name: str) -> np.ndarray:
     elif not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if not np.isfinite(array).all():
-        bad = array[~np.isfinite(array)]
+        bad = np.argwhere(~np.isfinite(array))
         raise InputError(
-            f"{name}: {bad.size} of {array.size} scores are not finite (first: {bad.flat[0]}); "
-            "a detector that returns NaN or Inf has failed there, so look at its input or training"
+            f"{name}: {len(bad)} of {array.size} scores are not finite (first: {array[tuple(bad[0])]} at "
+            f"{bad[0].tolist()}); a detector that returns NaN or Inf has failed there, so look at its input or training"
         )
     return array
 

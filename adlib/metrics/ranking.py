@@ -20,7 +20,8 @@ from adlib.metrics.inputs import (
     needs_float64,
     region_areas,
 )
-from adlib.metrics.sorted_runs import SortedRuns, descending_ranges
+from adlib.metrics.score_ranges import descending_ranges
+from adlib.metrics.sorted_runs import SortedRuns
 from adlib.metrics.sums import RankingSums
 
 STREAM_MEMORY = 8 << 20  # bytes of sorted scores kept in memory for an iterator, before a file is used
@@ -70,8 +71,8 @@ def pixel_metrics(
     the first one is "aupro" and each is also given as "aupro_<limit>". auroc_limit adds pixel_partial_auroc.
     folder: where sorted scores go that do not fit in memory (default: the system's temporary folder). Arrays
     and lists stay in memory up to 80 million float32 scores, iterators up to 2 million; beyond, one unnamed
-    file takes 4 bytes per normal pixel and 8 per anomalous one (twice that for float64 maps and normal
-    pixels), and is gone when the function returns.
+    file takes 4 bytes per normal pixel and 8 per anomalous one (8 and 12 for float64 maps), 4.3 GB for 16,546
+    maps of 256x256, and is gone when the function returns.
 
     Returns floats: pixel_auroc, pixel_ap, pixel_f1max, pixel_f1max_threshold (oracle, as in image_metrics)
     and aupro; and "reasons" where one is NaN. Raises InputError for wrong shapes and scores that are not

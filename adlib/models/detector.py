@@ -42,6 +42,18 @@ class Detector:
         """The constructor's arguments: create_model(name, **parameters) gives an equal, unfitted detector."""
         return {name: getattr(self, name) for name in list(inspect.signature(type(self).__init__).parameters)[1:]}
 
+    @property
+    def origin(self) -> dict | None:
+        """Where the pretrained weights came from (kind; file and sha256, or seed); None for a method without any."""
+        return self.backbone_.origin if hasattr(self, "backbone_") else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know of the features before believing the numbers."""
+        if self.parameters.get("weights") != "random":
+            return []
+        return ["Random weights: the features were never trained, so detection is far below the method's."]
+
     def fit(
         self,
         images: ImageSet,

@@ -7,10 +7,10 @@ from IPython.display import HTML
 
 
 def banner(warnings: Iterable[str]) -> HTML:
-    """A red box with the distinct warnings, or one plain line when there are none. Styles are inline, so that it looks
+    """A red box with the distinct warnings ("" is none), or one plain line without any. Styles are inline: it looks
     the same in JupyterLab, in the HTML report and on paper.
     """
-    texts = list(dict.fromkeys(warnings))
+    texts = list(dict.fromkeys(filter(None, warnings)))
     if not texts:
         return HTML('<p class="adlib-clear">Real data, trained weights.</p>')
     style = (

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -35,12 +36,13 @@ def run_all(runs: list[Run], store: Store, jobs: int | None = None, progress: bo
     waiting = [run for run in runs if not store.is_finished(run.key)]
     jobs = min(jobs or default_jobs(), max(1, len(waiting)))
     children: set[subprocess.Popen] = set()
+    stopping = threading.Event()
     failed = 0
     with (
         ThreadPoolExecutor(jobs) as pool,
         tqdm(total=len(runs), initial=len(runs) - len(waiting), desc="runs", disable=not progress) as bar,
     ):
-        tasks = {pool.submit(_run_in_child, run, store, jobs, children): run for run in waiting}
+        tasks = {pool.submit(_run_in_child, run, store, jobs, children, stopping): run for run in waiting}
         try:
             for task in as_completed(tasks):
                 record = task.result()
@@ -48,6 +50,7 @@ def run_all(runs: list[Run], store: Store, jobs: int | None = None, progress: bo
                 bar.set_postfix_str(f"{tasks[task].title}: {record['status']}" + (f"; {failed} failed" * (failed > 0)))
                 bar.update()
         except KeyboardInterrupt:
+            stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for child in list(children):
                 os.killpg(child.pid, signal.SIGTERM)
@@ -55,7 +58,7 @@ def run_all(runs: list[Run], store: Store, jobs: int | None = None, progress: bo
     return [store.record(run.key) for run in runs]
 
 
-def _run_in_child(run: Run, store: Store, jobs: int, children: set) -> dict:
+def _run_in_child(run: Run, store: Store, jobs: int, children: set, stopping: threading.Event) -> dict:
     log = store.folder / "logs" / f"{run.key}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, available_cpus() // jobs))
@@ -81,6 +84,8 @@ def _run_in_child(run: Run, store: Store, jobs: int, children: set) -> dict:
         child.communicate(json.dumps(run.as_dict()))
         children.discard(child)
     record = store.record(run.key)
+    if stopping.is_set():
+        return record or failure(run, "interrupted", "interrupted")  # of no interest any more, and not stored
     if record is None or (child.returncode != 0 and record["status"] != FAILED):
         record = _record_death(run, store, child.returncode, log)
     return record

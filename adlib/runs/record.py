@@ -50,7 +50,7 @@ class Recorder:
                 "phantom": phantom_facts(self.run.samples),
                 "counts": count(self.run.samples).to_dict("index"),
             },
-            "weights": model.backbone_.origin if hasattr(model, "backbone_") else None,
+            "weights": model.origin,
             "warnings": self.run.warnings + _lost_masks(predictions),
             "reasons": metrics.pop("reasons", {}),
             "metrics": {name: None if math.isnan(value) else value for name, value in metrics.items()},

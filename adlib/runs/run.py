@@ -99,9 +99,7 @@ class Run:
         """What a reader must know before believing the numbers: phantom data, random weights."""
         from adlib.samples import phantom_warning
 
-        texts = [phantom_warning(self.samples, self.dataset)]
-        if self.create_model().parameters.get("weights") == "random":
-            texts.append("Random weights: the features were never trained, so detection is far below the method's.")
+        texts = [phantom_warning(self.samples, self.dataset), *self.create_model().warnings]
         return [text for text in texts if text]
 
     @property
