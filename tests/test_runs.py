@@ -218,7 +218,7 @@ def adlib_command(*arguments: str, **options) -> subprocess.Popen:
 @pytest.mark.slow
 def test_kill_in_mid_batch_loses_nothing_that_was_finished(tmp_path):
     """kill -9 of the whole process tree, as a power cut: the second call redoes only what was not finished."""
-    for category in ("CDIP", "DC", "UB"):
+    for category in ("CDIP", "UB"):
         make_tree(tmp_path / "data" / "cxr_ad", category)
     out, profile = tmp_path / "out", write_profile(tmp_path)
     arguments = ["reproduce", "cxr_ad", "--profile", profile, "--data", tmp_path / "data", "--out", out, "--jobs", "1"]
@@ -239,19 +239,19 @@ def test_kill_in_mid_batch_loses_nothing_that_was_finished(tmp_path):
     psutil.wait_procs(tree, timeout=30)
     batch.communicate()
     survivors = finished()
-    assert 1 <= len(survivors) < 3
+    assert len(survivors) == 1
 
     again = adlib_command(*arguments)
     output, errors = again.communicate(timeout=400)
     assert again.returncode == 0, errors
-    assert "3 runs done, 0 failures." in output
+    assert "2 runs done, 0 failures." in output
     after = finished()
-    assert len(after) == 3
+    assert len(after) == 2
     assert survivors.items() <= after.items()  # not rewritten
     assert list((out / "runs").glob(".*.partial")) == []
 
     index = (out / "index.html").read_text()
-    assert index.count("patchcore on cxr_ad/") == 3
+    assert index.count("patchcore on cxr_ad/") == 2
     assert "not implemented" in index  # OneNIP and AdaCLIP
     assert "Random weights" in index
     benchmark = (out / "html" / "11_cxr_ad_benchmark.html").read_text()

@@ -7,6 +7,7 @@ process per run, so that whatever happens to a run happens to it alone.
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from adlib.errors import InputError
@@ -61,17 +62,20 @@ def execute_notebook(name: str, out: Path, parameters: dict, progress: bool = Tr
     # Progress bars belong to the terminal: in a stored notebook they would be dead widgets.
     parameters = parameters | {"progress": False}
     try:
-        papermill.execute_notebook(
-            str(notebook(name)),
-            str(out),
-            parameters,
-            kernel_name="python3",
-            progress_bar=progress,
-            log_output=False,
-            cwd=str(REPOSITORY / "notebooks"),
-            # Sockets in the user's own folder rather than TCP ports, which every user of the machine could reach.
-            config=Config({"KernelManager": {"transport": "ipc"}}),
-        )
+        # The kernel talks through sockets in a folder of its own, not through TCP ports, which every user of the
+        # machine could reach; the folder's short name keeps them below the system's limit of about 100 characters.
+        with tempfile.TemporaryDirectory(prefix="adlib-") as sockets:
+            papermill.execute_notebook(
+                str(notebook(name)),
+                str(out),
+                parameters,
+                kernel_name="python3",
+                progress_bar=progress,
+                log_output=False,
+                start_timeout=300,  # a busy machine may take minutes to start a dozen kernels at once
+                cwd=str(REPOSITORY / "notebooks"),
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+            )
     except PapermillExecutionError as error:
         lines = str(error.evalue).strip().splitlines() or [""]
         if error.ename == InputError.__name__:
