@@ -36,9 +36,6 @@ def main() -> None:
     except InputError as error:
         print(f"adlib: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("adlib: interrupted; finished runs are kept, call again to go on.", file=sys.stderr)
-        sys.exit(1)
 
 
 @app.command()
@@ -210,7 +207,11 @@ def reproduce(
     from adlib.reproduce import reproduce as reproduce_papers
     from adlib.runs.plan import read_profile
 
-    outcome = reproduce_papers(papers or [], read_profile(profile, data, seeds), out, jobs)
+    try:
+        outcome = reproduce_papers(papers or [], read_profile(profile, data, seeds), out, jobs)
+    except KeyboardInterrupt:
+        print("\nadlib: interrupted; finished runs are kept, call again to go on.", file=sys.stderr)
+        raise typer.Exit(1) from None
     print(f"{outcome.done} runs done, {len(outcome.failures)} failures.")
     for failure in outcome.failures:
         print(f"failed: {failure}", file=sys.stderr)

@@ -6,6 +6,7 @@ process per run, so that whatever happens to a run happens to it alone.
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -90,6 +91,8 @@ def execute_notebook(name: str, out: Path, parameters: dict, progress: bool = Tr
 
 def main() -> int:
     """Exit status 0 when the run is finished in the store, 1 when it failed."""
+    # A batch that is interrupted sends SIGTERM: end as after an exception, so that the kernel and its files go too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     run = Run(**json.load(sys.stdin))
     record = execute(run, Store(sys.argv[1]), progress=False)
     if record["status"] == FAILED:
