@@ -89,7 +89,9 @@ def defect_areas(samples: pd.DataFrame, unit: str = "component") -> pd.DataFrame
     """Area of every defect in pixels, and as a share of its image.
 
     unit: "component", each 8-connected region of a mask; or "image", all of a mask together.
-    Returns one row per defect: image, category, defect, area (pixels), ratio (of the image's pixels).
+    Returns one row per defect: image, category, defect, area (pixels), ratio (of the image's pixels), aspect (long by
+    short side of the smallest rectangle around it, turned as it may be; each side lengthened by a pixel, so that a line
+    one pixel wide has a finite aspect). CXR-AD, Fig. 8; 3CAD, Fig. 3; Texture-AD, Fig. 3.
     """
     if unit not in ("component", "image"):
         raise InputError(f"unit={unit!r} must be 'component' or 'image'.")
@@ -98,16 +100,40 @@ def defect_areas(samples: pd.DataFrame, unit: str = "component") -> pd.DataFrame
         if not mask_file:
             continue
         mask = read_mask(mask_file, shape=image_shape(image), image=image)
-        if unit == "image":
-            areas = [int(mask.sum())]
-        else:
-            areas = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA]
-        rows += [
-            {"image": image, "category": category, "defect": defect, "area": int(area), "ratio": area / mask.size}
-            for area in areas
-            if area
-        ]
-    return pd.DataFrame(rows, columns=["image", "category", "defect", "area", "ratio"])
+        number, regions = 2, mask.view(np.uint8)
+        if unit == "component":
+            number, regions = cv2.connectedComponents(regions, connectivity=8)
+        for region in range(1, number):
+            points = cv2.findNonZero((regions == region).view(np.uint8))
+            if points is not None:
+                (_, _), sides, _ = cv2.minAreaRect(points)
+                about = {"image": image, "category": category, "defect": defect, "area": len(points)}
+                aspect = (max(sides) + 1) / (min(sides) + 1)
+                rows.append(about | {"ratio": len(points) / mask.size, "aspect": aspect})
+    return pd.DataFrame(rows, columns=["image", "category", "defect", "area", "ratio", "aspect"])
+
+
+def defects_per_image(samples: pd.DataFrame) -> pd.DataFrame:
+    """Per category the range of defects in a defective image, as 8-connected regions of its mask, and of defect types.
+
+    Returns the columns images, instances_min, instances_max (NE of 3CAD, Table 1), types (distinct names of defects).
+    How many types one image shows (TE) is not in a binary mask, so it is not here.
+    """
+    areas = defect_areas(samples)
+    numbers = areas.groupby(["category", "image"]).size().groupby("category").agg(["size", "min", "max"])
+    numbers.columns = ["images", "instances_min", "instances_max"]
+    return numbers.assign(types=areas.groupby("category")["defect"].nunique())
+
+
+def brightness(samples: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation of every image's grey levels (0..255): what a change of lighting moves.
+
+    Returns the samples' columns image, category, group, split, label with mean and spread.
+    """
+    table = samples[["image", "category", "group", "split", "label"]].copy()
+    moments = [(grey.mean(), grey.std()) for grey in map(read_grey, samples["image"])]
+    table[["mean", "spread"]] = np.array(moments, float).reshape(-1, 2)
+    return table
 
 
 # Two readings of "small, medium, and large groups based on 1%, 10%, and 50% of the maximum defect area" (CXR-AD, III):

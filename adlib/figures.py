@@ -45,6 +45,26 @@ def show_samples(samples: pd.DataFrame, columns: int = 6, rows: int = 2, seed: i
     return figure
 
 
+def show_defects(samples: pd.DataFrame, each: int = 1, seed: int = 0) -> Figure:
+    """Image, ground truth and overlay, one row per defective image: `each` per category and defect type, drawn at
+    random. ISP-AD, Figs. 1 and 2.
+    """
+    defective = samples[(samples["mask"] != "") & (samples["label"] == 1)]
+    chosen = defective.groupby(["category", "defect"], sort=False).sample(each, random_state=seed, replace=False)
+    figure, axes = _grid(len(chosen), 3)
+    for axis, row in zip(axes, chosen.itertuples(), strict=True):
+        image = read_image(row.image)
+        mask = read_mask(row.mask, image.shape[:2], row.image)
+        for picture in (axis[0], axis[2]):
+            picture.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
+        axis[1].imshow(mask, cmap="gray", vmin=0, vmax=1)
+        _outline(axis[2], mask)
+        for picture, title in zip(axis, (f"{row.category} · {row.defect}", "ground truth", "overlay"), strict=True):
+            picture.set_title(title, fontsize=8)
+    plt.close(figure)
+    return figure
+
+
 def telling_samples(predictions: Predictions, each: int = 4) -> dict[str, list[int]]:
     """Indices of the samples worth looking at, chosen by score alone.
 
@@ -116,6 +136,16 @@ def plot_distribution(tables: dict[str, pd.DataFrame], column: str, xlabel: str,
     joined = pd.concat([table[[column]].assign(reading=name) for name, table in tables.items()], ignore_index=True)
     sns.histplot(joined, x=column, hue="reading", bins=30, log_scale=log, element="step", ax=axis)
     axis.set(xlabel=xlabel, ylabel="count")
+    plt.close(figure)
+    return figure
+
+
+def plot_brightness(table: pd.DataFrame) -> Figure:
+    """Mean grey level of images by category, training beside test: the shift of lighting. table: of `brightness`."""
+    figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
+    order = {"hue": "split", "hue_order": ["train", "test"]}
+    sns.stripplot(table, x="category", y="mean", dodge=True, size=3, alpha=0.5, ax=axis, **order)
+    axis.set(xlabel="", ylabel="mean grey level")
     plt.close(figure)
     return figure
 

@@ -56,8 +56,26 @@ def test_local_contrast_with_both_backgrounds(plate):
 def test_areas_per_component_and_per_image(plate):
     assert sorted(analysis.defect_areas(plate)["area"]) == [4, 16]
     assert analysis.defect_areas(plate, "image")[["area", "ratio"]].to_numpy().tolist() == [[20, 20 / 1600]]
+    assert analysis.defect_areas(plate)["aspect"].tolist() == pytest.approx([1, 1])
     with pytest.raises(InputError, match="must be 'component' or 'image'"):
         analysis.defect_areas(plate, "pixel")
+
+
+def test_aspect_of_a_slanted_line_and_instances_per_image(tmp_path):
+    mask = np.eye(40, dtype=np.uint8)
+    mask[35:, :5] = 1
+    image = write(tmp_path / "i.png", np.zeros((40, 40), np.uint8))
+    samples = make_samples([{"image": str(image), "mask": str(write(tmp_path / "m.png", mask)), "label": 1}], "test")
+    line, square = analysis.defect_areas(samples).sort_values("aspect")["aspect"].iloc[::-1]
+    assert line == pytest.approx(39 * 2**0.5 + 1, rel=1e-3)  # one pixel wide: its short side counts as 0 + 1
+    assert square == pytest.approx(1)
+    assert analysis.defects_per_image(samples).to_numpy().tolist() == [[1, 2, 2, 1]]
+
+
+def test_brightness_of_images(plate):
+    table = analysis.brightness(plate).set_index("split")
+    assert table["mean"].tolist() == pytest.approx([50, (800 * 80 + 780 * 100 + 20 * 120) / 1600])
+    assert table["spread"].iloc[0] == 0
 
 
 def test_scales_under_both_readings():
@@ -87,6 +105,8 @@ def test_pictures_can_be_drawn(plate, tmp_path):
         figures.plot_grey_histogram({"all": analysis.grey_histogram(plate)}, 50, 150),
         figures.plot_distribution({"component": areas}, "area", "area", log=True),
         figures.plot_shares({"one": analysis.defect_scales(areas)}),
+        figures.show_defects(plate),
+        figures.plot_brightness(analysis.brightness(plate)),
         figures.plot_grey_surface(anomalous["image"], *analysis.grey_peak(anomalous["image"], anomalous["mask"])),
     ]
     for number, figure in enumerate(drawn):
