@@ -116,6 +116,18 @@ def check(dataset: str, root: Root, category: str | None = None) -> None:
 
 
 @app.command()
+def fetch(
+    dataset: str,
+    out: Annotated[Path, typer.Option("--out", help="folder of datasets; it goes into DIR/DATASET")],
+    address: Annotated[str | None, typer.Option(help="fetch this instead (a mirror, a link you were sent)")] = None,
+) -> None:
+    """Download a dataset that has a public address, verify and unpack it. Call again to resume."""
+    from adlib.datasets.fetch import fetch as fetch_dataset
+
+    print(fetch_dataset(dataset, out, address))
+
+
+@app.command()
 def phantoms(
     dataset: str,
     out: Annotated[Path, typer.Option("--out", help="folder to draw into")],
@@ -233,7 +245,20 @@ def table(
     for name in [table] if table else protocol(paper)["tables"]:
         cells = comparison(paper, name, out)
         print(f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else ""))
-        print(cells.drop(columns=["phantom", "recomputed"]).to_string(index=False, na_rep="-", float_format="%.2f"))
+        shown = cells.drop(columns=["phantom", "recomputed"] + ["setting"] * (not cells["setting"].any()))
+        print(shown.to_string(index=False, na_rep="-", float_format="%.2f"))
+
+
+@app.command()
+def audit(papers: PaperNames = None) -> None:
+    """Recompute the papers' published tables from themselves, and print what does not agree."""
+    from adlib.audit import audit as audit_papers
+
+    found = audit_papers(papers or None)
+    for row in found[~found["agrees"]].itertuples():
+        cause = f" ({row.likely_cause})" if row.likely_cause else ""
+        print(f"{row.paper} {row.table}, {row.where}: printed {row.printed:g}, recomputed {row.recomputed:.6g}{cause}")
+    print(f"{(~found['agrees']).sum()} of {len(found)} recomputed numbers do not agree with what is printed.")
 
 
 @app.command()

@@ -40,6 +40,12 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def select(self, rows) -> "Predictions":
+        """The predictions of some samples. rows: a boolean mask or indices."""
+        rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
+        maps = None if self.maps is None else self.maps[rows]
+        return Predictions(self.scores[rows], maps, self.samples.iloc[rows], self.settings)
+
     @cached_property
     def images(self):
         """The ImageSet that was predicted on."""

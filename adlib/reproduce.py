@@ -5,9 +5,8 @@ from pathlib import Path
 
 from adlib import papers
 from adlib.report.pages import render_report
-from adlib.runs.batch import run_all
+from adlib.runs.batch import execute_all, run_all
 from adlib.runs.environment import REPOSITORY
-from adlib.runs.execute import NotebookFailed, execute_notebook
 from adlib.runs.plan import Cell, Profile, dataset_root, distinct_runs, draw_phantoms, plan, write_plan
 from adlib.runs.record import FAILED
 from adlib.runs.run import Run
@@ -43,12 +42,8 @@ def reproduce(names: list[str], profile: Profile, out: Path, jobs: int | None = 
     records = run_all(distinct_runs(cells), Store(out / "runs"), jobs, progress)
     failures = [f"{Run(**record['run']).title}: {record['reason']}" for record in records if record["status"] == FAILED]
 
-    for name in names:
-        for notebook, parameters in paper_notebooks(name, profile, out):
-            try:
-                execute_notebook(notebook, out / "notebooks" / f"{notebook}.ipynb", parameters, progress)
-            except NotebookFailed as error:
-                failures.append(f"notebook {notebook}: {error.reason}")
+    notebooks = [task for name in names for task in paper_notebooks(name, profile, out)]
+    failures += execute_all(notebooks, out / "notebooks", jobs, progress)
     return Outcome(render_report(out), len(records) - sum(r["status"] == FAILED for r in records), failures)
 
 
@@ -60,6 +55,5 @@ def paper_notebooks(name: str, profile: Profile, out: Path) -> list[tuple[str, d
     protocol = papers.protocol(name)
     root = dataset_root(name, profile, PHANTOMS)
     notebooks = protocol["notebooks"]
-    (out / "notebooks").mkdir(parents=True, exist_ok=True)
     data = [(notebook, {"root": str(root)}) for notebook in notebooks.get("data", []) if root.is_dir()]
     return data + [(notebook, {"out": str(out)}) for notebook in notebooks.get("benchmark", [])]

@@ -302,14 +302,13 @@ def page(arguments, pythons, results, streams, boot, share, why, load) -> str:
         "# Pixel metrics: time, memory, agreement",
         "",
         f"`{words}`, {datetime.date.today()}, {processor()}, {os.cpu_count()} cores, OMP_NUM_THREADS {threads}; "
-        + ", ".join(versions)
-        + ".",
+        f"{', '.join(versions)}.",
         "",
         f"Maps of {SIDE}x{SIDE} float32; every second one has three regions ({100 * share:.1f} % of all pixels are "
         f"anomalous). A fresh process each; adlib: median of five calls, the others: one call per metric, times added "
         f"up. Memory: highest resident size above that before the call, arrays not counted. Load average of the "
-        f"machine {load[0]:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; where other work runs beside, CPU "
-        f"seconds (of all threads together) are the fairer measure.",
+        f"machine {load[0]:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; where other work runs beside, "
+        f"CPU seconds (of all threads together) are the fairer measure.",
         "",
     ]
     if why:

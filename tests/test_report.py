@@ -34,7 +34,7 @@ def leave_run(out, category, image_auroc, seed=0, dataset="cxr_ad", phantom=None
 
 
 def cell(category, key="", seed=0, dataset="cxr_ad", method="patchcore", missing=""):
-    place = {"paper": "cxr_ad", "table": "II", "dataset": dataset, "category": category}
+    place = {"paper": "cxr_ad", "table": "II", "dataset": dataset, "category": category, "setting": ""}
     return place | {"method": method, "seed": seed, "missing": missing, "key": key}
 
 
@@ -100,6 +100,14 @@ def test_missing_cells_say_why(tmp_path):
 def _with_key(run, key):
     object.__setattr__(run, "key", key)
     return run
+
+
+def test_a_defined_state_with_an_undefined_metric(tmp_path):
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", None)])
+    assert (
+        '<td class="missing" colspan="2">undefined</td>'
+        in show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    )
 
 
 def test_unknown_table_lists_the_known(tmp_path):

@@ -67,8 +67,10 @@ def pixel_metrics(
     anomalous. Both [N, H, W] arrays or tensors (a GPU tensor is worked on where it is), or lists of [H, W] of
     any sizes, or iterators of images or of chunks [n, H, W], or paths (.npy, images); or masks alone, an
     iterator of (mask, map) pairs of any of these, read once. A mask that is the number 0 stands for a normal
-    image. pro_limit: false-positive rate in (0, 1] at which the area under the PRO curve ends; of several,
-    the first one is "aupro" and each is also given as "aupro_<limit>". auroc_limit adds pixel_partial_auroc.
+    image.
+    pro_limit: false-positive rate in (0, 1] at which the area under the PRO curve ends; of several, the first
+    one is "aupro" and each is also given as "aupro_<limit>". auroc_limit: the same for pixel_partial_auroc,
+    which is left out without it.
     folder: where sorted scores go that do not fit in memory (default: the system's temporary folder). Arrays
     and lists stay in memory up to 80 million float32 scores, iterators up to 2 million; beyond, one unnamed
     file takes 4 bytes per normal pixel and 8 per anomalous one (8 and 12 for float64 maps), 4.3 GB for 16,546

@@ -19,15 +19,24 @@ def read_plan(paper: str, out: str | Path) -> dict | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
+KEYS = ["dataset", "category", "setting", "method", "metric"]
+# Where a record keeps a metric that papers name otherwise, and what is not a share that we print in percent.
+OUR_NAMES = {"pro": "aupro"}
+COUNTS = ("tn", "tp", "fn", "fp")
+AS_FRACTION = (*COUNTS, "mcc")
+
+
 def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFrame:
     """A benchmark table of a paper, one row per cell and metric.
 
     out: the folder with runs/ and plans/.
-    Columns: dataset, category, method, metric, published, recomputed, ours, sd, seeds, difference, state, phantom.
-    published: as printed, percent. recomputed: in average rows the mean of the printed categories, else NaN.
-    ours: mean over seeds, percent; sd: standard deviation over seeds (NaN for one). difference: ours - published, in
-    percentage points. state: "done", "partly" (an average that lacks categories, or seeds missing), "to do",
-    "failed", "not implemented", "no data". phantom: whether any of our numbers comes from drawn data.
+    Columns: dataset, category, setting, method, metric, published, recomputed, ours, sd, seeds, difference, state,
+    phantom.
+    published: as printed, percent but for MCC and counts. recomputed: in average rows the mean of the printed
+    categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for one).
+    difference: ours - published, in percentage points. state: "done", "partly" (an average that lacks categories, or
+    seeds missing), "to do", "failed", "not implemented", "no data". phantom: whether any of our numbers comes from
+    drawn data. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
@@ -36,63 +45,74 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
         raise InputError(f"{paper} has no benchmark table {table!r}; it has {known}.")
     printed = papers.published(paper)
     printed = printed[(printed["table"] == table) & printed["metric"].isin(spec["metrics"])]
-    ours = average_rows(_our_cells(paper, table, spec["metrics"], out))
+    ours = average_rows(_our_cells(paper, table, printed, out))
 
-    keys = ["dataset", "category", "method", "metric"]
-    joined = printed[[*keys, "value"]].rename(columns={"value": "published"}).merge(ours, on=keys, how="left")
+    joined = printed[[*KEYS, "value"]].rename(columns={"value": "published"}).merge(ours, on=KEYS, how="left")
     joined["state"] = joined["state"].fillna("to do")
     joined["phantom"] = joined["phantom"].eq(True)
     joined["difference"] = joined["ours"] - joined["published"]
     joined["recomputed"] = _recomputed(joined)
-    return joined[[*keys, "published", "recomputed", "ours", "sd", "seeds", "difference", "state", "phantom"]]
+    return joined[[*KEYS, "published", "recomputed", "ours", "sd", "seeds", "difference", "state", "phantom"]]
 
 
-def _our_cells(paper: str, table: str, metrics: list[str], out: str | Path) -> pd.DataFrame:
-    """Per dataset, category, method and metric: mean and sd over seeds, state. From the plan and the records."""
-    keys = ["dataset", "category", "method", "metric"]
-    columns = [*keys, "value", "state", "phantom"]
+def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -> pd.DataFrame:
+    """Per key: mean and sd over seeds, state. From the plan and the records."""
     store, rows = Store(Path(out) / "runs"), []
+    metrics, categories = printed["metric"].unique(), printed["category"].unique()
     for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
         if cell["table"] != table:
             continue
         record = store.record(cell["key"]) if cell["key"] else None
         done = record is not None and record["status"] == FINISHED
         state = cell["missing"] or ("to do" if record is None else "done" if done else "failed")
-        for metric in metrics:
-            value = record["metrics"].get(metric) if done else None
-            value = float("nan") if value is None else 100 * value
-            phantom = bool(done and record["data"]["phantom"])
-            rows.append([cell["dataset"], cell["category"], cell["method"], metric, value, state, phantom])
-    seeds = pd.DataFrame(rows, columns=columns)
-    grouped = seeds.groupby(keys, sort=False)
-    table_of_means = grouped.agg(
+        phantom = bool(done and record["data"]["phantom"])
+        groups = [name for name in categories if name.startswith(f"{cell['category']}/")]
+        for category in groups or [cell["category"]]:
+            for metric in metrics:
+                value = _our_value(record, category.partition("/")[2], metric) if done else float("nan")
+                key = [cell["dataset"], category, cell["setting"], cell["method"], metric]
+                rows.append([*key, value, state, phantom])
+    seeds = pd.DataFrame(rows, columns=[*KEYS, "value", "state", "phantom"])
+    means = seeds.groupby(KEYS, sort=False).agg(
         ours=("value", "mean"),
         sd=("value", "std"),
         seeds=("value", "count"),
         state=("state", lambda states: _joint_state(list(states))),
         phantom=("phantom", "any"),
     )
-    return table_of_means.reset_index()
+    return means.reset_index()
+
+
+def _our_value(record: dict, group: str, metric: str) -> float:
+    """One number of a record in the paper's unit; NaN where it is undefined or not recorded."""
+    metrics = record.get("groups", {}).get(group, {}) if group else record["metrics"] | record.get("oracle", {})
+    value = metrics.get(OUR_NAMES.get(metric, metric))
+    if value is None:
+        return float("nan")
+    return value if metric in AS_FRACTION else 100 * value
 
 
 def _joint_state(states: list[str]) -> str:
-    """One state for several runs: theirs if they agree, "partly" if only some are done, else the first one."""
+    """One state for several runs: theirs if they agree, "partly" if only some are done, else the worst."""
     if len(set(states)) == 1:
         return states[0]
     return "partly" if "done" in states else next(state for state in ("failed", *states) if state in states)
 
 
 def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
-    """Add the category "average" to each dataset, method and metric: the mean over its categories.
+    """Add the category "average" to each dataset, setting, method and metric: the mean over its categories.
 
     The mean covers the categories that are done; `state` is "partly" unless all are.
     """
     rows = []
-    for (dataset, method, metric), group in cells.groupby(["dataset", "method", "metric"], sort=False):
+    for (dataset, setting, method, metric), group in cells.groupby(
+        ["dataset", "setting", "method", "metric"], sort=False
+    ):
         rows.append(
             {
                 "dataset": dataset,
                 "category": "average",
+                "setting": setting,
                 "method": method,
                 "metric": metric,
                 "ours": group["ours"].mean(),
@@ -106,15 +126,15 @@ def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _recomputed(joined: pd.DataFrame) -> pd.Series:
-    """The mean of the printed categories, in the average rows of datasets whose categories are printed."""
-    categories = joined[joined["category"] != "average"]
-    means = categories.groupby(["dataset", "method", "metric"])["published"].mean()
-    keys = pd.MultiIndex.from_frame(joined[["dataset", "method", "metric"]])
-    return means.reindex(keys).set_axis(joined.index).where(joined["category"] == "average")
+    """The mean of the printed categories, in the average rows of tables that print categories."""
+    keys = [key for key in KEYS if key != "category"]
+    means = joined[joined["category"] != "average"].groupby(keys)["published"].mean()
+    found = means.reindex(pd.MultiIndex.from_frame(joined[keys])).set_axis(joined.index)
+    return found.where(joined["category"] == "average")
 
 
 def show_comparison(table: pd.DataFrame, metric: str) -> HTML:
-    """One metric of a comparison as an HTML table: rows dataset and category, per method published | ours | difference.
+    """One metric of a comparison as an HTML table, rows as the paper has them: per method published, ours, difference.
 
     A cell without a number says why. An average that was printed differently from the mean of its own printed
     categories carries that mean in brackets.
@@ -128,13 +148,16 @@ def comparison_page(table: pd.DataFrame) -> str:
     ours_title = "ours, phantom" if table["phantom"].any() else "ours"
     top = "".join(f'<th colspan="3" scope="colgroup">{escape(method)}</th>' for method in methods)
     second = f'<th scope="col">published</th><th scope="col">{ours_title}</th><th scope="col">difference</th>'
+    decimals = table["published"].map(_decimals).max()
+    several = table["dataset"].nunique() > 1
     lines = []
-    for (dataset, category), rows in table.groupby(["dataset", "category"], sort=False):
-        name = f"{dataset}, {category}" if category == "average" else category
+    for (dataset, category, setting), rows in table.groupby(["dataset", "category", "setting"], sort=False):
+        name = ", ".join(filter(None, [dataset if several and category == "average" else "", category, setting]))
         cells = []
         for method in methods:
             found = rows[rows["method"] == method]
-            cells.append(_cells(found.iloc[0]) if len(found) else '<td class="published"></td><td></td><td></td>')
+            empty = '<td class="published"></td><td></td><td></td>'
+            cells.append(_cells(found.iloc[0], decimals) if len(found) else empty)
         kind = ' class="average"' if category == "average" else ""
         lines.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     return (
@@ -144,12 +167,21 @@ def comparison_page(table: pd.DataFrame) -> str:
     )
 
 
-def _cells(cell: pd.Series) -> str:
-    published = f"{cell['published']:.2f}"
-    if pd.notna(cell["recomputed"]) and f"{cell['recomputed']:.2f}" != published:
-        published += f' <span title="mean of the printed categories">({cell["recomputed"]:.2f})</span>'
+def _decimals(value: float) -> int:
+    """How many decimals a printed number needs, at most 4."""
+    return len(f"{value:.4f}".rstrip("0").partition(".")[2])
+
+
+def _cells(cell: pd.Series, decimals: int) -> str:
+    """Published, ours and difference; published with the decimals of its table, ours with two (counts with none)."""
+    published = f"{cell['published']:.{decimals}f}"
+    if pd.notna(cell["recomputed"]) and f"{cell['recomputed']:.{decimals}f}" != published:
+        mean = f"{cell['recomputed']:.{decimals}f}"
+        published += f' <span title="mean of the printed categories">({mean})</span>'
     if pd.isna(cell["ours"]):
-        return f'<td class="published">{published}</td><td class="missing" colspan="2">{escape(cell["state"])}</td>'
-    ours = f"{cell['ours']:.2f}" + (f" ± {cell['sd']:.2f}" if pd.notna(cell["sd"]) else "")
+        state = "undefined" if cell["state"] == "done" else cell["state"]
+        return f'<td class="published">{published}</td><td class="missing" colspan="2">{escape(state)}</td>'
+    digits = 0 if cell["metric"] in COUNTS else 2
+    ours = f"{cell['ours']:.{digits}f}" + (f" ± {cell['sd']:.2f}" if pd.notna(cell["sd"]) else "")
     ours += " (partly)" if cell["state"] == "partly" else ""
-    return f'<td class="published">{published}</td><td>{ours}</td><td>{cell["difference"]:+.2f}</td>'
+    return f'<td class="published">{published}</td><td>{ours}</td><td>{cell["difference"]:+.{digits}f}</td>'

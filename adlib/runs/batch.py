@@ -1,4 +1,4 @@
-"""A batch: many runs at once, each in a process of its own; one that fails stops no other."""
+"""A batch: many runs or notebooks at once, each in a process of its own; one that fails stops no other."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -34,20 +35,75 @@ def run_all(runs: list[Run], store: Store, jobs: int | None = None, progress: bo
     way, keeps every finished run and raises KeyboardInterrupt.
     """
     waiting = [run for run in runs if not store.is_finished(run.key)]
-    jobs = min(jobs or default_jobs(), max(1, len(waiting)))
+
+    def work(run: Run, start: Callable) -> str:
+        log = store.folder / "logs" / f"{run.key}.log"
+        status = start([str(store.folder.resolve())], run.as_dict(), log)
+        record = store.record(run.key)
+        if status is not None and (record is None or (status != 0 and record["status"] != FAILED)):
+            record = _record_death(run, store, status, log)
+        return f"{run.title}: {record['status'] if record else 'interrupted'}"
+
+    _in_children(waiting, work, jobs, progress, "runs", len(runs) - len(waiting))
+    return [store.record(run.key) for run in runs]
+
+
+def execute_all(
+    notebooks: list[tuple[str, dict]], folder: Path, jobs: int | None = None, progress: bool = True
+) -> list[str]:
+    """Execute notebooks (name, parameters) into folder/<name>.ipynb; returns a line for each that failed."""
+    failures = []
+
+    def work(task: tuple[str, dict], start: Callable) -> str:
+        name, parameters = task
+        log = folder / "logs" / f"{name}.log"
+        if start(["--notebook", name, str((folder / f"{name}.ipynb").resolve())], parameters, log):
+            failures.append(f"notebook {name}: {_last_line(log)}")
+        return name
+
+    _in_children(notebooks, work, jobs, progress, "notebooks")
+    return sorted(failures)
+
+
+def _in_children(tasks: list, work: Callable, jobs: int | None, progress: bool, what: str, done: int = 0) -> None:
+    """Call work(task, start) for every task, `jobs` at a time.
+
+    start(arguments, payload, log) runs adlib.runs.execute in a process of its own and returns its exit status, or None
+    when the batch is being interrupted.
+    """
+    jobs = min(jobs or default_jobs(), max(1, len(tasks)))
+    threads = str(max(1, available_cpus() // jobs))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     children: set[subprocess.Popen] = set()
     stopping = threading.Event()
-    failed = 0
+
+    def start(arguments: list[str], payload: dict, log: Path) -> int | None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as output:
+            # Its own session, so that Ctrl-C reaches this process alone, which then ends the children in order.
+            child = subprocess.Popen(
+                [sys.executable, "-m", "adlib.runs.execute", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=REPOSITORY,
+                start_new_session=True,
+                text=True,
+            )
+            children.add(child)
+            child.communicate(json.dumps(payload))
+            children.discard(child)
+        return None if stopping.is_set() else child.returncode
+
     with (
         ThreadPoolExecutor(jobs) as pool,
-        tqdm(total=len(runs), initial=len(runs) - len(waiting), desc="runs", disable=not progress) as bar,
+        tqdm(total=len(tasks) + done, initial=done, desc=what, disable=not progress) as bar,
     ):
-        tasks = {pool.submit(_run_in_child, run, store, jobs, children, stopping): run for run in waiting}
+        futures = [pool.submit(work, task, start) for task in tasks]
         try:
-            for task in as_completed(tasks):
-                record = task.result()
-                failed += record["status"] == FAILED
-                bar.set_postfix_str(f"{tasks[task].title}: {record['status']}" + (f"; {failed} failed" * (failed > 0)))
+            for future in as_completed(futures):
+                bar.set_postfix_str(future.result())
                 bar.update()
         except KeyboardInterrupt:
             stopping.set()
@@ -55,54 +111,21 @@ def run_all(runs: list[Run], store: Store, jobs: int | None = None, progress: bo
             for child in list(children):
                 os.killpg(child.pid, signal.SIGTERM)
             raise
-    return [store.record(run.key) for run in runs]
 
 
-def _run_in_child(run: Run, store: Store, jobs: int, children: set, stopping: threading.Event) -> dict:
-    log = store.folder / "logs" / f"{run.key}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, available_cpus() // jobs))
-    environment = os.environ | {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "PYTHONUNBUFFERED": "1",
-    }
-    command = [sys.executable, "-m", "adlib.runs.execute", str(store.folder.resolve())]
-    with log.open("w") as output:
-        # Its own session, so that Ctrl-C reaches this process alone, which then ends the children in order.
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            cwd=REPOSITORY,
-            start_new_session=True,
-            text=True,
-        )
-        children.add(child)
-        child.communicate(json.dumps(run.as_dict()))
-        children.discard(child)
-    record = store.record(run.key)
-    if stopping.is_set():
-        return record or failure(run, "interrupted", "interrupted")  # of no interest any more, and not stored
-    if record is None or (child.returncode != 0 and record["status"] != FAILED):
-        record = _record_death(run, store, child.returncode, log)
-    return record
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "ended without a word"
 
 
 def _record_death(run: Run, store: Store, status: int, log: Path) -> dict:
     """The process of a run ended without a record: say so in one."""
+    kind, reason = "error", _last_line(log)
     if status < 0:
         kind, reason = "process killed", f"The run's process was ended by signal {-status}."
         if -status == signal.SIGKILL:
             reason += " Often the system does this when memory is short."
-    else:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        kind, reason = "error", lines[-1] if lines else f"The run's process ended with status {status}."
-    record = failure(run, kind, reason)
     with store.claim(run.key) as folder:
-        if folder is None:  # another process has finished it meanwhile
-            return store.record(run.key)
-        store.write_failure(folder, record)
-    return record
+        if folder is not None:  # else another process has finished it meanwhile
+            store.write_failure(folder, failure(run, kind, reason))
+    return store.record(run.key)

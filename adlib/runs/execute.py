@@ -1,7 +1,7 @@
 """Execute one run: papermill on 01_run.ipynb in a fresh kernel, into the store.
 
-As a program, `python -m adlib.runs.execute STORE` reads a run as JSON from standard input; batches start one such
-process per run, so that whatever happens to a run happens to it alone.
+As a program, `python -m adlib.runs.execute STORE` reads a run as JSON from standard input, with `--notebook NAME OUT` a
+notebook's parameters; batches start one such process per run, so that whatever happens to it happens to it alone.
 """
 
 import json
@@ -90,10 +90,18 @@ def execute_notebook(name: str, out: Path, parameters: dict, progress: bool = Tr
 
 
 def main() -> int:
-    """Exit status 0 when the run is finished in the store, 1 when it failed."""
+    """Exit status 0 when the run is finished in the store (the notebook ran through), 1 when it failed."""
     # A batch that is interrupted sends SIGTERM: end as after an exception, so that the kernel and its files go too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    run = Run(**json.load(sys.stdin))
+    given = json.load(sys.stdin)
+    if sys.argv[1] == "--notebook":
+        try:
+            execute_notebook(sys.argv[2], Path(sys.argv[3]), given, progress=False)
+        except NotebookFailed as error:
+            print(error.reason, file=sys.stderr)
+            return 1
+        return 0
+    run = Run(**given)
     record = execute(run, Store(sys.argv[1]), progress=False)
     if record["status"] == FAILED:
         print(record["reason"], file=sys.stderr)

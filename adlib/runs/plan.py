@@ -5,6 +5,8 @@ A profile (nbconfig/profiles/*.yaml) is plain data that overrides parameters; no
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import yaml
@@ -23,19 +25,24 @@ PROFILES = REPOSITORY / "nbconfig" / "profiles"
 
 @dataclass
 class Cell:
-    """One cell of a paper's table, for one seed: the run that fills it, or why there is none."""
+    """One cell of a paper's table, for one seed: the run that fills it, or why there is none.
+
+    setting: tells rows of one method apart, as in adlib.published. A table with a row per sub-class ("cloth/subclass1")
+    has one cell per product: the run reports every sub-class.
+    """
 
     paper: str
     table: str
     method: str
     dataset: str
     category: str
+    setting: str
     seed: int
     run: Run | None = None
     missing: str = ""  # "not implemented", "no data"
 
     def as_dict(self) -> dict:
-        names = ("paper", "table", "method", "dataset", "category", "seed", "missing")
+        names = ("paper", "table", "method", "dataset", "category", "setting", "seed", "missing")
         cell = {name: getattr(self, name) for name in names}
         return cell | {"key": self.run.key if self.run else ""}
 
@@ -100,32 +107,25 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
     Settings of a run: the method's defaults, then the paper's, then the profile's.
     """
     cells = []
+    there = cache(lambda root: set(load_samples(root.name, root)["category"]) if root.is_dir() else set())
     for paper in names:
         protocol = papers.protocol(paper)
         for table, spec in protocol["tables"].items():
-            for dataset in spec["datasets"]:
+            for dataset, method, setting in product(spec["datasets"], spec["methods"], spec.get("settings", [""])):
                 root = dataset_root(dataset, profile, phantom_folder)
-                for category in _categories(dataset, root):
-                    for method in spec["methods"]:
-                        own = protocol.get("settings", {}).get(method, {})
-                        for seed in range(profile.seeds):
-                            cell = Cell(paper, table, method, dataset, category, seed)
-                            _fill(cell, root, own, profile)
-                            cells.append(cell)
+                own = protocol.get("settings", {}).get(method, {})
+                for category, seed in product(spec.get("categories", facts(dataset).counts), range(profile.seeds)):
+                    cell = Cell(paper, table, method, dataset, category, setting, seed)
+                    _fill(cell, root, category in there(root), own, profile)
+                    cells.append(cell)
     return cells
 
 
-def _categories(dataset: str, root: Path) -> list[str]:
-    published = list(facts(dataset).counts)
-    if published:
-        return published
-    return sorted(load_samples(dataset, root)["category"].unique()) if root.exists() else [""]
-
-
-def _fill(cell: Cell, root: Path, paper_settings: dict, profile: Profile) -> None:
-    if cell.method not in list_models():
+def _fill(cell: Cell, root: Path, there: bool, paper_settings: dict, profile: Profile) -> None:
+    """Give the cell its run, or say why it has none. No method knows a setting of a paper's table yet."""
+    if cell.method not in list_models() or cell.setting:
         cell.missing = "not implemented"
-    elif not (root / cell.category).is_dir():
+    elif not there:
         cell.missing = "no data"
     else:
         settings = paper_settings | _accepted(cell.method, profile.settings) | profile.methods.get(cell.method, {})

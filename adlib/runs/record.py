@@ -53,7 +53,9 @@ class Recorder:
             "weights": model.origin,
             "warnings": self.run.warnings + _lost_masks(predictions),
             "reasons": metrics.pop("reasons", {}),
-            "metrics": {name: None if math.isnan(value) else value for name, value in metrics.items()},
+            "metrics": _without_nan(metrics),
+            "oracle": _oracle_decisions(predictions, metrics),
+            "groups": _metrics_of_groups(predictions),
             "seconds": self.seconds,
             "peak_memory_mib": round(environment.peak_memory_mib()),
             "environment": environment.versions() | environment.hardware(model.device_),
@@ -65,6 +67,36 @@ class Recorder:
             predictions.save(Path(out) / "predictions")
             write_json(Path(out) / "record.json", record)
         return record
+
+
+def _without_nan(metrics: dict) -> dict:
+    """JSON knows no NaN: an undefined metric is null."""
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
+
+
+def _oracle_decisions(predictions, metrics: dict) -> dict:
+    """Decision metrics of the images at the threshold of best F1 on these very images: an oracle, and named so."""
+    threshold = metrics["image_f1max_threshold"]
+    if math.isnan(threshold):
+        return {}
+    from adlib.metrics import decision_metrics
+
+    return _without_nan(decision_metrics(predictions.samples["label"].to_numpy(), predictions.scores, threshold))
+
+
+def _metrics_of_groups(predictions) -> dict[str, dict]:
+    """Metrics of each sub-class or modality by itself, where a category has several."""
+    from adlib.predictions import evaluate
+
+    groups = predictions.samples["group"]
+    if groups.nunique() < 2:
+        return {}
+    found = {}
+    for group in sorted(groups.unique()):
+        metrics = evaluate(predictions.select(groups == group))
+        metrics.pop("reasons", None)
+        found[group] = _without_nan(metrics)
+    return found
 
 
 def _lost_masks(predictions) -> list[str]:
