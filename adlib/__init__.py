@@ -24,6 +24,7 @@ _HOME = {
 }
 _MODULES = {
     "analysis",
+    "audit",
     "datasets",
     "figures",
     "images",
@@ -35,6 +36,7 @@ _MODULES = {
     "report",
     "runs",
     "samples",
+    "synthesis",
 }
 
 __all__ = ["__version__", *sorted(_HOME), *sorted(_MODULES)]

@@ -253,12 +253,13 @@ def table(
 def audit(papers: PaperNames = None) -> None:
     """Recompute the papers' published tables from themselves, and print what does not agree."""
     from adlib.audit import audit as audit_papers
+    from adlib.audit import disagreeing
 
     found = audit_papers(papers or None)
-    for row in found[~found["agrees"]].itertuples():
+    for row in disagreeing(found).itertuples():
         cause = f" ({row.likely_cause})" if row.likely_cause else ""
         print(f"{row.paper} {row.table}, {row.where}: printed {row.printed:g}, recomputed {row.recomputed:.6g}{cause}")
-    print(f"{(~found['agrees']).sum()} of {len(found)} recomputed numbers do not agree with what is printed.")
+    print(f"{len(disagreeing(found))} of {len(found)} recomputed numbers do not agree with what is printed.")
 
 
 @app.command()

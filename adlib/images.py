@@ -4,7 +4,7 @@ Normalising (mean and standard deviation) is the model's business, so plots, syn
 undoing. Colour images become RGB, grey ones three equal channels, an alpha channel is dropped, an EXIF rotation
 is applied. 8-bit values are divided by 255 and 16-bit values by 65535, the same for every image of a set; where
 a 16-bit file holds fewer bits (a 12-bit detector, say), `window=(0, 4095)` names the grey values that become
-black and white, and what lies outside is clipped.
+black and white, and what lies outside is clipped. A picture inside an HDF5 file is named "file.h5::dataset::index".
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import Dataset
 
+from adlib import hdf5
 from adlib.errors import InputError
 from adlib.samples import check_columns, fingerprint
 
@@ -30,14 +31,16 @@ def read_image(path: str | Path) -> np.ndarray:
     Returns uint8 or uint16, [H, W] for grey files and [H, W, 3] RGB for colour files.
     Raises InputError for a file that is missing, empty, truncated, not an image, or neither 8- nor 16-bit.
     """
-    image = _decode(path, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    image = _decode(path)
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path} holds {image.dtype} values; adlib reads 8- and 16-bit images: convert it.")
-    return image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
+    return image
 
 
 def image_shape(path: str | Path) -> tuple[int, int]:
     """(H, W) of an image as `read_image` decodes it, from its header alone."""
+    if hdf5.split_name(path):
+        return hdf5.picture_shape(path)
     try:
         with Image.open(path) as file:
             width, height = file.size
@@ -55,7 +58,7 @@ def read_mask(path: str | Path, shape: tuple[int, int], image: str | Path = "its
     which blurs values, every value of at least 128.
     Raises InputError for an unreadable file and for another size than the image's.
     """
-    mask = _decode(path, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    mask = _decode(path)
     if mask.ndim == 3:
         mask = mask.max(axis=2)
     if mask.shape != tuple(shape):
@@ -65,7 +68,10 @@ def read_mask(path: str | Path, shape: tuple[int, int], image: str | Path = "its
     return mask >= 128 if Path(path).suffix.lower() in (".jpg", ".jpeg") else mask > 0
 
 
-def _decode(path: str | Path, flags: int) -> np.ndarray:
+def _decode(path: str | Path) -> np.ndarray:
+    """[H, W] or RGB [H, W, 3], of whatever type the file holds."""
+    if hdf5.split_name(path):
+        return hdf5.read_picture(path)
     # np.fromfile and imdecode rather than imread: imread fails on some systems for non-ASCII names.
     try:
         data = np.fromfile(path, np.uint8)
@@ -75,14 +81,14 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
         raise InputError(f"{path} is empty (0 bytes).")
     previous = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        image = cv2.imdecode(data, flags)
+        image = cv2.imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     except cv2.error as error:
         raise InputError(f"{path} cannot be decoded as an image: {error.err or error}.") from error
     finally:
         cv2.utils.logging.setLogLevel(previous)
     if image is None:
         raise InputError(f"{path} cannot be decoded as an image: is it truncated, or another kind of file?")
-    return image
+    return image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
 
 
 class ImageSet(Dataset):

@@ -43,6 +43,7 @@ def reproduce(names: list[str], profile: Profile, out: Path, jobs: int | None = 
     failures = [f"{Run(**record['run']).title}: {record['reason']}" for record in records if record["status"] == FAILED]
 
     notebooks = [task for name in names for task in paper_notebooks(name, profile, out)]
+    notebooks += [(notebook, {}) for notebook in papers.ACROSS]
     failures += execute_all(notebooks, out / "notebooks", jobs, progress)
     return Outcome(render_report(out), len(records) - sum(r["status"] == FAILED for r in records), failures)
 

@@ -65,7 +65,7 @@ def test_missing_folder_says_how_to_get_the_set(tmp_path):
 
 
 def test_unknown_names_list_the_known(tree):
-    with pytest.raises(InputError, match="Unknown dataset 'mvtec'; known are cxr_ad, folder, mvtec_ad"):
+    with pytest.raises(InputError, match="Unknown dataset 'mvtec'; known are btad, colondb, cxr_ad, folder, isp_ad"):
         load_samples("mvtec", tree)
     with pytest.raises(InputError, match=r"No category 'screw' in .*: found thing"):
         load_samples("mvtec_ad", tree, "screw")

@@ -13,7 +13,20 @@ import pandas as pd
 
 from adlib.errors import InputError
 
-_NAMES = ["cxr_ad", "folder", "mvtec_ad"]
+_NAMES = [
+    "btad",
+    "colondb",
+    "cxr_ad",
+    "folder",
+    "isp_ad",
+    "ksdd2",
+    "miic",
+    "mpdd",
+    "mvtec_ad",
+    "texture_ad",
+    "three_cad",
+    "visa",
+]
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,9 @@ class Facts:
     # category -> (train, test normal, test anomalous), as published
     counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     unknown: str = ""  # what the publication does not say
+    # (address, SHA-256 or its beginning or "", bytes or 0) of what adlib.datasets.fetch may download; empty where a
+    # form must be filled in, or no direct address is known
+    archives: tuple[tuple[str, str, int], ...] = ()
 
     def count_table(self) -> pd.DataFrame:
         """The published counts: one row per category, columns train, test_normal, test_anomalous."""

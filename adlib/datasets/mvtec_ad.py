@@ -12,8 +12,8 @@ FACTS = Facts(
     source="Bergmann, Fauser, Sattlegger, Steger: MVTec AD, a comprehensive real-world dataset for unsupervised "
     "anomaly detection, CVPR 2019",
     licence="CC BY-NC-SA 4.0",
-    get="download mvtec_anomaly_detection.tar.xz from mvtec.com (Research, Datasets, MVTec AD) and unpack it, "
-    "so that <root>/bottle/train/good exists.",
+    get="download mvtec_anomaly_detection.tar.xz from mvtec.com (Research, Datasets, MVTec AD), or by `adlib fetch "
+    "mvtec_ad --out DIR`, and unpack it, so that <root>/bottle/train/good exists.",
     counts={
         "bottle": (209, 20, 63),
         "cable": (224, 58, 92),
@@ -31,6 +31,14 @@ FACTS = Facts(
         "wood": (247, 19, 60),
         "zipper": (240, 32, 119),
     },
+    archives=(
+        (
+            "https://www.mydrive.ch/shares/38536/3830184030e49fe74747669442f0f283/download/420938113-1629960298/"
+            "mvtec_anomaly_detection.tar.xz",
+            "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
+            0,
+        ),
+    ),
 )
 
 

@@ -5,38 +5,26 @@
 <category>/ground_truth/<defect>/NAME_mask.png
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
+from adlib.datasets.folders import by_stem, find_categories, images_in, need_images, pair_masks
 from adlib.errors import InputError
 from adlib.samples import make_samples
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 MASK_ENDINGS = ("_mask", "", "_gt")  # NAME_mask.png, NAME.png, NAME_gt.png
 
 
-def read_categories(root: Path, category: str | None, **options) -> pd.DataFrame:
+def read_categories(root: Path, category: str | None, name_of: Callable[[str], str] = str, **options) -> pd.DataFrame:
     """Samples of every category folder below root (a folder with train/ and test/), or of one.
 
+    name_of: the category's name for a folder's name, where they differ.
     options: passed on to `read_category`. Raises InputError when there is no such folder.
     """
-    found = sorted(folder.name for folder in root.iterdir() if _is_category(folder))
-    if category is not None and category not in found:
-        raise InputError(
-            f"No category {category!r} in {root}: "
-            + (f"found {', '.join(found)}." if found else "no folder there holds train/ and test/.")
-        )
-    if not found:
-        hint = ""
-        if _is_category(root):
-            hint = f" It is a category itself: give its parent, {root.parent}, and category={root.name!r}."
-        elif deeper := next((d for d in sorted(root.glob("*/*")) if _is_category(d)), None):
-            hint = f" One level deeper there are some: give {deeper.parent}."
-        raise InputError(f"{root} holds no category folder with train/ and test/ inside.{hint}")
-    chosen = found if category is None else [category]
-    return pd.concat([read_category(root / name, name, **options) for name in chosen], ignore_index=True)
+    found = find_categories(root, category, is_category=_is_category, holds="train/ and test/", name_of=name_of)
+    return pd.concat([read_category(folder, name, **options) for name, folder in found.items()], ignore_index=True)
 
 
 def _is_category(folder: Path) -> bool:
@@ -47,66 +35,62 @@ def read_category(
     folder: Path,
     category: str,
     *,
+    group: str = "",
     normal_names: tuple[str, ...] = ("good",),
+    mask_endings: tuple[str, ...] = MASK_ENDINGS,
     masks_required: bool = True,
+    train_required: bool = True,
 ) -> pd.DataFrame:
     """Samples of one category folder.
 
+    group: modality or sub-class, for the column of that name.
     normal_names: names of the folders whose images are normal.
+    mask_endings: what a mask's name has after its image's name, the usual one first.
     masks_required: every anomalous image must have a mask. If False, a category without any ground_truth/
         folder is read with image labels alone; one that has some masks must still have all.
+    train_required: whether there must be training images (a sub-class may be there for testing alone).
     Raises InputError for an empty class, a train folder with defects, an anomalous image without a mask, a
     mask without an image.
     """
+    truth = folder / "ground_truth"
+    with_masks = masks_required or truth.is_dir()
     rows = []
     for split in ("train", "val", "validation", "test"):
         if not (folder / split).is_dir():
             continue
         for kind in sorted(child for child in (folder / split).iterdir() if child.is_dir()):
+            images = need_images(kind)
             normal = kind.name in normal_names
-            images = list(_images_in(kind))
-            if not images:
-                raise InputError(f"{kind} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
             if split == "train" and not normal:
                 raise InputError(
                     f"{kind} is in train/ but not named {' or '.join(normal_names)}: training images must be "
                     "normal. Move it to test/, or describe the set by a CSV file (dataset 'folder')."
                 )
-            masks = {} if normal else _masks_of(folder / "ground_truth" / kind.name)
-            for image in images:
-                mask = "" if normal else _mask_for(image, masks, folder, masks_required)
-                rows.append(
-                    {
-                        "image": str(image),
-                        "mask": mask,
-                        "label": int(not normal),
-                        "split": "val" if split == "validation" else split,
-                        "category": category,
-                        "defect": "good" if normal else kind.name,
-                    }
-                )
-            used = {row["mask"] for row in rows}
-            if unused := sorted(set(map(str, masks.values())) - used):
-                raise InputError(f"{unused[0]} is a mask without an image in {kind}.")
-    if not any(row["split"] == "train" for row in rows):
+            masks = [""] * len(images)
+            if with_masks and not normal:
+                masks = pair_masks(images, _masks_in(truth / kind.name), mask_endings, truth / kind.name)
+            rows += [
+                {
+                    "image": str(image),
+                    "mask": str(mask),
+                    "label": int(not normal),
+                    "split": "val" if split == "validation" else split,
+                    "category": category,
+                    "group": group,
+                    "defect": "good" if normal else kind.name,
+                }
+                for image, mask in zip(images, masks, strict=True)
+            ]
+    if train_required and not any(row["split"] == "train" for row in rows):
         raise InputError(f"{folder / 'train'} holds no folder named {' or '.join(normal_names)} with images.")
+    if truth.is_dir():
+        known = {row["defect"] for row in rows} | set(normal_names)
+        for unknown in sorted(child for child in truth.iterdir() if child.is_dir() and child.name not in known):
+            if masks := images_in(unknown):
+                raise InputError(f"{masks[0]} is a mask without an image in {folder / 'test' / unknown.name}.")
     return make_samples(rows, folder)
 
 
-def _images_in(folder: Path) -> Iterator[Path]:
-    return (file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _masks_of(folder: Path) -> dict[str, Path]:
+def _masks_in(folder: Path) -> dict[str, Path]:
     """Masks of one defect folder by file stem ("000_mask")."""
-    return {file.stem: file for file in _images_in(folder)} if folder.is_dir() else {}
-
-
-def _mask_for(image: Path, masks: dict[str, Path], folder: Path, required: bool) -> str:
-    for ending in MASK_ENDINGS:
-        if mask := masks.get(image.stem + ending):
-            return str(mask)
-    if not required and not (folder / "ground_truth").is_dir():
-        return ""
-    expected = folder / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
-    raise InputError(f"{image} is anomalous but has no mask: expected {expected}.")
+    return by_stem(images_in(folder)) if folder.is_dir() else {}

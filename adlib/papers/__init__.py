@@ -1,7 +1,7 @@
 """The papers: their protocols (paper.yaml) and their tables as printed (table_*.csv). Data, read by this file.
 
 A paper is one folder here. Its CSV files are tidy, with the columns table, method, dataset, category, metric,
-value, setting; values as printed, errors included.
+value, setting; values as printed, errors included. audit.yaml lists what can be recomputed from them.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ import yaml
 
 from adlib.errors import InputError
 
+ACROSS = ["61_published_tables_audit"]  # notebooks about all papers together
 _FOLDER = Path(__file__).parent
 COLUMNS = ["table", "method", "dataset", "category", "metric", "value", "setting"]
 
@@ -35,13 +36,32 @@ def published(name: str) -> pd.DataFrame:
     """The paper's tables as printed, one value per row.
 
     Columns: table ("II"), method (a model name, "" in tables about data), dataset, category as the paper names it
-    ("average" for its average row), metric, value (percent where the paper prints percent), setting (tells rows of
-    one method apart, else "").
+    ("average" for its average row, "total" for its total row and for a dataset as a whole), metric, value (percent
+    where the paper prints percent; 1 and 0 for yes and no), setting (tells rows of one method apart, else "").
     """
+    table = printed(name)
+    return table.assign(value=pd.to_numeric(table["value"]))
+
+
+def printed(name: str) -> pd.DataFrame:
+    """`published` with the values as text, so that "55.90" keeps the digits that the paper prints."""
     files = sorted(_folder(name).glob("table_*.csv"))
-    text = dict.fromkeys([column for column in COLUMNS if column != "value"], str)
-    tables = [pd.read_csv(file, dtype=text, keep_default_na=False, comment="#") for file in files]
+    tables = [pd.read_csv(file, dtype=str, keep_default_na=False, comment="#") for file in files]
     return pd.concat(tables, ignore_index=True)[COLUMNS]
+
+
+def replicates(name: str) -> int | None:
+    """How many runs stand behind each number of the paper's benchmark tables, or None where it does not say."""
+    return protocol(name).get("replicates")
+
+
+def checks(name: str) -> dict:
+    """What the audit recomputes of the paper beyond its averages and totals, and causes of what it finds (audit.yaml).
+
+    Empty for a paper without that file. Its keys: see adlib.audit.
+    """
+    file = _folder(name) / "audit.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def stated(name: str, what: str) -> pd.Series:

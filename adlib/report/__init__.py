@@ -1,7 +1,16 @@
 """The report: tables beside published numbers, and HTML for review."""
 
 from adlib.report.banner import banner
-from adlib.report.facts import fact_table, metric_table, run_table, warnings_of
+from adlib.report.facts import fact_table, metric_table, published_table, run_table, warnings_of
 from adlib.report.tables import comparison, show_comparison
 
-__all__ = ["banner", "comparison", "fact_table", "metric_table", "run_table", "show_comparison", "warnings_of"]
+__all__ = [
+    "banner",
+    "comparison",
+    "fact_table",
+    "metric_table",
+    "published_table",
+    "run_table",
+    "show_comparison",
+    "warnings_of",
+]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML
 
+from adlib import papers
 from adlib.report.tables import read_plan
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
@@ -32,6 +33,13 @@ def metric_table(metrics: Mapping) -> HTML:
             if name != "reasons"
         }
     )
+
+
+def published_table(paper: str, table: str) -> pd.DataFrame:
+    """One table of a paper as printed: rows dataset and category, columns its metrics. For tables about data."""
+    printed = papers.published(paper)
+    printed = printed[printed["table"] == table]
+    return printed.pivot_table(index=["dataset", "category"], columns="metric", values="value", sort=False)
 
 
 def _records(paper: str, out: str | Path) -> list[dict]:

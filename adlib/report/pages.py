@@ -107,6 +107,7 @@ def render_report(out: str | Path) -> Path:
         failures=[_failed_row(record, out) for record in records if record["status"] == FAILED],
         runs=[_run_row(record) for record in done],
         metrics=INDEX_METRICS,
+        across=[_page(name, out) for name in papers.ACROSS],
         papers=[_paper(name, out) for name in papers.list_papers() if read_plan(name, out)],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=adlib.__version__,

@@ -1,0 +1,121 @@
+"""Look into folders: the images they hold, the mask of each image, the categories; and say so when one is missing.
+
+No folder is walked in depth, so links that lead in a circle are harmless.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from adlib.errors import InputError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of one folder, sorted; hidden ones (macOS archives carry "._NAME.png") are left out."""
+    return [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
+
+
+def need_images(folder: Path) -> list[Path]:
+    """The image files of one folder. Raises InputError when it is missing or holds none."""
+    need_folders(folder.parent, folder.name)
+    if not (images := images_in(folder)):
+        raise InputError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return images
+
+
+def by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    """Files by name without suffix. Raises InputError for two of one stem ("000.png" beside "000.bmp")."""
+    found = {}
+    for file in files:
+        if file.stem in found:
+            raise InputError(f"{found[file.stem]} and {file.name} have the same name but for the suffix: remove one.")
+        found[file.stem] = file
+    return found
+
+
+def pair_masks(images: list[Path], masks: dict[str, Path], endings: tuple[str, ...], folder: Path) -> list[Path]:
+    """The mask of each image, paired by name, never by order.
+
+    masks: by stem; the mask of NAME.jpg is the first of NAME + ending that there is, whatever its suffix.
+    folder: where the masks lie, for the message.
+    Raises InputError for an image without a mask and for a mask without an image.
+    """
+    paired = []
+    for image in images:
+        names = [image.stem + ending for ending in endings if image.stem + ending in masks]
+        if not names:
+            expected = folder / f"{image.stem}{endings[0]}.png"
+            raise InputError(f"{image} is anomalous but has no mask: expected {expected}.")
+        paired.append(masks[names[0]])
+    if unused := sorted(set(masks.values()) - set(paired)):
+        where = images[0].parent if images else "this set"
+        raise InputError(f"{unused[0]} is a mask without an image in {where}.")
+    return paired
+
+
+def find_categories(
+    root: Path,
+    category: str | None,
+    *,
+    is_category: Callable[[Path], bool],
+    holds: str,
+    name_of: Callable[[str], str] = str,
+) -> dict[str, Path]:
+    """Category -> folder, of every category folder below root, or of one.
+
+    is_category: whether a folder is one; holds: what such a folder holds, for the message ("train/ and test/").
+    name_of: the category's name for a folder's name, where they differ. `category` may be either of the two.
+    Raises InputError when there is no such folder, with the level to give instead where it can be seen.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is no folder.")
+    found = {}
+    for folder in sorted(child for child in root.iterdir() if is_category(child)):
+        name = name_of(folder.name)
+        if name in found:
+            raise InputError(f"{found[name]} and {folder} are both the category {name}: remove one.")
+        found[name] = folder
+    if category is not None:
+        if name_of(category) not in found:
+            names = f"found {', '.join(found)}." if found else f"no folder there holds {holds}."
+            raise InputError(f"No category {category!r} in {root}: {names}")
+        return {name_of(category): found[name_of(category)]}
+    if not found:
+        hint = ""
+        if is_category(root):
+            hint = f" It is a category itself: give its parent, {root.parent}, and category={name_of(root.name)!r}."
+        elif deeper := next((folder for folder in sorted(root.glob("*/*")) if is_category(folder)), None):
+            hint = f" One level deeper there are some: give {deeper.parent}."
+        raise InputError(f"{root} holds no category folder with {holds} inside.{hint}")
+    return found
+
+
+def need_folders(root: Path, *names: str) -> None:
+    """Raise InputError unless root holds all these folders, with the level to give instead where it can be seen."""
+    missing = [name for name in names if not (root / name).is_dir()]
+    if not missing:
+        return
+    hint = ""
+    if root.is_dir():
+        for other in (root.parent, *sorted(child for child in root.iterdir() if child.is_dir())):
+            if all((other / name).is_dir() for name in names):
+                hint = f" One level {'higher' if other == root.parent else 'deeper'} they are there: give {other}."
+                break
+    raise InputError(f"{root} holds no folder {' and no folder '.join(missing)}.{hint}")
+
+
+def only_category(name: str, category: str | None) -> None:
+    """Raise InputError unless `category` is the one category that a set has, or None."""
+    if category not in (None, name):
+        raise InputError(f"No category {category!r}: this set has the one category {name!r}.")
+
+
+def content_hash(file: Path) -> bytes:
+    """SHA-256 of a file's bytes. Raises InputError when it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").digest()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
