@@ -158,7 +158,7 @@ def test_unknown_paper_and_unknown_statement():
 def test_profiles_set_parameters_that_exist(profile):
     from adlib.models import create_model, list_models, model_class
 
-    content = yaml.safe_load(profile.read_text())
+    content = yaml.safe_load(profile.read_text()) or {}
     for method, settings in content.get("methods", {}).items():
         assert method in list_models()
         own = {name: value for name, value in settings.items() if name not in ("size", "crop", "window")}

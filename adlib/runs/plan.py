@@ -49,13 +49,16 @@ class Cell:
 
 @dataclass
 class Profile:
-    """data: "phantoms", or where the datasets lie (one folder each); seeds: how many; phantoms: options of drawing,
-    by dataset; settings: overrides for all methods; methods: overrides by method.
+    """What a YAML file in nbconfig/profiles says.
+
+    data: "phantoms", or where the datasets lie (one folder each). seeds: how many; if not given, a paper's own number
+    of replicates, else one. phantoms: options of drawing, by dataset. settings: overrides for all methods that have
+    such a parameter. methods: overrides by method.
     """
 
     name: str
     data: str = ""
-    seeds: int = 1
+    seeds: int | None = None
     phantoms: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     methods: dict = field(default_factory=dict)
@@ -110,11 +113,12 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
     there = cache(lambda root: set(load_samples(root.name, root)["category"]) if root.is_dir() else set())
     for paper in names:
         protocol = papers.protocol(paper)
+        seeds = profile.seeds or papers.replicates(paper) or 1
         for table, spec in protocol["tables"].items():
             for dataset, method, setting in product(spec["datasets"], spec["methods"], spec.get("settings", [""])):
                 root = dataset_root(dataset, profile, phantom_folder)
                 own = protocol.get("settings", {}).get(method, {})
-                for category, seed in product(spec.get("categories", facts(dataset).counts), range(profile.seeds)):
+                for category, seed in product(spec.get("categories", facts(dataset).counts), range(seeds)):
                     cell = Cell(paper, table, method, dataset, category, setting, seed)
                     _fill(cell, root, category in there(root), own, profile)
                     cells.append(cell)
