@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -125,16 +126,18 @@ def fingerprint(samples: pd.DataFrame) -> str:
 
     Covers every row's labels, its path below the folder that all images share, and each file's size and last
     64 bytes. In a PNG those bytes hold the checksum of the whole picture, so no picture has to be read in full.
-    The folder's own place does not count: a copy on another disk has the same fingerprint.
+    The folder's own place does not count: a copy on another disk has the same fingerprint. Of pictures in an HDF5 file
+    it covers dataset, index and the file's size and end: changing values in place goes unnoticed there.
     """
-    base = os.path.commonpath([Path(image).absolute().parent for image in samples["image"]])
-    digest = hashlib.sha256()
+    base = os.path.commonpath([Path(image.partition("::")[0]).absolute().parent for image in samples["image"]])
+    digest, tail = hashlib.sha256(), cache(_tail)
     for row in samples.itertuples(index=False):
         names = (row.image, row.mask) if row.mask else (row.image,)
         for name in names:
-            path = Path(name).absolute()
-            digest.update(f"{Path(os.path.relpath(path, base)).as_posix()}\0".encode())
-            digest.update(_tail(path))
+            file, _, inside = name.partition("::")  # "file.h5::dataset::index"
+            path = Path(file).absolute()
+            digest.update(f"{Path(os.path.relpath(path, base)).as_posix()}\0{inside}\0".encode())
+            digest.update(tail(path))
         digest.update(f"{row.label}\0{row.split}\0{row.category}\0{row.group}\0{row.defect}\0".encode())
     return digest.hexdigest()[:16]
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -51,6 +52,19 @@ def test_fingerprint_ignores_the_place_and_sees_the_content(tree, tmp_path):
     image = moved / "thing" / "train" / "good" / "000.png"
     shutil.copyfile(moved / "thing" / "train" / "good" / "001.png", image)
     assert fingerprint(load_samples("folder", moved)) != before
+
+
+def test_fingerprint_of_pictures_in_an_hdf5_file(tmp_path):
+    import h5py
+
+    for name, number in (("a", 3), ("b", 4)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["pictures"] = np.zeros((number, 8, 8), np.uint8)
+    rows = [{"image": f"{tmp_path}/a.h5::pictures::{index}"} for index in range(3)]
+    samples = make_samples(rows, tmp_path)
+    assert fingerprint(samples) == fingerprint(make_samples(rows, tmp_path))
+    assert fingerprint(samples) != fingerprint(make_samples(rows[:2], tmp_path))
+    assert fingerprint(samples) != fingerprint(samples.assign(image=samples["image"].str.replace("a.h5", "b.h5")))
 
 
 def test_fingerprint_sees_a_changed_label(tree):

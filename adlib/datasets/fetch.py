@@ -46,16 +46,16 @@ def fetch(name: str, out: str | Path, address: str | None = None, progress: bool
         raise InputError(f"{about.title} has no address that adlib could fetch it from: {about.get}")
     out = Path(out).expanduser().resolve()
     folder = out / name
-    if folder.exists():
-        raise InputError(
-            f"{folder} exists already: `adlib check {name} --root {folder}` says what is in it. "
-            "Remove it, or choose another --out, to fetch anew."
-        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}.") from error
-    with FileLock(out / f".{name}.lock"):
+    with FileLock(out / f".{name}.lock"):  # a second process waits, and then finds the folder
+        if folder.exists():
+            raise InputError(
+                f"{folder} exists already: `adlib check {name} --root {folder}` says what is in it. "
+                "Remove it, or choose another --out, to fetch anew."
+            )
         places = [_place(url, name, out) for url, _, _ in archives]
         present = sum(path.stat().st_size for file in places for path in (file, _part(file)) if path.exists())
         _need_space(out, 2 * sum(size for _, _, size in archives) - present, about.title)
