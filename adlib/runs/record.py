@@ -70,8 +70,10 @@ class Recorder:
 
 
 def _without_nan(metrics: dict) -> dict:
-    """JSON knows no NaN: an undefined metric is null."""
-    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
+    """The numbers alone; JSON knows no NaN, so an undefined metric is null."""
+    return {
+        name: None if math.isnan(value) else value for name, value in metrics.items() if isinstance(value, int | float)
+    }
 
 
 def _oracle_decisions(predictions, metrics: dict) -> dict:
@@ -93,9 +95,7 @@ def _metrics_of_groups(predictions) -> dict[str, dict]:
         return {}
     found = {}
     for group in sorted(groups.unique()):
-        metrics = evaluate(predictions.select(groups == group))
-        metrics.pop("reasons", None)
-        found[group] = _without_nan(metrics)
+        found[group] = _without_nan(evaluate(predictions.select(groups == group)))
     return found
 
 
