@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from adlib import InputError
-from adlib.report import banner, comparison, metric_table, run_table, show_comparison, warnings_of
+from adlib.report import banner, comparison, metric_table, paper_banner, run_table, show_comparison, warnings_of
 from adlib.report.pages import notebook_title, render_notebook, render_report
 from adlib.runs import Run, Store
 from adlib.runs.record import failure, write_json
@@ -125,6 +125,12 @@ def test_phantom_numbers_are_marked_and_warned_of(tmp_path):
     index = render_report(tmp_path).read_text()
     assert 'class="adlib-warning"' in index
     assert "Phantom data: drawn." in index
+
+
+def test_a_paper_without_runs_claims_nothing(tmp_path):
+    assert "None of our runs" in paper_banner("cxr_ad", tmp_path).data
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9)])
+    assert "Real data" in paper_banner("cxr_ad", tmp_path).data
 
 
 def test_banner_is_red_only_with_reason_and_escapes():

@@ -9,6 +9,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from adlib import papers
+from adlib.report.banner import banner
 from adlib.report.tables import read_plan
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
@@ -53,6 +54,13 @@ def _records(paper: str, out: str | Path) -> list[dict]:
 def warnings_of(paper: str, out: str | Path) -> list[str]:
     """All that a reader must know before believing our numbers in a paper's tables."""
     return [text for record in _records(paper, out) for text in record["warnings"]]
+
+
+def paper_banner(paper: str, out: str | Path) -> HTML:
+    """The banner above a paper's tables; where no run is done it says that there is no number of ours."""
+    if not _records(paper, out):
+        return HTML("<p>None of our runs for these tables is done: the numbers are the published ones alone.</p>")
+    return banner(warnings_of(paper, out))
 
 
 def run_table(paper: str, out: str | Path) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import nbformat
 import adlib
 from adlib import papers
 from adlib.report.banner import banner
-from adlib.report.tables import comparison, comparison_page, read_plan
+from adlib.report.tables import comparison, comparison_page, read_plan, unit
 from adlib.runs import environment
 from adlib.runs.record import FAILED
 from adlib.runs.run import Run
@@ -123,7 +123,8 @@ def _paper(name: str, out: Path) -> dict:
     for table, spec in protocol["tables"].items():
         cells = comparison(name, table, out)
         parts = [
-            {"metric": metric, "html": comparison_page(cells[cells["metric"] == metric])} for metric in spec["metrics"]
+            {"metric": metric, "unit": unit(metric), "html": comparison_page(cells[cells["metric"] == metric])}
+            for metric in spec["metrics"]
         ]
         tables.append({"name": table, "title": spec["title"], "parts": parts})
     pages = [_page(notebook, out) for kind in protocol["notebooks"].values() for notebook in kind]

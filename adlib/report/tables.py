@@ -83,6 +83,11 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
     return means.reset_index()
 
 
+def unit(metric: str) -> str:
+    """What a metric is printed in: "count", "fraction" (MCC) or "percent"."""
+    return "count" if metric in COUNTS else "fraction" if metric in AS_FRACTION else "percent"
+
+
 def _our_value(record: dict, group: str, metric: str) -> float:
     """One number of a record in the paper's unit; NaN where it is undefined or not recorded."""
     metrics = record.get("groups", {}).get(group, {}) if group else record["metrics"] | record.get("oracle", {})
