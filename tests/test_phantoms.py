@@ -149,7 +149,7 @@ def test_nothing_is_drawn_among_other_files(tmp_path):
 
 
 def test_wrong_names_and_options():
-    assert list_phantoms() == ["cxr_ad"]
+    assert list_phantoms() == ["cxr_ad", "isp_ad", "miic", "texture_ad", "three_cad"]
     with pytest.raises(InputError, match="no phantom of 'imagenet'"):
         draw("imagenet", "x")
     with pytest.raises(InputError, match="has no option colour; it has out, seed, size, bits, counts"):

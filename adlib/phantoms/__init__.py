@@ -14,7 +14,13 @@ from filelock import FileLock
 from adlib.errors import InputError
 from adlib.samples import PHANTOM_MARKER
 
-_MODULES = {"cxr_ad": "xray"}
+_MODULES = {
+    "cxr_ad": "xray",
+    "isp_ad": "screen_print",
+    "miic": "sem",
+    "texture_ad": "textures",
+    "three_cad": "parts",
+}
 UNDER_WAY = "PHANTOM.partial"  # written first and removed last: a folder with it was interrupted
 
 

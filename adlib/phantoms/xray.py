@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from adlib.errors import InputError
+from adlib.phantoms.files import save as _save
 
 # Table I: class -> (train, test normal, test anomalous)
 PUBLISHED = {
@@ -80,13 +81,6 @@ def write(out: Path, *, seed: int = 0, size: int = 256, bits: int = 8, counts: s
                 if kind == "bubble":
                     _save(Path(out, category, "ground_truth", "bubble", f"{index:03}_mask.png"), mask)
     return Path(out)
-
-
-def _save(file: Path, pixels: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
-    partial.replace(file)
 
 
 def draw_image(
