@@ -1,9 +1,9 @@
 """Electron micrographs of a circuit's metal layer, drawn: the stand-in of MIIC (Barusco et al., arXiv 2505.07576).
 
 What follows the paper and the set's own description: one family of circuits, the metal layer alone, grey JPEG files
-of 512 pixels in MIIC's folders, masks as JPEG; few anomalous images among many normal ones; counts. What is invented, since
-they are shown only in pictures: the routing (straight wires on tracks, with gaps and vias), its pitch, the microscope's
-contrast and noise, and the defects: bridges between wires, opens, particles, necks.
+of 512 pixels in MIIC's folders, masks as JPEG; few anomalous images among many normal ones; counts. What is invented,
+since they are shown only in pictures: the routing (straight wires on tracks, with gaps and vias), its pitch, the
+microscope's contrast and noise, and the defects: bridges between wires, opens, particles, necks.
 
 An image is a map of the distance to the next metal edge: metal is bright, edges are brightest (they emit more
 electrons), the dielectric is dark and charges along the scan lines.
