@@ -37,10 +37,11 @@ def metric_table(metrics: Mapping) -> HTML:
 
 
 def published_table(paper: str, table: str) -> pd.DataFrame:
-    """One table of a paper as printed: rows dataset and category, columns its metrics. For tables about data."""
+    """One table of a paper as text: rows dataset and category, columns its metrics, "" where nothing is printed."""
     printed = papers.published(paper)
     printed = printed[printed["table"] == table]
-    return printed.pivot_table(index=["dataset", "category"], columns="metric", values="value", sort=False)
+    wide = printed.pivot_table(index=["dataset", "category"], columns="metric", values="value", sort=False)
+    return wide.map(lambda value: "" if math.isnan(value) else f"{value:.10g}")
 
 
 def _records(paper: str, out: str | Path) -> list[dict]:
