@@ -85,6 +85,13 @@ def test_the_mean_grey_level_finds_nothing(name, category):
     assert 0.25 < image_metrics([0] * 60 + [1] * 60, normal + defective)["image_auroc"] < 0.75
 
 
+@pytest.mark.parametrize(("name", "category"), EVERY)
+def test_every_defective_image_has_a_mask_however_small(name, category):
+    module, kinds, _, _ = SETS[name]
+    for index in range(30):
+        assert module.draw_image(category, kinds[index % len(kinds)], index, size=48)[1].any(), index
+
+
 def test_supervised_screen_prints_are_in_an_hdf5_file(tmp_path):
     root = draw("isp_ad", tmp_path, size=64, counts={"LSM-1": (1, 1, 1, 1)}, supervised=4)
     samples = supervised_samples(root)

@@ -21,6 +21,7 @@ import numpy as np
 
 from adlib.errors import InputError
 from adlib.phantoms.files import save
+from adlib.phantoms.surfaces import noticeable
 
 # Table 7, unsupervised columns: modality -> (train, test good, test area, test points)
 PUBLISHED = {"LSM-1": (3678, 1470, 49, 46), "LSM-2": (401, 382, 63, 33), "ASM": (500, 1916, 33, 41)}
@@ -111,12 +112,12 @@ def draw_image(
     image = clean = OPTICS[category](patch, patch.ink, None)
     mask = np.zeros((size, size), np.uint8)
     if kind in DEFECTS and defects:
-        name = DEFECTS[kind][index % len(DEFECTS[kind])]
-        for attempt in range(40):  # a defect may fall where it changes nothing: elsewhere then, and larger
+        for attempt in range(40):  # a defect may fall where it changes little: elsewhere then, larger, of another kind
+            name = DEFECTS[kind][(index + attempt // 10) % len(DEFECTS[kind])]
             image = OPTICS[category](patch, *add_defect(name, patch, 1.06**attempt, defect_random))
             change = np.abs(image - clean).reshape(size, size, -1).max(2)
-            mask = (change > NOTICEABLE).astype(np.uint8)
-            if mask.sum() >= (6 if kind != "area" else 250) / patch.step**2:
+            mask = noticeable(change, NOTICEABLE)
+            if change.max() > NOTICEABLE and mask.sum() >= (6 if kind != "area" else 250) / patch.step**2:
                 break
     noise = noise_random.standard_normal(image.shape).astype(np.float32)
     image = image + noise * np.sqrt(0.02 * np.abs(image) + 1.5)  # Poisson grows with the light, Gaussian does not

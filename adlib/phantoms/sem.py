@@ -17,6 +17,7 @@ import numpy as np
 
 from adlib.errors import InputError
 from adlib.phantoms.files import save
+from adlib.phantoms.surfaces import noticeable
 
 PUBLISHED = (23_888, 1_272, 116)  # train, test normal, test anomalous
 SMALL = (24, 10, 12)
@@ -73,8 +74,8 @@ def draw_image(
         for attempt in range(40):  # a defect may fall where it changes nothing: elsewhere then, and larger
             image = view.expose(*_damage(name, metal, wires, 1.05**attempt, defect_random))
             change = cv2.resize(np.abs(image - clean), (size, size), interpolation=cv2.INTER_AREA)
-            mask = cv2.morphologyEx((change > NOTICEABLE).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-            if mask.sum() > 2e-4 * size**2:
+            mask = cv2.morphologyEx(noticeable(change, NOTICEABLE), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+            if change.max() > NOTICEABLE and mask.sum() > 2e-4 * size**2:
                 break
     image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     rows = noise_random.standard_normal((size, 1)).astype(np.float32)  # each scan line has its own offset

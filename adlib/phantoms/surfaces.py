@@ -57,12 +57,21 @@ def develop(photo: np.ndarray, random: np.random.Generator, noise: float = 1.5) 
     return np.rint((photo + grain * np.sqrt(0.4 + photo.clip(0, 255) / 200)).clip(0, 255)).astype(np.uint8)
 
 
+def noticeable(change: np.ndarray, limit: float = NOTICEABLE) -> np.ndarray:
+    """Where a defect changes the picture by more than `limit` grey levels: uint8 0 or 1, of the shape of `change`.
+
+    A faint defect in a small image may change no pixel that much; then half of its largest change is the limit, so that
+    what is called defective always has a mask.
+    """
+    return (change > (limit if change.max() > limit else change.max() / 2)).astype(np.uint8)
+
+
 def changed(photo: np.ndarray, without: np.ndarray) -> np.ndarray:
     """The mask of a defect from photographs with and without it: uint8 [size, size], foreground 255.
 
     Foreground is what differs noticeably, and gaps in it up to 2 % of the side: the middle of a dent is part of it.
     """
-    differs = (np.abs(np.clip(photo, 0, 255) - np.clip(without, 0, 255)).max(axis=2) > NOTICEABLE).astype(np.uint8)
+    differs = noticeable(np.abs(np.clip(photo, 0, 255) - np.clip(without, 0, 255)).max(axis=2))
     reach = max(1, round(0.01 * len(differs)))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     framed = cv2.copyMakeBorder(differs, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=0)

@@ -21,7 +21,7 @@ import numpy as np
 from adlib.errors import InputError
 from adlib.phantoms.defects import DEFECTS, Defect, damage
 from adlib.phantoms.files import save
-from adlib.phantoms.surfaces import Surface, brushed, changed, clouds, develop, light, matte, photograph
+from adlib.phantoms.surfaces import NOTICEABLE, Surface, brushed, changed, clouds, develop, light, matte, photograph
 
 # Figure 2: product -> (train, test); the test images' kinds are not published, here half of them are defective.
 PUBLISHED = {"cloth": (4569, 1714), "wafer": (10_525, 4336), "metal": (13_879, 8097)}
@@ -197,7 +197,7 @@ def draw_image(
                 damage(broken, defect, defect_random.uniform(0.1, 0.9, 2), defect_random)
             photo = camera(broken)
             mask = changed(photo, without)
-            if (mask > 0).sum() >= 3e-4 * size**2:
+            if np.abs(photo - without).max() > NOTICEABLE and (mask > 0).sum() >= 3e-4 * size**2:
                 break
     return develop(photo, noise_random), mask
 

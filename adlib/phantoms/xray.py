@@ -120,7 +120,8 @@ def draw_image(
     depth = {8: (1, np.uint8), 16: (257, np.uint16)}[bits]
     image = np.rint(grey.clip(0, 255) * depth[0]).astype(depth[1])
     share = cv2.resize((loss > 0).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-    return image, (share > 0.5).astype(np.uint8)  # a pixel is foreground when a bubble fills more than half of it
+    # A pixel is foreground when a bubble fills half of it; in a very small image, the one that is filled most.
+    return image, ((share > 0) & (share >= min(0.5, share.max()))).astype(np.uint8)
 
 
 class Canvas:
@@ -240,7 +241,7 @@ def _bubbles(canvas: Canvas, package: Package, random: np.random.Generator) -> n
     for _ in range(1 + min(4, random.poisson(1.3))):
         scale = random.choice(3, p=[0.87, 0.10, 0.03])
         low, high = [(0.008, 0.06), (0.13, 0.45), (0.65, 1.0)][scale]
-        radius = np.sqrt(largest * np.exp(random.uniform(np.log(low), np.log(high))) / np.pi)
+        radius = max(1.5, np.sqrt(largest * np.exp(random.uniform(np.log(low), np.log(high))) / np.pi))
         centre = _free_place(canvas, package, radius, taken, random)
         if centre is not None:
             taken.append((centre, radius))
