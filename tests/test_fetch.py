@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import re
 import shutil
 import tarfile
@@ -214,7 +215,7 @@ def test_an_archive_fetched_elsewhere_is_taken(server, archives, published, tmp_
 def test_another_file_than_the_published_one_is_removed(server, archives, published, tmp_path):
     server.files["set.zip"] = archives["flat.zip"]
     published((server.url("set.zip"), "0" * 8, 0))
-    with pytest.raises(InputError, match=r"another file than the published one: SHA-256 [0-9a-f]{64}, expected 0{8}"):
+    with pytest.raises(InputError, match=r"another file than the published one: sha256 [0-9a-f]{64}, expected 0{8}"):
         fetch("mpdd", tmp_path, progress=False)
     assert left(tmp_path) == []
 
@@ -313,7 +314,9 @@ def test_a_zip_that_holds_more_than_the_disk_is_refused(server, tmp_path, monkey
         fetch("mpdd", tmp_path, address=server.url("bomb.zip"), progress=False)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in list_datasets() if not facts(name).archives))
+@pytest.mark.parametrize(
+    "name", sorted(name for name in list_datasets() if not (facts(name).archives or facts(name).zenodo))
+)
 def test_a_set_behind_a_form_is_refused_with_what_to_do(name, tmp_path):
     with pytest.raises(InputError) as raised:
         fetch(name, tmp_path / "out")
@@ -322,12 +325,47 @@ def test_a_set_behind_a_form_is_refused_with_what_to_do(name, tmp_path):
 
 
 def test_which_sets_have_an_address():
-    assert [name for name in list_datasets() if facts(name).archives] == ["btad", "mvtec_ad", "texture_ad", "visa"]
+    assert [name for name in list_datasets() if facts(name).archives] == [
+        "btad",
+        "ksdd2",
+        "mvtec_ad",
+        "texture_ad",
+        "visa",
+    ]
+    assert [name for name in list_datasets() if facts(name).zenodo] == ["isp_ad"]
     for name in list_datasets():
         for url, checksum, size in facts(name).archives:
             assert url.startswith("https://")
             assert re.fullmatch(r"[0-9a-f]{64}|", checksum)
             assert size >= 0
+
+
+def test_a_zenodo_record_is_fetched_by_its_list(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch_module, "ZENODO", server.url("")[:-1])
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("ASM/train/good/0.png", b"picture")
+    contents = {"ASM.zip": packed.getvalue(), "supervised ASM.h5": b"not unpacked"}
+    files = [
+        {"key": name, "size": len(data), "checksum": f"md5:{hashlib.md5(data).hexdigest()}"}
+        for name, data in contents.items()
+    ]
+    server.files["api/records/14911043"] = json.dumps({"files": files}).encode()
+    server.files |= {f"records/14911043/files/{name}": data for name, data in contents.items()}
+    folder = fetch("isp_ad", tmp_path, progress=False)
+    assert (folder / "ASM" / "train" / "good" / "0.png").read_bytes() == b"picture"
+    assert (folder / "isp_ad-supervised ASM.h5").read_bytes() == b"not unpacked"
+
+    files[0]["checksum"] = "md5:" + "0" * 32
+    server.files["api/records/14911043"] = json.dumps({"files": files}).encode()
+    with pytest.raises(InputError, match="another file than the published one: md5"):
+        fetch("isp_ad", tmp_path / "again", progress=False)
+    server.files["api/records/14911043"] = b"<html>"
+    with pytest.raises(InputError, match="something else than a list of files"):
+        fetch("isp_ad", tmp_path / "again", progress=False)
+    monkeypatch.setattr(fetch_module, "ZENODO", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="records/14911043 elsewhere, and unpack them by hand"):
+        fetch("isp_ad", tmp_path / "again", progress=False)
 
 
 def test_what_is_there_is_not_overwritten(tmp_path):

@@ -43,6 +43,7 @@ class Facts:
     # (address, SHA-256 or its beginning or "", bytes or 0) of what adlib.datasets.fetch may download; empty where a
     # form must be filled in, or no direct address is known
     archives: tuple[tuple[str, str, int], ...] = ()
+    zenodo: str = ""  # number of the set's record on Zenodo, which lists its archives with their checksums
 
     def count_table(self) -> pd.DataFrame:
         """The published counts: one row per category, columns train, test_normal, test_anomalous."""

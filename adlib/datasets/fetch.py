@@ -5,6 +5,7 @@ and folders; it is unpacked beside its place and renamed when complete.
 """
 
 import hashlib
+import json
 import shutil
 import stat
 import tarfile
@@ -28,6 +29,8 @@ from adlib.errors import InputError
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a byte
+ZENODO = "https://zenodo.org"
+PLAIN = {".h5", ".hdf5", ".yaml", ".yml", ".json", ".csv", ".txt", ".md", ".pdf"}  # kept as they are, not unpacked
 
 
 def fetch(name: str, out: str | Path, address: str | None = None, progress: bool = True) -> Path:
@@ -41,7 +44,7 @@ def fetch(name: str, out: str | Path, address: str | None = None, progress: bool
     network, a download breaks off, the checksum differs, the disk is too small, the archive is damaged or unsafe.
     """
     about = facts(name)
-    archives = ((address, "", 0),) if address else about.archives
+    archives = ((address, "", 0),) if address else about.archives or _listed_by_zenodo(about.zenodo)
     if not archives:
         raise InputError(f"{about.title} has no address that adlib could fetch it from: {about.get}")
     out = Path(out).expanduser().resolve()
@@ -72,6 +75,28 @@ def fetch(name: str, out: str | Path, address: str | None = None, progress: bool
         for file in places:
             file.unlink()
     return folder
+
+
+def _listed_by_zenodo(record: str) -> tuple[tuple[str, str, int], ...]:
+    """(address, checksum, bytes) of every file of a Zenodo record, as its API lists them; none without a record."""
+    if not record:
+        return ()
+    url = f"{ZENODO}/api/records/{record}"
+    try:
+        with _ask(url, 0) as response:
+            files = json.load(response)["files"]
+        return tuple(
+            (f"{ZENODO}/records/{record}/files/{file['key']}?download=1", file["checksum"], int(file["size"]))
+            for file in files
+        )
+    except (OSError, HTTPException) as error:
+        why = getattr(error, "reason", error)
+        raise InputError(
+            f"{url} cannot be reached ({why}): it lists what to download. Without a network, fetch the files of "
+            f"{ZENODO}/records/{record} elsewhere, and unpack them by hand."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{url} answers with something else than a list of files ({error}).") from error
 
 
 def _content(staging: Path, categories: dict) -> Path:
@@ -112,13 +137,15 @@ def _download(url: str, file: Path, checksum: str, progress: bool) -> None:
         _receive(url, file, progress)
         _part(file).replace(file)
     if checksum:
+        algorithm, _, expected = checksum.lower().rpartition(":")
+        algorithm = algorithm or "sha256"
         with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if not found.startswith(checksum.lower()):
+            found = hashlib.file_digest(opened, algorithm).hexdigest()
+        if not found.startswith(expected):
             file.unlink()
             raise InputError(
-                f"{url} gave another file than the published one: SHA-256 {found}, expected {checksum}. It is removed; "
-                "call again, or fetch from elsewhere with --address."
+                f"{url} gave another file than the published one: {algorithm} {found}, expected {expected}. It is "
+                "removed; call again, or fetch from elsewhere with --address."
             )
 
 
@@ -191,6 +218,9 @@ def _by_hand(url: str, file: Path) -> str:
 def _unpack(archive: Path, folder: Path, progress: bool) -> None:
     """Write an archive's files below folder. Raises InputError for a damaged archive or an unsafe member."""
     folder.mkdir(parents=True, exist_ok=True)
+    if archive.suffix.lower() in PLAIN:
+        shutil.copy2(archive, folder / archive.name)
+        return
     try:
         for name, open_member in tqdm(_members(archive), desc=f"unpack {archive.name}", disable=not progress):
             target = folder / _safe(name, archive)

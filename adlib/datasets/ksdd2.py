@@ -17,9 +17,10 @@ FACTS = Facts(
     title="KolektorSDD2",
     source="Bozic, Tabernik, Skocaj: Mixed supervision for surface-defect detection, Computers in Industry 2021",
     licence="CC BY-NC-SA 4.0",
-    get="download KolektorSDD2.zip from vicos.si (Resources, KolektorSDD2) and unpack it, so that <root>/train and "
-    "<root>/test exist. 246 anomalous images of train/ are left out: training images must be normal.",
+    get="`adlib fetch ksdd2 --out DIR`, or unpack KolektorSDD2.zip from vicos.si (Resources, KolektorSDD2), so that "
+    "<root>/train and <root>/test exist. 246 anomalous images of train/ are left out: training images must be normal.",
     counts={"ksdd2": (2085, 894, 110)},
+    archives=(("https://data.vicos.si/datasets/KSDD/KolektorSDD2.zip", "", 0),),
 )
 
 
