@@ -22,8 +22,8 @@ FACTS = Facts(
     source="Krassnig, Gruber: ISP-AD, a large-scale real-world dataset for advancing industrial anomaly detection with "
     "synthetic and real defects, arXiv 2503.04997",
     licence="not stated",
-    get="`adlib fetch isp_ad --out DIR`, or download it from doi.org/10.5281/zenodo.14911043; lay the unsupervised part "
-    "out as <root>/LSM-1/train/good, <root>/LSM-1/test/good, <root>/LSM-1/test/<defect>, "
+    get="`adlib fetch isp_ad --out DIR`, or download it from doi.org/10.5281/zenodo.14911043; lay the unsupervised "
+    "part out as <root>/LSM-1/train/good, <root>/LSM-1/test/good, <root>/LSM-1/test/<defect>, "
     "<root>/LSM-1/ground_truth/<defect>/NAME.png or NAME_mask.png, and so for LSM-2 and ASM.",
     # Table 7, unsupervised; anomalous: area + points
     counts={"LSM-1": (3678, 1470, 49 + 46), "LSM-2": (401, 382, 63 + 33), "ASM": (500, 1916, 33 + 41)},
