@@ -8,8 +8,6 @@ black and white, and what lies outside is clipped. A picture inside an HDF5 file
 """
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -17,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -212,19 +211,17 @@ class ImageSet(Dataset):
         if file.exists():
             return file
         self.cache.mkdir(parents=True, exist_ok=True)
-        # Each builder writes a file of its own and renames it when complete: two processes that build at once
-        # waste work but cannot spoil it, and one that is killed leaves no file of the final name.
-        handle, name = tempfile.mkstemp(dir=self.cache, prefix=file.stem, suffix=".partial")
-        os.close(handle)
-        try:
-            if not self._write_all(name, np.uint8):
-                self._write_all(name, np.uint16)
-            Path(name).replace(file)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        # One process builds and the others wait; one that is killed leaves its lock to the system and no file of the
+        # final name, only a partial one, which the next builder overwrites.
+        with FileLock(file.with_suffix(".lock")):
+            if not file.exists():
+                partial = file.with_suffix(".partial")
+                if not self._write_all(partial, np.uint8):
+                    self._write_all(partial, np.uint16)
+                partial.replace(file)
         return file
 
-    def _write_all(self, name: str, dtype: type) -> bool:
+    def _write_all(self, name: Path, dtype: type) -> bool:
         """Write every image into one .npy file; False as soon as an image has more bits than dtype."""
         shape = (len(self), 3, *self.shape)
         array = np.lib.format.open_memmap(name, mode="w+", dtype=dtype, shape=shape)

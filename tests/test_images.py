@@ -1,6 +1,7 @@
 """Images: decoding, scaling, resizing, masks, the cache."""
 
 import multiprocessing
+import time
 
 import cv2
 import numpy as np
@@ -178,7 +179,7 @@ def test_cache_changes_nothing(tree, tmp_path, depth):
     plain, cached = ImageSet(samples, size=48, crop=32), ImageSet(samples, size=48, crop=32, cache=tmp_path / "cache")
     for index in range(len(samples)):
         assert torch.equal(plain[index]["image"], cached[index]["image"])
-    assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".npy"]
+    assert sorted(file.suffix for file in (tmp_path / "cache").iterdir()) == [".lock", ".npy"]
 
 
 def _fill_cache(root, cache):
@@ -194,4 +195,20 @@ def test_two_processes_can_build_the_cache_at_once(tmp_path):
     for process in both:
         process.join(60)
     assert [process.exitcode for process in both] == [0, 0]
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob("*.npy"))) == 1
+
+
+def test_a_killed_builder_leaves_nothing_that_looks_whole(tmp_path):
+    root, cache = make_tree(tmp_path / "tree", train=1000), tmp_path / "cache"
+    builder = multiprocessing.get_context("spawn").Process(target=_fill_cache, args=(root, cache))
+    builder.start()
+    while not list(cache.glob("*.partial")):
+        assert builder.is_alive()
+        time.sleep(0.002)
+    builder.kill()
+    builder.join(60)
+    assert list(cache.glob("*.npy")) == []
+    samples = load_samples("folder", root)
+    cached, plain = ImageSet(samples, size=32, cache=cache), ImageSet(samples, size=32)
+    assert all(torch.equal(cached.pixels(index), plain.pixels(index)) for index in (0, 200, len(samples) - 1))
+    assert list(cache.glob("*.partial")) == []

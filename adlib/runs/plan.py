@@ -3,7 +3,7 @@
 A profile (nbconfig/profiles/*.yaml) is plain data that overrides parameters; nothing here asks which one it is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -120,16 +120,16 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
                 own = protocol.get("settings", {}).get(method, {})
                 for category, seed in product(spec.get("categories", facts(dataset).counts), range(seeds)):
                     cell = Cell(paper, table, method, dataset, category, setting, seed)
-                    _fill(cell, root, category in there(root), own, profile)
+                    _fill(cell, root, there, own, profile)
                     cells.append(cell)
     return cells
 
 
-def _fill(cell: Cell, root: Path, there: bool, paper_settings: dict, profile: Profile) -> None:
+def _fill(cell: Cell, root: Path, there: Callable[[Path], set], paper_settings: dict, profile: Profile) -> None:
     """Give the cell its run, or say why it has none. No method knows a setting of a paper's table yet."""
     if cell.method not in list_models() or cell.setting:
         cell.missing = "not implemented"
-    elif not there:
+    elif cell.category not in there(root):
         cell.missing = "no data"
     else:
         settings = paper_settings | _accepted(cell.method, profile.settings) | profile.methods.get(cell.method, {})
