@@ -132,14 +132,15 @@ def phantoms(
     dataset: str,
     out: Annotated[Path, typer.Option("--out", help="folder to draw into")],
     seed: int = 0,
-    size: Annotated[int, typer.Option(help="side of the images in pixels")] = 256,
-    bits: Annotated[int, typer.Option(help="8 or 16")] = 8,
+    size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
+    bits: Annotated[int | None, typer.Option(help="8 or 16, where the set has both")] = None,
     counts: Annotated[str, typer.Option(help="small, or published for the paper's counts")] = "small",
 ) -> None:
     """Draw the stand-in of a dataset, in the dataset's own layout."""
     from adlib.phantoms import draw
 
-    print(draw(dataset, out, seed=seed, size=size, bits=bits, counts=counts))
+    given = {"size": size, "bits": bits, "counts": counts}
+    print(draw(dataset, out, seed=seed, **{name: value for name, value in given.items() if value is not None}))
 
 
 @app.command()

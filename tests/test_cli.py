@@ -52,6 +52,17 @@ def test_check_exit_codes(tmp_path):
     assert "is empty (0 bytes)" in bad.stdout
 
 
+@pytest.mark.parametrize("dataset", ["cxr_ad", "miic"])
+def test_phantoms_are_drawn_and_checked(dataset, tmp_path):
+    drawn = adlib("phantoms", dataset, "--out", tmp_path / "drawn", "--size", 64)
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.strip() == str(tmp_path / "drawn")
+    checked = adlib("check", dataset, "--root", tmp_path / "drawn")
+    assert checked.returncode == 0, checked.stdout
+    assert "This is a phantom, drawn by adlib with seed 0" in checked.stdout
+    assert "images found" in checked.stdout  # fewer than published, which is worth a remark
+
+
 def test_table_without_runs_prints_the_published_one(tmp_path):
     done = adlib("table", "cxr_ad", "II", "--out", tmp_path)
     assert done.returncode == 0
