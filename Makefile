@@ -37,8 +37,10 @@ lab: $(STAMP)  ## JupyterLab on this machine alone, at the first notebook
 report: $(STAMP)  ## render reports/ anew from what has been run
 	$(ADLIB) report
 
-bench: $(STAMP)  ## speed and memory; results in benchmarks/README.md
+bench: $(STAMP)  ## speed and memory, about 20 minutes; see benchmarks/README.md
 	$(BIN)/python benchmarks/patchcore.py
+	$(BIN)/python benchmarks/synthesis.py
+	$(BIN)/python benchmarks/metrics.py
 
 lint: $(STAMP)  ## style of code and notebooks
 	$(BIN)/ruff check .
