@@ -7,11 +7,10 @@ from adlib.samples import select
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("embedding", ["pooled", "concatenated"])
-def test_patchcore_finds_the_defects_of_real_bottles(real, resnet18_weights, embedding):
+def test_patchcore_finds_the_defects_of_real_bottles(real, resnet18_weights):
     samples = load_samples("mvtec_ad", real / "mvtec_ad", "bottle")
     train, test = (ImageSet(select(samples, split=split), size=256, crop=224) for split in ("train", "test"))
-    settings = {"backbone": "resnet18.tv_in1k", "weights": str(resnet18_weights), "embedding": embedding}
+    settings = {"backbone": "resnet18.tv_in1k", "weights": str(resnet18_weights)}
     model = create_model("patchcore", **settings, coreset_ratio=0.01).fit(train, progress=False)
     metrics = evaluate(model.predict(test, progress=False))
     assert metrics["image_auroc"] >= 0.99
