@@ -35,6 +35,9 @@ def keep_changes(
     threshold: a pixel counts as changed when its absolute difference, mean over the channels, is larger.
     Returns (image float32 [H, W, 3], mask bool [H, W]).
     """
-    after = after.clip(0, 1)
-    mask = region & (np.abs(after - before).mean(axis=2) > threshold)
-    return np.where(mask[..., None], after, before), mask
+    new = after[region].clip(0, 1)  # [pixels of the region, 3]: most regions are small
+    mask = np.zeros_like(region)
+    mask[region] = np.abs(new - before[region]).mean(axis=1) > threshold
+    image = before.copy()
+    image[mask] = new[mask[region]]
+    return image, mask

@@ -1,7 +1,7 @@
 """CutPaste: cut a piece of an image and paste it elsewhere in the same image.
 
 Li, Sohn, Yoon, Pfister, "CutPaste: Self-Supervised Learning for Anomaly Detection and Localization", CVPR 2021, arXiv
-2104.04015, section 2.1. There is no official code; sizes are the paper's as two unofficial codes have them.
+2104.04015. There is no official code; sizes are the paper's as two unofficial codes have them.
 Patches are upright rectangles, scars thin turned ones; both get a slight colour jitter and keep hard edges.
 
 Our choices and deviations: the aspect ratio is uniform within either of its two intervals; a scar's sizes, given in

@@ -64,6 +64,8 @@ class NSA:
     min_overlap: share of the source's foreground that must fall on the image's.
     shape: "rectangle", or "ellipses": the union of five inside it.
     mixed: keep the stronger gradient of source and image (textures); else the source's (objects).
+    threshold: smallest change that is marked, in grey levels of 255. Where noise makes any two patches differ, a
+        larger one says better what is anomalous.
     attempts, min_pixels: tries to place a patch before it is left out; smallest blended area in pixels.
 
     Poisson blending takes constant differences away, so on smooth parts a patch may leave nothing to see: the mask is
@@ -80,6 +82,7 @@ class NSA:
     min_overlap: float = 0.25
     shape: str = "rectangle"
     mixed: bool = False
+    threshold: float = 1.0
     attempts: int = 200
     min_pixels: int = 50
 
@@ -108,7 +111,7 @@ class NSA:
                     self._blend(after, region, patch, patch_foreground | foreground[place], place, rng)
 
         difference = np.abs(after.astype(np.float32) - before).mean(axis=2)
-        changed = cv2.medianBlur((difference > 1).astype(np.uint8), 5) > 0
+        changed = cv2.medianBlur((difference > self.threshold).astype(np.uint8), 5) > 0
         mask = changed & region & (difference > 0)
         return np.where(mask[..., None], after / np.float32(255), image), mask
 

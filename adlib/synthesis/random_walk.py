@@ -39,7 +39,7 @@ KINDS = {
     "pinhole": WalkKind((0.3, 0.3), (3, 8), (0.5, 1.5), (0.15, 0.5)),
     "curl": WalkKind((0.8, 0.95), (30, 100), (0.5, 1.5), (0.05, 0.3)),
     "fibre": WalkKind((0.985, 0.985), (60, 150), (0.5, 1.0), (0.05, 0.25)),
-    "dent": WalkKind((0.6, 0.6), (8, 25), (2.0, 4.0), (0.03, 0.15), bipolar=True),
+    "dent": WalkKind((0.6, 0.6), (8, 25), (2.0, 4.0), (0.05, 0.2), bipolar=True),
 }
 
 
@@ -98,13 +98,12 @@ class RandomWalk:
         margin = np.minimum(self.margin, sides // 4)
         start = rng.uniform(margin, sides - margin)
         noise = local_noise(image, start)
-        contrast = np.exp(rng.uniform(*np.log(kind.contrast)))
-        stamps = self._walk(start, kind, max(contrast, 1.5 * noise), rng)
+        contrast = max(np.exp(rng.uniform(*np.log(kind.contrast))), 1.5 * noise)
+        stamps = self._walk(start, kind, contrast, rng)
         if rng.random() < self.branch:
-            arm = self._walk(stamps[rng.integers(len(stamps)), :2], kind, max(contrast, 1.5 * noise), rng)
-            stamps = np.concatenate(
-                [stamps, arm[: max(1, len(arm) // 2)] * [1, 1, 1, np.sign(stamps[0, 3] * arm[0, 3])]]
-            )
+            arm = self._walk(stamps[rng.integers(len(stamps)), :2], kind, contrast, rng)
+            arm = arm[: max(1, len(arm) // 2)] * [1, 1, 1, np.sign(stamps[0, 3] * arm[0, 3])]
+            stamps = np.concatenate([stamps, arm])
         if kind.bipolar:
             angle, apart = rng.uniform(0, 2 * np.pi), rng.uniform(1, 2)
             other = stamps * [1, 1, 1, -1] + [apart * np.sin(angle), apart * np.cos(angle), 0, 0]
@@ -114,7 +113,9 @@ class RandomWalk:
         low = np.floor(stamps[:, :2].min(0)).astype(int).clip(0, sides - 1) - reach
         high = np.ceil(stamps[:, :2].max(0)).astype(int).clip(0, sides - 1) + reach
         defect = render(stamps, low, high)
+        peak = np.abs(defect).max()
         defect = cv2.GaussianBlur(defect, (0, 0), rng.uniform(0.3, 1.5))
+        defect *= peak / max(np.abs(defect).max(), 1e-9)  # smoothing must not hide what is thin
         cells = np.maximum(1, (high - low) // 12)
         defect *= 1 + 0.4 * perlin_noise(defect.shape, (int(cells[0]), int(cells[1])), rng)
 
@@ -158,7 +159,9 @@ class RandomWalk:
         if way == 1:
             return image * (1 + defect / max(float(image.mean()), 0.05))  # as strong as added, on average
         level = cv2.GaussianBlur(image, (0, 0), 3) + defect  # covers the texture underneath
-        return np.where(defect > 0, np.maximum(image, level), np.where(defect < 0, np.minimum(image, level), image))
+        extreme = np.where(defect > 0, np.maximum(image, level), np.minimum(image, level))
+        cover = np.minimum(1, 2 * np.abs(defect) / max(float(np.abs(defect).max()), 1e-9))  # fades with the defect
+        return image + cover * (extreme - image)
 
 
 def local_noise(image: np.ndarray, place: np.ndarray, reach: int = 16) -> float:

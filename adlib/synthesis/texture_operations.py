@@ -1,9 +1,10 @@
 """Texture operations: the ten ways in which DRAEM changes a texture before pasting it.
 
 DRAEM (ICCV 2021), official code: three different ones of the ten, in random order, from the library imgaug; RealNet
-does the same. Ranges are the official ones. Written anew here, with these differences: brightness is changed in RGB,
-not in a colour space drawn at random; where the official code leaves imgaug's defaults (sharpness 0 to 3, posterising
-to 1 to 8 bits, autocontrast clipping up to 20 %) we give them from memory, not checked against its source.
+does the same. Ranges are the official ones; where the official code leaves imgaug's defaults, sharpness (0 to 2) and
+autocontrast (0 to 20 %) are those of imgaug's source, posterising (1 to 8 bits) is from memory. Written anew here, with
+two differences: brightness is changed in RGB, not in a colour space drawn at random, and autocontrast reads its limits
+off every fourth row and column.
 
 Each operation takes and returns a texture, uint8 [H, W, 3] RGB.
 """
@@ -35,11 +36,11 @@ def brightness(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def sharpness(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Between smoothed (0) and sharpened (3); 1 leaves the texture as it is."""
+    """Between smoothed (0) and sharpened (2); 1 leaves the texture as it is."""
     kernel = np.ones((3, 3), np.float32)
     kernel[1, 1] = 5
     smooth = cv2.filter2D(texture, -1, kernel / kernel.sum())
-    factor = rng.uniform(0, 3)
+    factor = rng.uniform(0, 2)
     return cv2.addWeighted(texture, factor, smooth, 1 - factor, 0)
 
 

@@ -3,8 +3,9 @@
 Zavrtanik, Kristan, Skocaj, "DRAEM - A discriminatively trained reconstruction embedding for surface anomaly
 detection", ICCV 2021, arXiv 2108.07610, section 3.3. Defaults are the official code's: 2^0 to 2^5 noise cells per axis,
 noise turned by up to 90 degrees, threshold 0.5, three of ten texture operations, weight of the IMAGE uniform in 0..0.8
-(the paper writes its beta in [0.1, 1] for the other one). The official loader also turns the normal image, with
-probability 0.3, before synthesis: that changes the target of reconstruction too and is the detector's business.
+(the paper's beta, recalled and not checked, weighs the texture, by 0.1 to 1). The official loader also turns the normal
+image, with probability 0.3, before synthesis: that changes the target of reconstruction too and is the detector's
+business.
 
 Deviations: a pixel that the texture leaves exactly as it was is not marked; the texture source may be a procedural one
 (see textures.py), which the paper does not use.

@@ -92,9 +92,8 @@ class ProceduralTextures:
     def __post_init__(self):
         unknown = sorted(set(self.kinds) - set(_DRAW))
         if unknown or not self.kinds:
-            raise InputError(
-                f"No procedural texture {', '.join(unknown) or '(none given)'}; there are {', '.join(_DRAW)}."
-            )
+            named = ", ".join(unknown) or "(none given)"
+            raise InputError(f"No procedural texture {named}; there are {', '.join(_DRAW)}.")
 
     def __call__(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         field = _DRAW[self.kinds[rng.integers(len(self.kinds))]](shape, rng)
@@ -114,9 +113,8 @@ def _colours(rng: np.random.Generator) -> np.ndarray:
         if min(np.abs(colours[0] - colours[1]).max(), np.abs(colours[1] - colours[2]).max()) > 60:
             break
     levels = np.arange(256)
-    return np.stack([np.interp(levels, [0, 128, 255], channel) for channel in colours.T], axis=-1)[None].astype(
-        np.uint8
-    )
+    channels = [np.interp(levels, [0, 128, 255], channel) for channel in colours.T]
+    return np.stack(channels, axis=-1)[None].astype(np.uint8)
 
 
 def _coordinates(shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +148,7 @@ def _oriented_noise(shape: tuple[int, int], rng: np.random.Generator) -> np.ndar
 
 def _blobs(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(shape, dtype=np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), _period(shape, rng, low=2.0) / 2)
+    noise = cv2.GaussianBlur(noise, (0, 0), _period(shape, rng, low=2.0) / 4)  # several blobs in every texture
     noise = (noise - noise.mean()) / noise.std()
     return np.tanh(np.float32(rng.uniform(1, 6)) * (noise - np.float32(rng.uniform(-0.7, 0.7))))
 
