@@ -33,6 +33,7 @@ _MODULES = {
     "papers",
     "phantoms",
     "predictions",
+    "pretrain",
     "report",
     "runs",
     "samples",

@@ -271,6 +271,34 @@ def report(out: Out = Path("reports")) -> None:
     print(render_report(out.expanduser().resolve()))
 
 
+@app.command()
+def pretrain(
+    minutes: Annotated[float, typer.Option("--minutes", help="time to train")],
+    out: Annotated[Path, typer.Option("--out", help=".safetensors file to write")],
+    on: Annotated[Path | None, typer.Option("--on", help="folder of your own normal images to adapt to")] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="weights to begin from: a file, bundled, or random")
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="timm name")] = "resnet18",
+    classes: Annotated[int, typer.Option(min=2, help="formulas to tell apart")] = 1000,
+    size: Annotated[int, typer.Option(min=32, help="side of the training images, pixels")] = 128,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="processes that draw images")] = 1,
+    seed: int = 0,
+) -> None:
+    """Train features on images drawn from formulas, for --set weights=FILE; the same call resumes what was stopped.
+
+    With --on, the bundled features are adapted to your images unless --start says otherwise.
+    """
+    from adlib.models.backbones import bundled_file
+    from adlib.pretrain import pretrain as train
+
+    start = start or ("bundled" if on else "random")
+    file = {"bundled": lambda: bundled_file(backbone), "random": lambda: None}.get(start, lambda: Path(start))()
+    settings = {"backbone": backbone, "classes": classes, "size": size, "seed": seed, "on": on, "start": file}
+    print(train(out, minutes, device=device, workers=workers, **settings))
+
+
 @weights_app.command("list")
 def list_weights() -> None:
     """Which weights the methods need by default, and whether they are here."""

@@ -3,7 +3,7 @@
 Sources of weights:
 "pretrained"  a file <timm name>.safetensors in the folder ADLIB_WEIGHTS if there is one, else timm's hub
 "random"      drawn from a seed; a run with them says so
-"bundled"     adlib's own, trained on images drawn from formulas
+"bundled"     in the package, trained by `adlib pretrain` on images drawn from formulas
 a path        of a .safetensors file with timm's key names
 
 Name the weights' tag ("wide_resnet50_2.tv_in1k"): a bare timm name has meant different weights in different
@@ -29,6 +29,7 @@ from adlib.errors import InputError
 # ImageNet statistics: what all torchvision and most timm weights were trained with.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+BUNDLED = Path(__file__).parent / "bundled"
 
 
 class Backbone(nn.Module):
@@ -83,13 +84,27 @@ def _fill(net: nn.Module, name: str, weights: str | Path, seed: int) -> dict:
     if weights == "random":
         return {"kind": "random", "seed": seed}
     if weights == "bundled":
-        raise InputError(
-            "weights='bundled': this release ships no weights of its own yet. Use 'random' (and expect little), "
-            "'pretrained', or the path of a .safetensors file."
-        )
+        return {"kind": "bundled", **fill_from_file(net, bundled_file(name, net.feature_info.out_indices))}
     if weights == "pretrained":
-        return {"kind": "pretrained", **_fill_from_file(net, weights_file(name) or download(name))}
-    return {"kind": "file", **_fill_from_file(net, Path(weights).expanduser())}
+        return {"kind": "pretrained", **fill_from_file(net, weights_file(name) or download(name))}
+    return {"kind": "file", **fill_from_file(net, Path(weights).expanduser())}
+
+
+def bundled_file(name: str, stages: tuple[int, ...] = (1, 2, 3)) -> Path:
+    """The weights in the package for a timm name, with or without tag (adlib/models/bundled/README.md).
+
+    Raises InputError for another network, and for stages that they do not have.
+    """
+    file = BUNDLED / f"{name.split('.')[0]}.safetensors"
+    known = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.safetensors")))
+    if not file.is_file():
+        raise InputError(
+            f"weights='bundled' exist for {known}, not for backbone={name!r}. Use one of those, 'pretrained', 'random' "
+            "(and expect little), or the path of a .safetensors file, which `adlib pretrain` can make."
+        )
+    if max(stages) > 3:
+        raise InputError(f"weights='bundled' end with stage 3, but stages={tuple(stages)} were asked for.")
+    return file
 
 
 def weights_file(name: str) -> Path | None:
@@ -103,7 +118,11 @@ def weights_file(name: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def _fill_from_file(net: nn.Module, file: Path) -> dict:
+def fill_from_file(net: nn.Module, file: Path) -> dict:
+    """Copy a .safetensors file with timm's key names, of any float type, into net. Returns its path and hash.
+
+    Raises InputError for a file that is missing, unreadable, or of another network.
+    """
     if file.suffix != ".safetensors":
         raise InputError(f"weights={str(file)!r}: expected 'pretrained', 'bundled', 'random' or a .safetensors path.")
     if not file.is_file():
