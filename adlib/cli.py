@@ -281,7 +281,7 @@ def pretrain(
     ] = None,
     backbone: Annotated[str, typer.Option(help="timm name")] = "resnet18",
     classes: Annotated[int, typer.Option(min=2, help="formulas to tell apart")] = 1000,
-    size: Annotated[int, typer.Option(min=32, help="side of the training images, pixels")] = 128,
+    size: Annotated[int, typer.Option(min=32, help="side of the training images, pixels")] = 96,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="processes that draw images")] = 1,
     seed: int = 0,
@@ -297,6 +297,20 @@ def pretrain(
     file = {"bundled": lambda: bundled_file(backbone), "random": lambda: None}.get(start, lambda: Path(start))()
     settings = {"backbone": backbone, "classes": classes, "size": size, "seed": seed, "on": on, "start": file}
     print(train(out, minutes, device=device, workers=workers, **settings))
+
+
+@app.command("inspect")
+def inspect_stored_runs(
+    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="runs; all if none is given")] = None,
+    out: Out = Path("reports"),
+    root: Annotated[Path | None, typer.Option(help="where the images lie now, if they have moved")] = None,
+    port: Annotated[int, typer.Option(help="the first port to try")] = 8866,
+    browser: Annotated[bool, typer.Option("--browser", help="open it in the browser")] = False,
+) -> None:
+    """Look through stored runs in the browser, without code: this machine alone, at the address that is printed."""
+    from adlib.app import serve
+
+    serve(out, keys or [], root, port, browser)
 
 
 @weights_app.command("list")

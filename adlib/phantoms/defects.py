@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adlib.phantoms.surfaces import Surface, blob, curve, edge
+from adlib.phantoms.surfaces import Surface, Window, blob, curve, edge
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Defect:
     stain: float = 0.0
     worn: float = 0.0  # share of the texture that is rubbed off
     width: float = 0.006  # of a line
+    upright: bool = False  # a line that runs along a side of the image
     at_edge: bool = False  # where the part ends, or else anywhere on its face
 
 
@@ -42,13 +43,19 @@ DEFECTS = {
 }
 
 
-def damage(surface: Surface, defect: Defect, centre, random: np.random.Generator) -> None:
-    """Put a defect on a surface, at a centre (x, y) in shares of the side; its size and strength vary."""
+def damage(surface: Surface, defect: Defect, centre, random: np.random.Generator) -> Window | None:
+    """Put a defect on a surface, at a centre (x, y) in shares of the side; its size and strength vary.
+
+    Returns where it lies if it is round, None else: slanting light shows a dent by its rim alone, and whoever draws the
+    mask needs to know that there is one thing within (`changed`).
+    """
     side, strength = surface.side, random.uniform(0.7, 1.25)
     size = np.exp(random.uniform(*np.log(defect.size)))
     if defect.form in ("line", "crack"):
-        bend, width = (0.08, random.uniform(0.6, 1) * defect.width) if defect.form == "line" else (0.6, defect.width)
-        window, weight = curve(side, centre, size, width, random, bend, fades=defect.form == "line")
+        line = defect.form == "line"
+        bend, width = (0.08, random.uniform(0.6, 1) * defect.width) if line else (0.6, defect.width)
+        bend = 0.01 if defect.upright else bend
+        window, weight = curve(side, centre, size, width, random, bend, fades=line, upright=defect.upright)
     else:
         stretch, rough = (2.2, 0.2) if defect.form == "spur" else (1.4, 0.08)
         window, distance, angle = blob(side, centre, size, random, stretch, rough)
@@ -65,3 +72,4 @@ def damage(surface: Surface, defect: Defect, centre, random: np.random.Generator
     surface.reflectance[window] *= np.exp(defect.brighter * weight)
     surface.stain[window] = np.maximum(surface.stain[window], defect.stain * weight)
     surface.texture[window] *= 1 - np.clip(defect.worn * weight, 0, 1)
+    return window if defect.form == "spot" else None

@@ -297,14 +297,15 @@ def draw_image(
     setting = (colours, (np.cos(lamp), np.sin(lamp)), beam)
 
     photo = without = photograph(sheet, *setting)
+    spots = []
     if kind == "defective" and defects:
         spoiled = sheet.copy()
         taken = []
         for name in _types(category, defect_random):
             taken.append(_place(sheet, DEFECTS[name].at_edge, taken, defect_random))
-            damage(spoiled, DEFECTS[name], taken[-1], defect_random)
+            spots.append(damage(spoiled, DEFECTS[name], taken[-1], defect_random))
         photo = photograph(spoiled, *setting)
-    return develop(photo, noise_random), changed(photo, without)
+    return develop(photo, noise_random), changed(photo, without, filter(None, spots))
 
 
 def _streams(seed: int, category: str, kind: str, index: int) -> list[np.random.Generator]:

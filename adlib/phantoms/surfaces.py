@@ -4,6 +4,8 @@ Nothing here follows a paper. A surface is a relief with a reflectance; what fac
 chamfers, dents and threads need no painting. Lengths are shares of the image's side; maps have twice its resolution.
 """
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 
@@ -66,17 +68,23 @@ def noticeable(change: np.ndarray, limit: float = NOTICEABLE) -> np.ndarray:
     return (change > (limit if change.max() > limit else change.max() / 2)).astype(np.uint8)
 
 
-def changed(photo: np.ndarray, without: np.ndarray) -> np.ndarray:
+def changed(photo: np.ndarray, without: np.ndarray, spots: Iterable[Window] = ()) -> np.ndarray:
     """The mask of a defect from photographs with and without it: uint8 [size, size], foreground 255.
 
-    Foreground is what differs noticeably, and gaps in it up to 2 % of the side: the middle of a dent is part of it.
+    Foreground is what differs noticeably, and gaps in it up to 2 % of the side. spots: where round defects lie on the
+    surface, of twice the size; each becomes the convex hull of what differs there: the middle of a dent is part of it.
     """
     differs = noticeable(np.abs(np.clip(photo, 0, 255) - np.clip(without, 0, 255)).max(axis=2))
     reach = max(1, round(0.01 * len(differs)))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     framed = cv2.copyMakeBorder(differs, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=0)
-    closed = cv2.morphologyEx(framed, cv2.MORPH_CLOSE, disc)
-    return 255 * closed[reach:-reach, reach:-reach]
+    mask = 255 * cv2.morphologyEx(framed, cv2.MORPH_CLOSE, disc)[reach:-reach, reach:-reach]
+    for rows, columns in spots:
+        top, left = rows.start // 2, columns.start // 2
+        points = cv2.findNonZero(mask[top : rows.stop // 2 + 1, left : columns.stop // 2 + 1])
+        if points is not None:
+            cv2.fillConvexPoly(mask, np.add(cv2.convexHull(points), (left, top)).astype(np.int32), 255)
+    return mask
 
 
 def light(side: int, gain: float, slope: np.ndarray, random: np.random.Generator, uneven: float = 0.03) -> np.ndarray:
@@ -129,10 +137,22 @@ def blob(
 
 
 def curve(
-    side: int, centre, length: float, width: float, random: np.random.Generator, bend: float = 0.1, fades: bool = True
+    side: int,
+    centre,
+    length: float,
+    width: float,
+    random: np.random.Generator,
+    bend: float = 0.1,
+    fades: bool = True,
+    upright: bool = False,
 ) -> tuple[Window, np.ndarray]:
-    """A line that wanders (`bend`: radians per step of 16) and fades towards its ends: window and weight 0 to 1."""
-    heading = random.uniform(0, 2 * np.pi) + np.cumsum(random.normal(0, bend, 16))
+    """A line that wanders (`bend`: radians per step of 16) and fades towards its ends: window and weight 0 to 1.
+
+    upright: it sets out along a side of the image, as threads run, and not in any direction.
+    """
+    start = random.uniform(0, 2 * np.pi)
+    start = np.pi / 2 * round(start / (np.pi / 2)) if upright else start
+    heading = start + np.cumsum(random.normal(0, bend, 16))
     steps = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], 1), axis=0) * length / 16
     points = np.asarray(centre) + steps - steps[8]
     window, _, _ = around(side, centre, np.abs(points - centre).max() + width + 2 / side)

@@ -111,7 +111,7 @@ SPECIFICATIONS = {
 }
 # Defects of a product by name; those of fabric are its own, the others those of metal parts.
 FABRIC = {
-    "broken_thread": Defect("line", (0.08, 0.25), height=-0.02, brighter=-0.55, width=0.012),
+    "broken_thread": Defect("line", (0.08, 0.25), height=-0.02, brighter=-0.55, width=0.012, upright=True),
     "knot": Defect("spot", (0.012, 0.025), height=0.03, brighter=0.35),
     "stain": Defect("spot", (0.03, 0.09), stain=0.45, brighter=-0.1),
 }
@@ -193,10 +193,10 @@ def draw_image(
         defect, without = PRODUCT_DEFECTS[product][defect_name(product, index)], photo
         for _ in range(20):  # a defect may fall where it changes next to nothing: elsewhere then
             broken = surface.copy()
-            for _ in range(1 + min(2, defect_random.poisson(0.4))):
-                damage(broken, defect, defect_random.uniform(0.1, 0.9, 2), defect_random)
+            number = 1 + min(2, defect_random.poisson(0.4))
+            spots = [damage(broken, defect, defect_random.uniform(0.1, 0.9, 2), defect_random) for _ in range(number)]
             photo = camera(broken)
-            mask = changed(photo, without)
+            mask = changed(photo, without, filter(None, spots))
             if np.abs(photo - without).max() > NOTICEABLE and (mask > 0).sum() >= 3e-4 * size**2:
                 break
     return develop(photo, noise_random), mask

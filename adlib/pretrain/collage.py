@@ -28,7 +28,7 @@ class Collages:
     def __init__(
         self,
         classes: int = 1000,
-        size: int = 128,
+        size: int = 96,
         per_class: int = 8,
         refresh: float = 0.5,
         regions: int = 4,

@@ -93,7 +93,7 @@ def draw(recipe: Recipe, size: int, rng: np.random.Generator) -> np.ndarray:
         field -= field.mean()
         field *= layer.weight / (field.std() + 1e-3)
         mix[index % 2] += field
-    mix = 1 / (1 + np.exp(-rng.uniform(1, 2) * mix))
+    mix = 1 / (1 + np.exp(-rng.uniform(1, 2) * mix.clip(-20, 20)))
 
     colours = recipe.colours + rng.normal(0, 0.08, (3, 3))
     image = np.multiply.outer(mix[0], (colours[1] - colours[0]).astype(np.float32)) + colours[0].astype(np.float32)
