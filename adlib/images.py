@@ -8,6 +8,7 @@ black and white, and what lies outside is clipped. A picture inside an HDF5 file
 """
 
 import hashlib
+import struct
 from pathlib import Path
 
 import cv2
@@ -43,10 +44,24 @@ def image_shape(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as file:
             width, height = file.size
-            turned = file.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 lie on their side
+            # EXIF orientations 5 to 8 lie on their side. Pillow decodes all of a PNG that has none to make sure.
+            has_exif = file.format != "PNG" or _png_has_exif(Path(path))
+            turned = has_exif and file.getexif().get(0x0112, 1) >= 5
     except OSError as error:
         raise InputError(f"{path} cannot be read as an image: {error.strerror or error}.") from error
     return (width, height) if turned else (height, width)
+
+
+def _png_has_exif(path: Path) -> bool:
+    """Whether a PNG holds a chunk of EXIF, before or behind its pixels; skips from chunk to chunk."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            if kind == b"eXIf":
+                return True
+            file.seek(length + 4, 1)
+    return False
 
 
 def read_mask(path: str | Path, shape: tuple[int, int], image: str | Path = "its image") -> np.ndarray:
@@ -87,7 +102,7 @@ def _decode(path: str | Path) -> np.ndarray:
         cv2.utils.logging.setLogLevel(previous)
     if image is None:
         raise InputError(f"{path} cannot be decoded as an image: is it truncated, or another kind of file?")
-    return image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 class ImageSet(Dataset):

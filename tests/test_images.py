@@ -81,6 +81,13 @@ def test_exif_rotation_alpha_and_cmyk(tmp_path):
     picture.save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == (4, 6, 3)
     assert image_shape(tmp_path / "turned.jpg") == (4, 6)
+    picture.save(tmp_path / "turned.png", exif=exif)
+    data = (tmp_path / "turned.png").read_bytes()
+    start, end = data.index(b"eXIf") - 4, data.index(b"IDAT") - 4
+    (tmp_path / "behind.png").write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+    for name in ("turned.png", "behind.png"):  # PNG may carry it before or behind its pixels
+        assert read_image(tmp_path / name).shape == (4, 6, 3)
+        assert image_shape(tmp_path / name) == (4, 6)
 
     Image.fromarray(np.full((4, 4, 4), 100, np.uint8), "RGBA").save(tmp_path / "alpha.png")
     assert read_image(tmp_path / "alpha.png").shape == (4, 4, 3)
