@@ -12,12 +12,23 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ADLIB := $(BIN)/python -m adlib
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab report bench lint format clean
+.PHONY: help setup reproduce test test-browser lab report bench lint format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: $(STAMP)  ## make the environment in $(VENV): all packages, adlib itself, editable
+# In a git checkout the filter "nbstripout" (.gitattributes) drops notebooks' outputs from what is committed; the files
+# keep them. What JupyterLab adds on saving is dropped too, so that a notebook which was only run shows no change.
+STRIPPED := $(addprefix metadata.language_info.,codemirror_mode file_extension mimetype nbconvert_exporter \
+	pygments_lexer version) metadata.widgets
+STRIP := "$(abspath $(BIN))/python" -m nbstripout --keep-id --extra-keys "$(strip $(STRIPPED))"
+
+setup: $(STAMP)  ## make the environment in $(VENV): all packages, adlib itself, editable; strip notebooks on commit
+	@if [ -e .git ] && command -v git >/dev/null; then \
+		git config filter.nbstripout.clean '$(STRIP)'; \
+		git config filter.nbstripout.smudge cat; \
+		git config diff.ipynb.textconv '$(STRIP) --textconv'; \
+	fi
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,11 +39,16 @@ $(STAMP): pyproject.toml constraints.txt
 reproduce: $(STAMP)  ## all papers on phantom data; then open reports/index.html
 	$(ADLIB) reproduce --profile smoke $(if $(JOBS),--jobs $(JOBS))
 
-test: $(STAMP)  ## all tests
+test: $(STAMP)  ## all tests but those in a browser
 	$(BIN)/python -m pytest
 
-lab: $(STAMP)  ## JupyterLab on this machine alone, at the first notebook
-	$(BIN)/python -m jupyter lab --config nbconfig/jupyter_lab_config.py notebooks/00_start_here.ipynb
+test-browser: $(STAMP)  ## JupyterLab, the app and a report in Chromium, where it is installed
+	$(BIN)/python -m pytest tests/browser
+
+# Trusted are the notebooks in git, or without git those that lie there; any other asks you first.
+lab: setup  ## JupyterLab on this machine alone, at the first notebook
+	-@$(BIN)/python -m jupyter trust $$(git ls-files 'notebooks/*.ipynb' 2>/dev/null | grep . || ls notebooks/*.ipynb) >/dev/null
+	$(BIN)/python -m jupyter lab --config nbconfig/jupyter_lab_config.py
 
 report: $(STAMP)  ## render reports/ anew from what has been run
 	$(ADLIB) report

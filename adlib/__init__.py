@@ -19,6 +19,7 @@ _HOME = {
     "load_model": "adlib.models",
     "Predictions": "adlib.predictions",
     "evaluate": "adlib.predictions",
+    "inspect": "adlib.inspector",
     "list_papers": "adlib.papers",
     "published": "adlib.papers",
 }
@@ -28,6 +29,7 @@ _MODULES = {
     "datasets",
     "figures",
     "images",
+    "inspector",
     "metrics",
     "models",
     "papers",

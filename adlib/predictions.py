@@ -22,12 +22,14 @@ class Predictions:
     maps: float32 [N, H, W], the same per pixel, or None for a method without maps.
     samples: the samples table, row i for scores[i].
     settings: size, crop and window of the ImageSet: with them the ground truth can be read again.
+    folder: where they were loaded from, or None.
     """
 
     scores: np.ndarray
     maps: np.ndarray | None
     samples: pd.DataFrame
     settings: dict = field(default_factory=dict)
+    folder: Path | None = None
 
     def __post_init__(self):
         self.scores = np.asarray(self.scores, np.float32)
@@ -44,7 +46,7 @@ class Predictions:
         """The predictions of some samples. rows: a boolean mask or indices."""
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
         maps = None if self.maps is None else self.maps[rows]
-        return Predictions(self.scores[rows], maps, self.samples.iloc[rows], self.settings)
+        return Predictions(self.scores[rows], maps, self.samples.iloc[rows], self.settings, self.folder)
 
     @cached_property
     def images(self):
@@ -91,7 +93,7 @@ class Predictions:
             scores = table.pop("score").to_numpy(np.float32)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{folder} does not hold predictions saved by adlib: {error}.") from error
-        return cls(scores, maps, table, settings)
+        return cls(scores, maps, table, settings, folder)
 
 
 def evaluate(predictions: Predictions, masks: np.ndarray | None = None) -> dict:

@@ -52,6 +52,7 @@ def test_saved_and_loaded_they_are_the_same(perfect, tmp_path):
     assert np.array_equal(loaded.maps, perfect.maps)
     assert isinstance(loaded.maps, np.memmap)
     assert loaded.samples.equals(perfect.samples)
+    assert (loaded.folder, perfect.folder) == (tmp_path / "predictions", None)
     assert np.array_equal(loaded.masks, perfect.masks)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "predictions"))] == ["predictions"]
 

@@ -1,17 +1,21 @@
 """The repository itself: packages in step, notebooks clean, make targets explained."""
 
 import ast
+import copy
 import json
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
 
-CONDA_NAMES = {"torch": "pytorch", "opencv-python-headless": "opencv"}
+CONDA_NAMES = {"torch": "pytorch", "opencv-python-headless": "opencv", "playwright": "playwright-python"}
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 tracked = subprocess.run(["git", "-C", str(REPOSITORY), "ls-files"], capture_output=True, text=True, check=False).stdout
 
@@ -41,7 +45,7 @@ def test_constraints_pin_every_requirement_within_its_range():
 
 
 def test_every_file_says_what_it_is_for():
-    for file in [*REPOSITORY.glob("adlib/**/*.py"), *REPOSITORY.glob("tests/*.py")]:
+    for file in [*REPOSITORY.glob("adlib/**/*.py"), *REPOSITORY.glob("tests/**/*.py")]:
         docstring = ast.get_docstring(ast.parse(file.read_text()))
         assert docstring, f"{file} has no docstring"
         assert not docstring[0].islower() or docstring.startswith("adlib"), file
@@ -60,6 +64,42 @@ def test_notebook_is_clean(file):
         assert len("".join(cell["source"]).splitlines()) <= 15
 
 
+def stripped(folder: Path, notebook: dict) -> dict:
+    """What git stores of a notebook in a checkout of `folder`: `git add` and read back."""
+    (folder / "notebooks").mkdir(exist_ok=True)
+    (folder / "notebooks" / "ran.ipynb").write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    subprocess.run(["git", "-C", folder, "add", "notebooks/ran.ipynb"], check=True)
+    return json.loads(subprocess.check_output(["git", "-C", folder, "show", ":notebooks/ran.ipynb"]))
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="no git here")
+def test_outputs_are_stripped_on_commit(tmp_path):
+    """A notebook that was run and saved by JupyterLab is committed as it was before, once `make setup` was done."""
+    for name in ("Makefile", ".gitattributes", "pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    # An environment that make finds up to date: this test is about the filter, not about pip.
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    python = tmp_path / "env" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    setup = ["make", "-s", "-C", tmp_path, "--touch", "setup", "VENV=env"]
+    subprocess.run(setup, check=True)
+    subprocess.run([word for word in setup if word != "--touch"], check=True)  # a folder that is no git checkout
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run([word for word in setup if word != "--touch"], check=True)
+
+    clean = json.loads((REPOSITORY / "notebooks" / "02_inspect.ipynb").read_text())
+    ran = copy.deepcopy(clean)
+    ran["metadata"]["language_info"] |= {"version": "3.13.0", "file_extension": ".py", "mimetype": "text/x-python"}
+    ran["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
+    for number, cell in enumerate(cell for cell in ran["cells"] if cell["cell_type"] == "code"):
+        cell["execution_count"] = number
+        cell["outputs"] = [{"name": "stdout", "output_type": "stream", "text": ["secret\n"]}]
+        cell["metadata"] |= {"execution": {"iopub.execute_input": "2026-01-01"}}
+    assert stripped(tmp_path, ran) == clean
+    assert "secret" in (tmp_path / "notebooks" / "ran.ipynb").read_text()  # the file itself keeps its outputs
+
+
 @pytest.mark.slow
 def test_first_notebook_runs_in_a_fresh_kernel(tmp_path):
     from adlib.runs.execute import execute_notebook
@@ -73,7 +113,7 @@ def test_make_help_explains_every_target():
     shown = subprocess.check_output(["make", "-s", "-C", str(REPOSITORY), "help"], text=True)
     for target in targets:
         assert re.search(rf"^{target}\s+\S", shown, re.MULTILINE), target
-    assert {"setup", "reproduce", "test", "lab", "report", "bench", "lint", "clean"} <= set(targets)
+    assert {"setup", "reproduce", "test", "test-browser", "lab", "report", "bench", "lint", "clean"} <= set(targets)
 
 
 @pytest.mark.skipif(not tracked, reason="not a git checkout")

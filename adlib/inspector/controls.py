@@ -1,0 +1,228 @@
+"""Controls: every button, field and slider of the inspector, labelled, with a tooltip and a stable CSS class.
+
+The class of a control is `adlib-` and its name here with hyphens (`filter_outcome` is `.adlib-filter-outcome`), so that
+style sheets and browser tests can rely on it. In the order in which they are read and reached with the Tab key:
+
+find    previous next position sort status
+sample  sample sample_scores
+note    note_mark note_text note_save note_path root
+decide  method threshold threshold_exact mask_follows mask_threshold histogram confusion
+filter  filter_outcome filter_category filter_defect filter_mark filter_score filter_disagree filter_suspected
+        filter_clear
+draw    ground_truth own_mask opacity palette scale level width window_auto window_full full_resolution
+"""
+
+import ipywidgets as widgets
+
+from adlib.inspector.notes import MARKS
+from adlib.inspector.render import PALETTES
+from adlib.inspector.selection import ORDERS, OUTCOMES, WRONG
+
+EVERY = "*"  # value of a choice that narrows nothing (None would leave its field blank), shown as "all"
+WIDE = {"width": "auto", "max_width": "440px", "min_width": "0"}
+
+
+class Controls:
+    """The controls as attributes, without behaviour. methods, categories, defects: what can be chosen."""
+
+    def __init__(self, methods: list[str], categories: list[str], defects: list[str]):
+        several = len(methods) > 1
+        self.previous = self._button("previous", "◀ previous", "Previous sample (left arrow key)")
+        self.next = self._button("next", "next ▶", "Next sample (right arrow key)")
+        self.position = self._add(
+            "position", widgets.BoundedIntText, "sample", "Number of the sample in the list", min=0, value=0, short=True
+        )
+        self.sort = self._add(
+            "sort",
+            widgets.Dropdown,
+            "order",
+            "Order of the list; scores are those of the method in focus, disagreement is the largest difference "
+            "between the ranks that the methods give a sample",
+            options=[(text, name) for name, text in ORDERS.items() if several or name != "disagreement"],
+            value="stored",
+        )
+        self.status = self._text("status")
+
+        self.sample, self.sample_scores = self._text("sample"), self._text("sample_scores")
+
+        self.method = self._add(
+            "method", widgets.Dropdown, "method", "The method that threshold, filters and order are about",
+            options=[(name, index) for index, name in enumerate(methods)], value=0,
+        )  # fmt: skip
+        self.threshold = self._slider(
+            "threshold", "threshold", "Scores from here on are called anomalous", readout=False
+        )
+        self.threshold_exact = self._add(
+            "threshold_exact",
+            widgets.FloatText,
+            "exactly",
+            "The same threshold as a number, to all its digits",
+            step=None,
+        )
+        self.mask_follows = self._check(
+            "mask_follows", "outline masks at the same threshold",
+            "The dashed outline: where the anomaly map reaches the image's threshold, or one of its own", True,
+        )  # fmt: skip
+        self.mask_threshold = self._slider("mask_threshold", "for masks", "Map values from here on are outlined")
+        self.confusion = self._text("confusion")
+        self.histogram = self._text("histogram")
+
+        names = [(f"{code}: {text}", (code,)) for code, text in OUTCOMES.items()]
+        self.filter_outcome = self._add(
+            "filter_outcome", widgets.Dropdown, "outcome", "Decision of the method in focus at its threshold",
+            options=[("all", tuple(OUTCOMES)), ("wrong: FP, FN", WRONG), *names],
+        )  # fmt: skip
+        self.filter_category = self._choice("filter_category", "category", "Samples of one category", categories)
+        self.filter_defect = self._choice("filter_defect", "defect", "Samples of one type of defect", defects)
+        self.filter_mark = self._choice("filter_mark", "marked", "Samples with a review note", [])
+        self.filter_score = self._add(
+            "filter_score", widgets.FloatRangeSlider, "scores", "Samples in a range of the focused method's scores",
+            readout_format=".4g", continuous_update=True,
+        )  # fmt: skip
+        self.filter_disagree = self._check(
+            "filter_disagree", "methods disagree", "Some methods call it anomalous and others do not", False
+        )
+        self.filter_disagree.disabled = not several
+        self.filter_suspected = self._check(
+            "filter_suspected", "suspected label errors",
+            "Labelled normal, but scored above the median of the anomalous images by every method", False,
+        )  # fmt: skip
+        self.filter_clear = self._button("filter_clear", "show all", "Take all filters away")
+
+        self.ground_truth = self._check("ground_truth", "ground truth (solid)", "Outline the marked defect", True)
+        self.own_mask = self._check("own_mask", "mask (dashed)", "Outline where the map reaches its threshold", True)
+        self.opacity = self._slider(
+            "opacity", "heat map", "Opacity of the heat map", min=0, max=1, step=0.05, value=0.6
+        )
+        self.palette = self._add(
+            "palette", widgets.Dropdown, "colours", "Palette of the heat map", options=list(PALETTES)
+        )
+        self.scale = self._add(
+            "scale", widgets.Dropdown, "scale", "One colour scale for all images of a method, or the range of each map",
+            options=[("shared by all images", "shared"), ("each image its own", "image")],
+        )  # fmt: skip
+        self.level = self._slider("level", "level", "Stored grey level in the middle of the shown range")
+        self.width = self._slider("width", "width", "Shown range of stored grey levels, from black to white")
+        self.window_auto = self._button("window_auto", "fit grey levels", "Show the range that 99 % of the pixels have")
+        self.window_full = self._button("window_full", "all grey levels", "Show the whole range of the file's type")
+        self.full_resolution = self._add(
+            "full_resolution", widgets.ToggleButton, "full resolution", "Send every pixel of the image to the browser"
+        )
+
+        self.note_mark = self._add(
+            "note_mark", widgets.Combobox, "mark", "What is special: choose a word or type your own",
+            options=MARKS, placeholder="choose or type", continuous_update=False,
+        )  # fmt: skip
+        self.note_text = self._add(
+            "note_text", widgets.Textarea, "note", "In your own words; saved when you leave the field", rows=3,
+            continuous_update=False,
+        )  # fmt: skip
+        self.note_save = self._button("note_save", "save note", "Write mark and note to the file below")
+        self.note_path = self._text("note_path")
+        self.root = self._add(
+            "root", widgets.Text, "images in", "If the images have moved: the folder where their old root lies now",
+            continuous_update=False, placeholder="/new/root",
+        )  # fmt: skip
+
+    def filters(self) -> dict[str, widgets.Widget]:
+        """The controls that narrow the list, by name."""
+        return {name: control for name, control in vars(self).items() if name.startswith("filter_")}
+
+    def reset_filters(self) -> None:
+        """Let every sample pass."""
+        for name, control in self.filters().items():
+            if name == "filter_score":
+                control.value = (control.min, control.max)
+            elif name in ("filter_disagree", "filter_suspected"):
+                control.value = False
+            elif name != "filter_clear":
+                control.index = 0
+
+    def _add(self, name: str, kind: type, description: str, tooltip: str, short: bool = False, **traits):
+        style = {} if kind is widgets.ToggleButton else {"style": {"description_width": "70px"}}
+        layout = {"width": "150px"} if short else {"width": "auto"} if kind is widgets.ToggleButton else WIDE
+        control = kind(description=description, tooltip=tooltip, layout=layout, **style, **traits)
+        return _classed(control, name)
+
+    def _slider(self, name: str, description: str, tooltip: str, **traits):
+        return self._add(name, widgets.FloatSlider, description, tooltip, **{"readout_format": ".4g"} | traits)
+
+    def _check(self, name: str, description: str, tooltip: str, value: bool):
+        box = widgets.Checkbox(value, description=description, tooltip=tooltip, indent=False, layout={"width": "auto"})
+        return _classed(box, name)
+
+    def _choice(self, name: str, description: str, tooltip: str, values: list[str]):
+        return self._add(
+            name,
+            widgets.Dropdown,
+            description,
+            tooltip,
+            options=[("all", EVERY), *((str(v) or "none", v) for v in values)],
+        )
+
+    def _button(self, name: str, description: str, tooltip: str):
+        return _classed(widgets.Button(description=description, tooltip=tooltip, layout={"width": "auto"}), name)
+
+    def _text(self, name: str):
+        return _classed(widgets.HTML(layout={"min_width": "0"}), name)
+
+
+def _classed(control, name: str):
+    control.add_class("adlib-" + name.replace("_", "-"))
+    return control
+
+
+def limit(slider, low: float, high: float, step: float | None = None) -> None:
+    """Give a slider new ends, and a thousand steps between them; its value is moved between the ends."""
+    low, high = float(low), float(max(high, low + 1e-6))
+    slider.step = step or (high - low) / 1000
+    if low > slider.max:
+        slider.max, slider.min = high, low
+    else:
+        slider.min, slider.max = low, high
+
+
+def section(title: str, *children: widgets.Widget) -> widgets.VBox:
+    """Controls under a heading."""
+    return _classed(widgets.VBox([widgets.HTML(f"<b>{title}</b>"), *children]), "section")
+
+
+def column(*sections: widgets.Widget) -> widgets.VBox:
+    """Sections one below the other; columns stand side by side as far as the page is wide enough."""
+    return _classed(widgets.VBox(sections, layout={"flex": "1 1 340px", "max_width": "480px"}), "column")
+
+
+def row(*children: widgets.Widget) -> widgets.HBox:
+    """Controls side by side, wrapped where the page is narrow."""
+    return _classed(widgets.HBox(children, layout={"flex_flow": "row wrap"}), "row")
+
+
+def arranged(control: Controls, strip: widgets.Widget, canvas: widgets.Widget) -> list[widgets.Widget]:
+    """The whole inspector from top to bottom; side by side the sections stand in reading order."""
+    sections = row(
+        column(
+            section("Sample", control.sample, control.sample_scores),
+            section(
+                "Review note",
+                control.note_mark, control.note_text, control.note_save, control.note_path, control.root,
+            ),
+        ),
+        column(section(
+            "Decision",
+            *([control.method] if len(control.method.options) > 1 else []),
+            control.threshold, control.threshold_exact, control.mask_follows, control.mask_threshold,
+            control.histogram, control.confusion,
+        )),
+        column(
+            section("Filter", *control.filters().values()),
+            section(
+                "Picture",
+                row(control.ground_truth, control.own_mask), control.opacity, control.palette, control.scale,
+                control.level, control.width,
+                row(control.window_auto, control.window_full, control.full_resolution),
+            ),
+        ),
+    )  # fmt: skip
+    sections.add_class("adlib-sections")
+    head = row(control.previous, control.next, control.position, control.sort, control.status)
+    return [head, strip, canvas, sections]

@@ -1,0 +1,76 @@
+"""Decisions: the thresholds of all methods, and what follows from them for every sample."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from adlib.errors import InputError
+from adlib.inspector.joined import Joined
+from adlib.inspector.panels import Decision
+from adlib.inspector.selection import opening_threshold, outcomes
+from adlib.metrics import decision_metrics
+
+
+class Decisions:
+    """Per method a threshold of the image score and one of the map, for its mask; both can be changed.
+
+    threshold: opening threshold, one number or {name: number}; None as in `opening_threshold`.
+
+    thresholds: list of M floats. scales: (low, high) of each method's colours, None for a method without maps.
+    follows: list of M bools, whether the mask uses the image's threshold. It opens as True where that lies in the
+    range of the maps; where it does not (a score in another unit), the mask begins with the top of the colour scale.
+    own: list of M floats, the masks' own thresholds, used where `follows` is False.
+    """
+
+    def __init__(self, joined: Joined, threshold: float | Mapping[str, float] | None = None):
+        self._labels, self._scores = joined.labels, joined.scores
+        given = [threshold.get(name) if isinstance(threshold, Mapping) else threshold for name in joined.names]
+        self.thresholds = [0.0] * len(given)
+        for method, value in enumerate(given):
+            scores = self._scores[:, method]
+            self.set(method, opening_threshold(self._labels, scores) if value is None else value)
+        both = 0 < self._labels.sum() < len(self._labels)
+        self._oracles = [
+            threshold if both and value is None else None
+            for threshold, value in zip(self.thresholds, given, strict=True)
+        ]
+        self.scales = [joined.map_range(method) for method in range(len(given))]
+        self.own = [scale[1] if scale else 0.0 for scale in self.scales]
+        self.follows = [
+            scale is None or scale[0] <= value <= 2 * scale[1] - scale[0]
+            for value, scale in zip(self.thresholds, self.scales, strict=True)
+        ]
+
+    def set(self, method: int, threshold: float) -> None:
+        """Set a threshold of the image score. Raises InputError unless it is a finite number."""
+        if not np.isfinite(threshold):
+            raise InputError(f"threshold must be a finite number, got {threshold}.")
+        self.thresholds[method] = float(threshold)
+
+    def is_oracle(self, method: int) -> bool:
+        """Whether a threshold still is the opening one, chosen on the labels that it is judged by."""
+        return self.thresholds[method] == self._oracles[method]
+
+    def mask_threshold(self, method: int) -> float:
+        """Map values from here on are outlined as a method's mask."""
+        return self.thresholds[method] if self.follows[method] else self.own[method]
+
+    def outcomes(self, method: int) -> np.ndarray:
+        """[N] "TP", "FP", "FN" or "TN"."""
+        return outcomes(self._labels, self._scores[:, method], self.thresholds[method])
+
+    def metrics(self, method: int) -> dict:
+        """`adlib.metrics.decision_metrics` of all samples."""
+        return decision_metrics(self._labels, self._scores[:, method], self.thresholds[method])
+
+    def of(self, index: int, shared_scale: bool = True) -> list[Decision]:
+        """What each method says about one sample."""
+        return [
+            Decision(
+                score=float(self._scores[index, method]),
+                outcome=str(self.outcomes(method)[index]),
+                mask_threshold=self.mask_threshold(method),
+                scale=self.scales[method] if shared_scale else None,
+            )
+            for method in range(len(self.thresholds))
+        ]

@@ -1,0 +1,156 @@
+"""Stored runs in the inspector: which of them can be laid side by side, and a menu of such sets."""
+
+from collections import defaultdict
+from html import escape
+from pathlib import Path
+
+import ipywidgets as widgets
+import pandas as pd
+
+from adlib.errors import InputError
+from adlib.predictions import Predictions
+from adlib.report.banner import banner
+from adlib.runs.record import FAILED, FINISHED
+from adlib.runs.store import Store
+
+
+def ensure_run(out: str | Path) -> None:
+    """Where no run below `out` is finished, do the quickest there is: PatchCore on drawn X-rays, as the profile
+    `smoke` has it (about a minute on two cores). Raises RuntimeError with the reason if it fails.
+    """
+    from adlib.reproduce import make_plan
+    from adlib.runs.batch import run_all
+    from adlib.runs.plan import read_profile
+
+    store = Store(Path(out).resolve() / "runs")
+    if any(record["status"] == FINISHED for record in store.records()):
+        return
+    cells = make_plan(["cxr_ad"], read_profile("smoke"))
+    run = next(cell.run for cell in cells if cell.run and cell.method == "patchcore" and cell.category == "UB")
+    (record,) = run_all([run], store, jobs=1, progress=False)
+    if record["status"] == FAILED:
+        raise RuntimeError(f"{run.title}: {record['reason']}")
+
+
+def run_table(out: str | Path, keys: list[str] | tuple[str, ...] = ()) -> pd.DataFrame:
+    """The runs of `comparable_runs`, one row each by its key: data, name, seed, main metrics, when it ended."""
+    rows = []
+    for data, records in comparable_runs(out, keys).items():
+        for name, record in zip(run_names(records), records, strict=True):
+            metrics = {metric: record["metrics"].get(metric) for metric in ("image_auroc", "pixel_auroc", "aupro")}
+            row = {"key": record["key"], "data": data, "name": name, "seed": record["run"]["seed"]}
+            rows.append(row | metrics | {"ended": record["ended"]})
+    return pd.DataFrame(rows).set_index("key")
+
+
+def comparable_runs(out: str | Path, keys: list[str] | tuple[str, ...] = ()) -> dict[str, list[dict]]:
+    """Records of the finished runs below `out`, by what they scored: "cxr_ad/UB" -> its runs, the newest set first.
+
+    Runs of one set have the same data (dataset, category, fingerprint), so their predictions are of the same images.
+    keys: these runs alone, by the 16 digits that name their folder in out/runs; all if none is given.
+    Raises InputError when there is no finished run, or none of a given key.
+    """
+    store = Store(Path(out) / "runs")
+    records = {record["key"]: record for record in store.records() if record["status"] == FINISHED}
+    records = {key: record for key, record in records.items() if (store.path(key) / "predictions").is_dir()}
+    if not records:
+        raise InputError(
+            f"There is no finished run in {store.folder}: make one with `adlib run` or `adlib reproduce`, or give the "
+            "folder that was their --out."
+        )
+    for key in keys:
+        if key not in records:
+            raise InputError(f"There is no finished run {key} in {store.folder}: `ls` there shows the keys.")
+    sets = defaultdict(list)
+    for key in keys or reversed(records):
+        run = records[key]["run"]
+        sets[run["dataset"], run["category"], records[key]["data"]["fingerprint"]].append(records[key])
+    named: dict[str, list[dict]] = {}
+    for (dataset, category, fingerprint), members in sets.items():
+        name = f"{dataset}/{category}" if category else dataset
+        # The same name with other images: a phantom beside the real data, say.
+        named[f"{name}, data {fingerprint}" if name in named else name] = members
+    return named
+
+
+def run_names(records: list[dict]) -> list[str]:
+    """A name for each run: its method, and where several are of one method the settings in which these differ."""
+    names = []
+    for record in records:
+        same = [other for other in records if other["run"]["method"] == record["run"]["method"]]
+        settings = [{"seed": each["run"]["seed"]} | each["parameters"] | each["images"] for each in same]
+        own = settings[same.index(record)]
+        differing = [name for name in own if any(each.get(name) != own[name] for each in settings)]
+        names.append(" ".join([record["run"]["method"], *(f"{name}={own[name]}" for name in differing)]))
+    return names
+
+
+def load_runs(out: str | Path, records: list[dict]) -> dict[str, Predictions]:
+    """name -> Predictions of stored runs, ready for `adlib.inspect`; the maps stay on disk."""
+    store = Store(Path(out) / "runs")
+    folders = [store.path(record["key"]) / "predictions" for record in records]
+    return {name: Predictions.load(folder) for name, folder in zip(run_names(records), folders, strict=True)}
+
+
+def notes_file(out: str | Path) -> Path:
+    """Where the notes on the runs below `out` are kept: one file for all, which outlives the runs."""
+    return Path(out) / "review_notes.csv"
+
+
+def notes_table(out: str | Path) -> pd.DataFrame:
+    """The notes on the runs below `out`: image (file name), category, defect, mark, text, when written."""
+    from adlib.inspector import ReviewNotes
+
+    notes = ReviewNotes(notes_file(out)).table()
+    return notes.assign(image=[Path(image).name for image in notes["image"]]).drop(columns="label")
+
+
+class RunInspector(widgets.VBox):
+    """The inspector over one set of runs at a time, and a menu of the sets where there are several.
+
+    sets: of `comparable_runs`. A set that cannot be shown (its images are gone) says so in its place.
+    """
+
+    def __init__(self, out: str | Path, sets: dict[str, list[dict]], root: str | Path | None = None):
+        self.out, self.sets, self.root = Path(out), sets, root
+        self.menu = widgets.Dropdown(
+            options=list(sets), description="data", tooltip="What the runs have scored", layout={"width": "max-content"}
+        )
+        self.menu.add_class("adlib-data")
+        self.place = widgets.VBox(self._view())
+        self.menu.observe(self._change, "value")
+        super().__init__([*([self.menu] if len(sets) > 1 else []), self.place])
+
+    def _view(self) -> list[widgets.Widget]:
+        import adlib
+
+        records = self.sets[self.menu.value]
+        try:
+            shown = adlib.inspect(load_runs(self.out, records), notes=notes_file(self.out), root=self.root)
+        except InputError as error:
+            return [widgets.HTML(f'<p role="alert">{escape(str(error))}</p>')]
+        return [widgets.HTML(banner(text for record in records for text in record["warnings"]).data), shown]
+
+    def _change(self, _) -> None:
+        old, self.place.children = self.place.children, self._view()
+        for widget in old:
+            widget.close()
+
+    def _repr_mimebundle_(self, **options) -> dict:
+        """As of any widget; for pages without a kernel with what its parts leave there (banner, contact sheet)."""
+        bundle = super()._repr_mimebundle_(**options)
+        parts = [
+            part.value if isinstance(part, widgets.HTML) else part._repr_mimebundle_().get("text/html", "")
+            for part in self.place.children
+        ]
+        return bundle | {"text/html": "\n".join(parts)}
+
+
+def inspect_runs(
+    out: str | Path, keys: list[str] | tuple[str, ...] = (), root: str | Path | None = None
+) -> RunInspector:
+    """The inspector over the stored runs below `out`, those of one set side by side.
+
+    keys: as in `comparable_runs`. root: as in `adlib.inspect`. Notes are kept in `notes_file`.
+    """
+    return RunInspector(out, comparable_runs(out, keys), root)

@@ -1,0 +1,526 @@
+"""The inspector: joining, filters, decisions, pictures, notes, and the page without a kernel."""
+
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_tree, write
+
+import adlib
+from adlib import ImageSet, InputError, Predictions, load_samples
+from adlib.inspector import ReviewNotes, inspect, panels, render, suspected_label_errors
+from adlib.inspector.histogram import score_histogram
+from adlib.inspector.joined import Joined
+from adlib.inspector.selection import disagreement, in_order, outcomes, suspicious_normals
+from adlib.metrics import decision_metrics
+from adlib.samples import make_samples, select
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory) -> ImageSet:
+    """Four normal and four anomalous images, the anomalous ones last."""
+    root = make_tree(tmp_path_factory.mktemp("data"))
+    return ImageSet(select(load_samples("folder", root), split="test"), size=32, crop=24)
+
+
+@pytest.fixture
+def first(tested) -> Predictions:
+    """A method that knows the masks and ranks one normal image above two anomalous ones."""
+    scores = np.array([0.1, 0.2, 0.3, 0.6, 0.4, 0.5, 0.7, 0.9], np.float32)
+    maps = tested.masks() * scores[:, None, None]
+    return Predictions(scores, maps, tested.samples, tested.settings)
+
+
+@pytest.fixture
+def second(first) -> Predictions:
+    """A method without maps, in another unit."""
+    return Predictions(np.array([10, 20, 30, 40, 50, 60, 70, 80]), None, first.samples, first.settings)
+
+
+@pytest.fixture
+def inspector(first, second, tmp_path):
+    return inspect({"one": first, "two": second}, notes=tmp_path / "notes.csv", threshold={"one": 0.5, "two": 45})
+
+
+def decoded(png: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+
+
+def shown_names(inspector) -> list[str]:
+    return [Path(inspector.joined.path(index)).parent.name for index in inspector.shown]
+
+
+def test_it_is_a_public_name():
+    assert adlib.inspect is inspect
+    assert "inspect" in dir(adlib)
+
+
+# Joining
+
+
+def test_methods_are_joined_by_image_not_by_row(first, second):
+    turned = second.select(np.arange(8)[::-1])
+    joined = Joined({"one": first, "two": turned})
+    assert joined.scores[:, 1].tolist() == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert joined.left_out == 0
+
+
+def test_images_that_one_method_lacks_are_left_out_and_counted(first, second):
+    joined = Joined({"one": first, "two": second.select([6, 1, 2])})
+    assert joined.samples["image"].tolist() == first.samples["image"][[1, 2, 6]].tolist()
+    assert joined.scores[:, 1].tolist() == [20, 30, 70]
+    assert joined.left_out == 5
+
+
+def test_what_cannot_be_inspected_is_refused(first, second):
+    other = second.samples.assign(image=second.samples["image"] + ".other")
+    swapped = second.samples.assign(label=1 - second.samples["label"])
+    spoilt = first.scores.copy()
+    spoilt[3] = np.nan
+    for wrong, message in (
+        ({}, "needs predictions"),
+        (3, "needs predictions"),
+        ({"one": "reports/runs"}, "'one' is str"),
+        (first.select(np.zeros(8, bool)), "empty"),
+        ({"one": first.select([0, 1, 0])}, "listed twice"),
+        ({"one": first, "two": Predictions(second.scores, None, other)}, "no image in common"),
+        ({"one": first, "two": Predictions(second.scores, None, swapped)}, "labelled one way in one"),
+        (Predictions(spoilt, None, first.samples), "003.png is not finite"),
+    ):
+        with pytest.raises(InputError, match=message):
+            inspect(wrong)
+
+
+def test_the_crop_frames_the_map(first):
+    joined = Joined(first)
+    assert joined.frame(0) == (4 / 32, 4 / 32, 28 / 32, 28 / 32)
+    assert Joined(Predictions(first.scores, first.maps, first.samples)).frame(0) == (0, 0, 1, 1)
+
+
+def test_maps_are_read_from_a_memory_mapped_file(first, tmp_path):
+    loaded = Predictions.load(first.save(tmp_path / "saved"))
+    joined = Joined(loaded)
+    for index in (5, 0, 5):
+        assert np.array_equal(joined.map(index, 0), first.maps[index])
+    assert joined.folders == [tmp_path / "saved"]
+
+
+def test_moved_images_are_found_below_their_new_root(first, tmp_path):
+    old = Path(first.samples["image"][0]).parents[3]
+    moved = tmp_path / "moved"
+    away = first.samples.assign(
+        **{name: first.samples[name].str.replace(str(old), "/gone/away", regex=False) for name in ("image", "mask")}
+    )
+    moved.symlink_to(old)
+    lost = Predictions(first.scores, first.maps, away, first.settings)
+
+    inspector = inspect(lost, notes=tmp_path / "notes.csv")
+    inspector.draw()
+    assert inspector.canvas.panels == []
+    assert "/gone/away/thing/test/good/000.png cannot be read" in inspector.canvas.message
+    assert "images in" in inspector.canvas.message
+    inspector.controls.root.value = str(tmp_path / "nowhere")
+    assert "there is no 000.png" in inspector.controls.status.value
+    inspector.controls.root.value = str(moved)
+    inspector.draw()
+    assert len(inspector.canvas.panels) == 2
+    assert inspector.joined.path(7, "mask").startswith(str(moved / "thing" / "ground_truth"))
+    assert inspector.joined.samples["image"][0].startswith("/gone")  # notes keep the name
+
+    assert len(Joined(lost, root=moved / "thing").mask(7)) == 64  # a folder inside the old root serves as well
+    with pytest.raises(InputError, match="give the folder"):
+        inspect(lost, root=tmp_path / "nowhere")
+
+
+# Selection
+
+
+def test_outcomes_by_hand():
+    labels, scores = np.array([0, 0, 1, 1]), np.array([1.0, 2.0, 2.0, 1.0], np.float32)
+    assert outcomes(labels, scores, 2.0).tolist() == ["TN", "FP", "TP", "FN"]
+
+
+def test_outcomes_agree_with_decision_metrics_at_every_score():
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 2, 60), rng.normal(size=60).astype(np.float32)
+    for threshold in (*scores.astype(float), float(scores.max()) + 1, np.nextafter(float(scores[3]), 9)):
+        counts = pd.Series(outcomes(labels, scores, threshold)).value_counts()
+        metrics = decision_metrics(labels, scores, threshold)
+        assert all(counts.get(name, 0) == metrics[name.lower()] for name in ("TP", "FP", "FN", "TN"))
+
+
+def test_disagreement_is_in_ranks_not_in_units():
+    scores = np.array([[1, 1000], [2, 2000], [3, 3000], [4, 500]])
+    assert disagreement(scores).tolist() == [0.25, 0.25, 0.25, 0.75]
+    assert disagreement(scores[:, :1]).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("stored", [0, 1, 2, 3]),
+        ("score_high", [2, 0, 3, 1]),
+        ("score_low", [1, 0, 3, 2]),
+        ("area_large", [3, 1, 0, 2]),
+        ("area_small", [1, 3, 0, 2]),
+        ("disagreement", [1, 0, 2, 3]),
+    ],
+)
+def test_orders(order, expected):
+    scores, spread, areas = np.array([2.0, 1, 3, 2]), np.array([0.0, 0.5, 0, 0]), np.array([0, 0.1, np.nan, 0.2])
+    assert in_order(order, scores, spread, areas).tolist() == expected
+
+
+def test_suspected_label_errors_need_every_method(first, second):
+    # Anomalous: 0.4 0.5 0.7 0.9 (median 0.6) and 50 60 70 80 (median 65). Normal image 3 is above in one alone.
+    scores = np.array([10, 20, 99, 99, 50, 60, 70, 80])
+    first.scores[3] = 0.65
+    fooled = Predictions(scores, None, first.samples, first.settings)
+    assert suspected_label_errors({"one": first, "two": second}).empty
+    found = suspected_label_errors({"one": first, "two": fooled})
+    assert found["image"].tolist() == [first.samples["image"][3]]
+    assert found[["one", "two", "rank"]].iloc[0].tolist() == pytest.approx([0.65, 99, 6 / 8])
+    assert suspected_label_errors(first.select([0, 1])).empty
+    assert not suspicious_normals(np.zeros(3), np.ones((3, 1))).any()
+
+
+# The widget, driven without a browser
+
+
+def test_filters_narrow_and_show_all_widens(inspector):
+    control = inspector.controls
+    control.filter_outcome.value = ("FP",)
+    assert inspector.shown.tolist() == [3]
+    assert "of 1 shown, 8 in all" in control.status.value
+    control.filter_outcome.value = ("FP", "FN")
+    assert inspector.shown.tolist() == [3, 4]
+    control.filter_clear.click()
+    assert inspector.shown.tolist() == list(range(8))
+    control.filter_defect.value = "square"
+    assert set(shown_names(inspector)) == {"square"}
+    control.filter_score.value = (0.45, 0.75)
+    assert inspector.shown.tolist() == [5, 6]
+    control.filter_clear.click()
+    assert [control.filter_category.label, control.filter_defect.label, control.filter_mark.label] == ["all"] * 3
+    control.filter_disagree.value = True
+    assert inspector.shown.tolist() == [3, 4]  # 0.6 and 40, 0.4 and 50
+    control.method.value = 1
+    control.filter_clear.click()
+    control.filter_outcome.value = ("TP",)
+    assert inspector.shown.tolist() == [4, 5, 6, 7]
+
+
+def test_no_sample_left_says_so_and_recovers(inspector):
+    inspector.controls.filter_outcome.value = ("FP",)
+    inspector.controls.filter_defect.value = "square"
+    inspector.draw()
+    assert inspector.index is None
+    assert inspector.canvas.panels == []
+    assert "No sample passes" in inspector.canvas.message
+    assert inspector.controls.next.disabled
+    assert inspector.controls.note_save.disabled
+    inspector.step(1)
+    inspector.controls.filter_clear.click()
+    inspector.draw()
+    assert len(inspector.canvas.panels) == 3
+    assert inspector.canvas.message == ""
+
+
+def test_order_by_defect_area_reads_the_masks(inspector, tested):
+    inspector.controls.sort.value = "area_large"
+    areas = [cv2.imread(path, 0).astype(bool).mean() for path in tested.samples["mask"][4:]]
+    assert inspector.joined.areas[4:].tolist() == pytest.approx(areas)
+    assert set(inspector.shown[:4].tolist()) == {4, 5, 6, 7}
+
+
+def test_steps_by_button_by_key_and_by_thumbnail(inspector):
+    control = inspector.controls
+    assert control.previous.disabled
+    control.next.click()
+    assert (inspector.position, control.position.value) == (1, 2)
+    inspector.canvas._handle_custom_msg({"step": 2}, [])
+    assert inspector.position == 3
+    inspector.strip._handle_custom_msg({"go": 7}, [])
+    assert inspector.position == 7
+    assert control.next.disabled
+    inspector.step(5)
+    assert inspector.position == 7
+    control.position.value = 1
+    assert inspector.index == 0
+
+
+def test_the_sample_stays_while_it_passes_the_filters(inspector):
+    inspector.go(5)
+    inspector.controls.sort.value = "score_high"
+    assert inspector.index == 5
+    inspector.controls.filter_defect.value = "good"
+    assert inspector.index == inspector.shown[0]
+
+
+def test_threshold_moves_the_confusion_matrix_and_the_line(inspector, first):
+    control = inspector.controls
+    for threshold in (0.55, 0.3, 5.0, -2.0):
+        control.threshold_exact.value = threshold
+        metrics = decision_metrics(first.samples["label"], first.scores, threshold)
+        for name in ("tp", "fp", "fn", "tn"):
+            assert f'data-count="{name}">{metrics[name]:.0f}<' in control.confusion.value
+        assert f"threshold {threshold:.4g}<" in control.histogram.value
+        assert str(inspector.decisions.metrics(0)) == str(metrics)  # as text, so that NaN equals NaN
+    assert inspector.decisions.thresholds == [-2.0, 45.0]
+
+
+def test_a_slider_that_a_browser_rounds_leaves_the_threshold_alone(inspector):
+    slider = inspector.controls.threshold
+    slider.value = 0.5 + 0.4 * slider.step
+    assert inspector.decisions.thresholds[0] == 0.5
+    slider.value = 0.5 + slider.step
+    assert inspector.decisions.thresholds[0] == slider.value
+
+
+def test_the_threshold_opens_at_the_best_f1_and_says_that_it_is_an_oracle(first, tmp_path):
+    inspector = inspect(first, notes=tmp_path / "notes.csv")
+    assert inspector.decisions.thresholds == [pytest.approx(0.4)]  # one false alarm, nothing missed
+    assert "oracle" in inspector.controls.confusion.value
+    assert "oracle" in inspector.contact_sheet()
+    inspector.set_threshold(0.45)
+    assert "oracle" not in inspector.controls.confusion.value
+    with pytest.raises(InputError, match="finite"):
+        inspector.set_threshold(float("nan"))
+
+
+def test_threshold_recolours_the_mask(inspector):
+    inspector.go(7)
+    inspector.draw()
+    before = inspector.canvas.panels
+    inspector._seen = True  # as if a browser showed it
+    inspector.controls.threshold.value = 0.95  # above the map's 0.9: no mask left
+    after = inspector.canvas.panels
+    assert before[0]["png"] == after[0]["png"]
+    assert not np.array_equal(decoded(before[1]["png"]), decoded(after[1]["png"]))
+    inspector.controls.mask_follows.value = False
+    inspector.controls.mask_threshold.value = 0.5
+    assert np.array_equal(decoded(before[1]["png"]), decoded(inspector.canvas.panels[1]["png"])) is True
+
+
+def test_nothing_is_drawn_before_a_browser_shows_it(inspector):
+    inspector.step(1)
+    assert inspector.canvas.panels == []
+    inspector.canvas._handle_custom_msg({"ready": True}, [])
+    assert len(inspector.canvas.panels) == 3
+    assert len(inspector.strip.thumbnails) == 8
+    assert all(thumbnail["jpeg"] for thumbnail in inspector.strip.thumbnails)
+
+
+def test_panels_have_text_alternatives_and_values(inspector):
+    inspector.go(4)
+    inspector.draw()
+    image, one, two = inspector.canvas.panels
+    assert "anomalous" in image["alt"]
+    assert "ground truth outlined" in image["alt"]
+    assert "FN: missed, score 0.4" in one["alt"]
+    assert "no anomaly map" in two["alt"]
+    values = inspector.canvas.values
+    stored = cv2.imread(inspector.joined.path(4), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(np.frombuffer(values["grey"], np.uint8).reshape(64, 64), stored)
+    assert np.frombuffer(values["maps"][0]["data"], "<f4").max() == np.float32(0.4)
+    assert values["maps"][1]["data"] is None
+
+
+def test_colour_scale_is_shared_or_of_each_image(inspector):
+    inspector.go(4)
+    inspector.draw()
+    shared = inspector.canvas.panels[1]["high"]
+    inspector.controls.scale.value = "image"
+    inspector.draw()
+    assert inspector.canvas.panels[1]["high"] == "0.4" != shared
+
+
+def test_every_control_has_a_name_a_tooltip_and_a_class(inspector):
+    for name, control in vars(inspector.controls).items():
+        assert f"adlib-{name.replace('_', '-')}" in control._dom_classes
+        if not isinstance(control, adlib.inspector.controls.widgets.HTML):
+            assert control.description
+            assert control.tooltip
+
+
+def test_one_sample_without_maps_or_mask(tmp_path):
+    image = write(tmp_path / "a.png", np.full((40, 60, 3), 90, np.uint8))
+    samples = make_samples([{"image": str(image), "label": 1}], tmp_path)
+    inspector = inspect(Predictions([1.5], None, samples), notes=tmp_path / "notes.csv")
+    inspector.draw()
+    assert [panel["title"] for panel in inspector.canvas.panels] == ["image", "detector"]
+    assert "undefined" in inspector.controls.confusion.value  # FPR: nothing is normal
+    assert inspector.controls.mask_follows.disabled
+    assert "a.png" in inspector.contact_sheet()
+
+
+def test_sixteen_bits_are_windowed(tmp_path):
+    grey = np.linspace(1000, 3000, 64 * 64).reshape(64, 64).astype(np.uint16)
+    samples = make_samples([{"image": str(write(tmp_path / "x.png", grey))}], tmp_path)
+    inspector = inspect(Predictions([1.0], None, samples), notes=tmp_path / "notes.csv")
+    inspector.draw()
+    assert decoded(inspector.canvas.panels[0]["png"]).max() <= 12  # 3000 of 65535
+    inspector.controls.window_auto.click()
+    inspector.draw()
+    shown = decoded(inspector.canvas.panels[0]["png"])
+    assert (shown.min(), shown.max()) == (0, 255)
+    inspector.controls.level.value, inspector.controls.width.value = 2000, 4000
+    inspector.draw()
+    assert abs(int(decoded(inspector.canvas.panels[0]["png"])[256, 0, 0]) - 127) <= 1
+    assert inspector.canvas.values["bits"] == 16
+    assert np.array_equal(np.frombuffer(inspector.canvas.values["grey"], "<u2").reshape(64, 64), grey)
+
+
+def test_full_resolution_on_demand(tmp_path):
+    image = write(tmp_path / "big.png", np.zeros((700, 1400), np.uint8))
+    inspector = inspect(
+        Predictions([1.0], None, make_samples([{"image": str(image)}], tmp_path)), notes=tmp_path / "notes.csv"
+    )
+    inspector.draw()
+    assert decoded(inspector.canvas.panels[0]["png"]).shape == (256, 512, 3)
+    inspector.controls.full_resolution.value = True
+    inspector.draw()
+    assert decoded(inspector.canvas.panels[0]["png"]).shape == (700, 1400, 3)
+    assert inspector.canvas.values["size"] == [700, 1400]
+
+
+# Pictures
+
+
+def test_outline_has_a_halo_and_keeps_a_single_pixel():
+    ground = np.full((50, 50, 3), 128, np.uint8)
+    mask = np.zeros((500, 500), bool)
+    mask[250, 250] = True
+    render.outline(ground, mask, render.TRUTH)
+    assert (ground == render.TRUTH).all(axis=2).any()
+    assert (ground == 0).all(axis=2).any()
+
+
+def test_map_is_stretched_over_its_frame_only():
+    drawn = np.full((100, 100, 3), 200, np.uint8)
+    scores = np.ones((10, 10), np.float32)
+    look = panels.Look(decided=False, opacity=1.0)
+    panel = panels.method_panel(drawn, None, scores, (0.25, 0.25, 0.75, 0.75), (0, 1), 2, look)
+    assert (panel[:25] == 100).all()  # darkened: not seen by the method
+    assert (panel[30:70, 30:70] == panel[50, 50]).all()
+    assert not (panel[50, 50] == 200).all()
+
+
+def test_low_scores_leave_the_image_as_it_is():
+    ground = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    assert np.array_equal(render.heat(ground, np.zeros((20, 20), np.float32), (0, 1), 0.6, "viridis"), ground)
+
+
+def test_histogram_has_a_text_alternative_and_survives_one_value():
+    svg = score_histogram(np.array([0, 0, 1]), np.array([1.0, 1.0, 1.0]), 1.0)
+    assert "2 normal and 1 anomalous" in svg
+    assert "nan" not in svg
+
+
+# Notes
+
+
+def test_a_note_is_saved_at_once_and_read_again(inspector, first, second, tmp_path):
+    inspector.go(3)
+    inspector.controls.note_mark.value = "label noise"
+    inspector.controls.note_text.value = 'a scratch, "here"\nand there'
+    saved = pd.read_csv(tmp_path / "notes.csv")
+    assert saved[["image", "mark", "text"]].iloc[0].tolist() == [
+        first.samples["image"][3], "label noise", 'a scratch, "here"\nand there'
+    ]  # fmt: skip
+    inspector.controls.next.click()
+    assert (inspector.controls.note_mark.value, inspector.controls.note_text.value) == ("", "")
+    assert len(ReviewNotes(tmp_path / "notes.csv")) == 1
+
+    again = inspect({"one": first, "two": second}, notes=tmp_path / "notes.csv")
+    again.go(3)
+    assert again.controls.note_mark.value == "label noise"
+    again.controls.filter_mark.value = "label noise"
+    assert again.shown.tolist() == [3]
+    again.controls.note_mark.value = again.controls.note_text.value = ""
+    again.controls.note_save.click()
+    assert len(pd.read_csv(tmp_path / "notes.csv")) == 0
+
+
+def test_two_reviewers_keep_each_others_notes(first, tmp_path):
+    one, two = ReviewNotes(tmp_path / "n.csv"), ReviewNotes(tmp_path / "n.csv")
+    one.put(first.samples.iloc[0], "interesting")
+    two.put(first.samples.iloc[1], "mask wrong", "too small")
+    assert ReviewNotes(tmp_path / "n.csv").table()["mark"].tolist() == ["interesting", "mask wrong"]
+    exported = two.export(tmp_path / "deep" / "copy.csv")
+    assert exported.read_text() == (tmp_path / "n.csv").read_text()
+    assert not list(tmp_path.glob(".n.csv.??????*[!k]"))  # nothing partial is left
+
+
+def test_notes_lie_beside_the_predictions(first, second, tmp_path, monkeypatch):
+    saved = {
+        name: Predictions.load(given.save(tmp_path / "runs" / name / "predictions"))
+        for name, given in (("one", first), ("two", second))
+    }
+    assert inspect(saved["one"]).notes.path == tmp_path / "runs" / "one" / "review_notes.csv"
+    assert inspect(saved).notes.path == tmp_path / "runs" / "review_notes.csv"
+    monkeypatch.chdir(tmp_path)
+    inspector = inspect(first)
+    assert inspector.notes.path == tmp_path / "review_notes.csv"
+    assert str(inspector.notes.path) in inspector.controls.note_path.value
+
+
+def test_a_note_that_cannot_be_saved_says_so(first, tmp_path):
+    (tmp_path / "file").write_text("")
+    inspector = inspect(first, notes=tmp_path / "file" / "notes.csv")
+    inspector.controls.note_mark.value = "interesting"
+    assert "not saved" in inspector.controls.note_path.value
+
+
+def test_a_file_that_holds_no_notes_is_refused(first, tmp_path):
+    (tmp_path / "samples.csv").write_text("image,score\na,1\n")
+    with pytest.raises(InputError, match="no review notes"):
+        inspect(first, notes=tmp_path / "samples.csv")
+
+
+# Without a kernel
+
+
+def test_a_rendered_page_shows_the_contact_sheet(inspector):
+    data = inspector._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    sheet = data["text/html"]
+    assert sheet.count("<img") == sheet.count('alt="') >= 12
+    assert "found (TP)" in sheet
+    assert data["text/plain"] == "Inspector: 8 samples, one, two"
+
+
+def test_names_and_paths_are_escaped(first, tmp_path):
+    samples = first.samples.assign(category="<b>&")
+    inspector = inspect({"<i>": Predictions(first.scores, first.maps, samples)}, notes=tmp_path / "notes.csv")
+    for html in (inspector.controls.sample.value, inspector.controls.confusion.value, inspector.contact_sheet()):
+        assert "<i>" not in html
+        assert "<b>&" not in html
+
+
+@pytest.mark.slow
+def test_a_step_is_quick_with_many_samples(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (512, 512), np.uint8)
+    files = [write(tmp_path / "0000.png", pixels)]
+    for number in range(1, 1500):
+        files.append(tmp_path / f"{number:04}.png")
+        files[-1].hardlink_to(files[0])
+    samples = make_samples([{"image": str(file), "label": i % 2} for i, file in enumerate(files)], tmp_path)
+    rng = np.random.default_rng(1)
+    methods = {}
+    for name in "abcd":
+        maps = rng.random((len(samples), 32, 32), np.float32)
+        saved = Predictions(maps.max((1, 2)), maps, samples).save(tmp_path / name)
+        methods[name] = Predictions.load(saved)
+    start = time.process_time()  # of this process: a busy machine makes no difference
+    inspector = inspect(methods)
+    assert time.process_time() - start < 2
+    inspector.draw()
+    start = time.process_time()
+    for _ in range(10):
+        inspector.step(1)
+        inspector.draw()
+    assert (time.process_time() - start) / 10 < 0.3
