@@ -191,7 +191,7 @@ def plan(
     out: Out = Path("reports"),
     seeds: Seeds = None,
 ) -> None:
-    """List every run of the papers' tables and its state: done, failed, to do, not implemented, no data."""
+    """List every run of the papers' tables and its state: done, failed, to do, or why there is none."""
     from collections import Counter
 
     from adlib.papers import list_papers

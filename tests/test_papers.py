@@ -1,5 +1,7 @@
 """The papers' tables as printed, and their protocols."""
 
+import inspect
+
 import pytest
 import yaml
 
@@ -152,6 +154,16 @@ def test_unknown_paper_and_unknown_statement():
         published("nature")
     with pytest.raises(InputError, match="states no 'price'; it states grey_share"):
         stated("cxr_ad", "price")
+
+
+def test_the_smoke_profile_gives_every_trained_method_a_small_budget():
+    from adlib.models import list_models, model_class
+    from adlib.runs.plan import read_profile
+
+    budgets = read_profile("smoke").methods
+    trained = [name for name in list_models() if "epochs" in inspect.signature(model_class(name).__init__).parameters]
+    assert trained
+    assert {name for name in trained if budgets.get(name, {}).get("epochs", 1000) > 10} == set()
 
 
 @pytest.mark.parametrize("profile", sorted((REPOSITORY / "nbconfig" / "profiles").glob("*.yaml")), ids=lambda p: p.stem)

@@ -187,7 +187,7 @@ def test_bundled_weights_are_small_and_described():
 def test_bundled_weights_load_by_name_and_say_what_they_are():
     backbone = Backbone("resnet18.tv_in1k", (2, 3), "bundled")
     assert backbone.origin["kind"] == "bundled"
-    with pytest.raises(InputError, match="'bundled' exist for resnet18, not for backbone='wide_resnet50_2.tv_in1k'"):
+    with pytest.raises(InputError, match=r"'bundled' exist for resnet18, not for backbone='wide_resnet50_2.tv_in1k'"):
         Backbone("wide_resnet50_2.tv_in1k", (2, 3), "bundled")
     with pytest.raises(InputError, match="end with stage 3"):
         Backbone("resnet18.tv_in1k", (3, 4), "bundled")

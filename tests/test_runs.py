@@ -149,13 +149,27 @@ def test_plan_covers_the_paper_and_says_what_is_missing(tmp_path):
     profile = read_profile(str(write_profile(tmp_path)), data=tmp_path, seeds=2)
     cells = plan(["cxr_ad"], profile, tmp_path / "phantoms")
     assert len(cells) == (5 + 15) * 3 * 2
-    assert {cell.missing for cell in cells if cell.method != "patchcore"} == {"not implemented"}
+    assert {cell.missing for cell in cells if cell.method != "patchcore"} <= {"not implemented", "no data"}
     ready = [cell for cell in cells if cell.run]
     assert [(cell.category, cell.seed) for cell in ready] == [("UB", 0), ("UB", 1)]
     assert ready[0].run.settings == SETTINGS  # the paper's crop of 224 overridden by the profile
     store = Store(tmp_path / "store")
     assert {state(cell, store) for cell in cells} == {"to do", "no data", "not implemented"}
     assert len(distinct_runs(cells + cells)) == 2
+
+
+def test_a_profile_may_try_a_method_on_some_categories_only(tmp_path):
+    for category in ("UB", "DC"):
+        make_tree(tmp_path / "cxr_ad", category)
+    limited = {"categories": {"other": 1}}, {"categories": {"patchcore": None, "other": 1}}
+    found = []
+    for content in limited:
+        profile = read_profile(str(write_profile(tmp_path, **content)), data=tmp_path, seeds=1)
+        cells = [cell for cell in plan(["cxr_ad"], profile, tmp_path) if cell.method == "patchcore"]
+        found.append([cell.category for cell in cells if cell.run])
+        if len(found) == 1:
+            assert [cell.missing for cell in cells if cell.category == "DC"] == ["not in this profile"]
+    assert found == [["UB"], ["UB", "DC"]]
 
 
 def test_profiles_are_named_and_checked(tmp_path):

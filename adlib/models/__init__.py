@@ -9,7 +9,25 @@ from pathlib import Path
 
 from adlib.errors import InputError
 
-_CLASSES = {"patchcore": "PatchCore"}
+_CLASSES = {
+    "cfa": "CFA",
+    "cfrg": "CFRG",
+    "destseg": "DeSTSeg",
+    "draem": "DRAEM",
+    "fastflow": "FastFlow",
+    "glass": "GLASS",
+    "msflow": "MSFlow",
+    "padim": "PaDiM",
+    "patchcore": "PatchCore",
+    "pyramidflow": "PyramidFlow",
+    "rd4ad": "RD4AD",
+    "rdpp": "RDPP",
+    "realnet": "RealNet",
+    "simplenet": "SimpleNet",
+    "stfpm": "STFPM",
+    "supersimplenet": "SuperSimpleNet",
+    "uflow": "UFlow",
+}
 
 
 def list_models() -> list[str]:

@@ -49,8 +49,8 @@ class Backbone(nn.Module):
     def __init__(self, name: str, stages: tuple[int, ...], weights: str | Path, seed: int = 0):
         super().__init__()
         self.name, self.stages, self.weights = name, tuple(stages), str(weights)
-        self.net = _build(name, self.stages, seed)
-        self.origin = _fill(self.net, name, weights, seed)
+        self.net = build_network(name, self.stages, seed)
+        self.origin = fill_network(self.net, name, weights, seed)
         self.channels = self.net.feature_info.channels()
         self.strides = self.net.feature_info.reduction()
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
@@ -67,7 +67,11 @@ class Backbone(nn.Module):
         return self.net(x)
 
 
-def _build(name: str, stages: tuple[int, ...], seed: int) -> nn.Module:
+def build_network(name: str, stages: tuple[int, ...], seed: int) -> nn.Module:
+    """timm's network of a name, cut after the last stage: its feature maps, with random weights drawn from the seed.
+
+    Raises InputError for unknown names and stages.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -79,7 +83,7 @@ def _build(name: str, stages: tuple[int, ...], seed: int) -> nn.Module:
             ) from error
 
 
-def _fill(net: nn.Module, name: str, weights: str | Path, seed: int) -> dict:
+def fill_network(net: nn.Module, name: str, weights: str | Path, seed: int) -> dict:
     """Load weights into net; return their origin: kind, and the file with its hash where there is one."""
     if weights == "random":
         return {"kind": "random", "seed": seed}
@@ -193,8 +197,9 @@ def needed_weights() -> dict[str, list[str]]:
     needed: dict[str, list[str]] = {}
     for method in list_models():
         parameters = inspect.signature(model_class(method).__init__).parameters
-        if "backbone" in parameters:
-            needed.setdefault(parameters["backbone"].default, []).append(method)
+        for parameter in parameters.values():
+            if parameter.name.endswith("backbone") and parameter.default not in (None, "none"):
+                needed.setdefault(parameter.default, []).append(method)
     return needed
 
 

@@ -7,6 +7,7 @@ A method subclasses `Detector` and writes
     state          the learned tensors, by name; and set_state, which takes them back
 """
 
+import glob
 import inspect
 import json
 from collections.abc import Iterator
@@ -23,12 +24,19 @@ from adlib.errors import InputError
 from adlib.images import ImageSet
 from adlib.predictions import Predictions
 
+_WEIGHTS_WARNINGS = {
+    "random": "Random weights: the features were never trained, so detection is far below the method's.",
+    "bundled": "Bundled weights: trained by adlib on images drawn from formulas, where the paper's were on ImageNet.",
+}
+
 
 class Detector:
     """Base of all methods. Higher scores are more anomalous, for images and for pixels."""
 
     name = ""  # as in adlib.models
     image_defaults: dict = {"size": 256, "crop": None}  # how the method's paper prepares its images
+    checkpoint_interval: float = 300.0  # seconds between two writes of a training's checkpoint
+    accepts_anomalous: bool = False  # whether fit also learns from images that are labelled anomalous
 
     @classmethod
     def create(cls, **parameters):
@@ -50,9 +58,8 @@ class Detector:
     @property
     def warnings(self) -> list[str]:
         """What a reader must know of the features before believing the numbers."""
-        if self.parameters.get("weights") != "random":
-            return []
-        return ["Random weights: the features were never trained, so detection is far below the method's."]
+        weights = self.parameters.get("weights")
+        return [_WEIGHTS_WARNINGS[weights]] if weights in _WEIGHTS_WARNINGS else []
 
     def fit(
         self,
@@ -61,23 +68,30 @@ class Detector:
         device: str = "auto",
         seed: int = 0,
         progress: bool = True,
+        checkpoint: str | Path | None = None,
     ):
         """Learn what is normal. Returns self.
 
-        images: the training images; all must be normal.
+        images: the training images; all must be normal, unless the method learns from labelled defects too.
         val: held-out normal images, for methods that need some; others ignore it.
         device: "auto" (CUDA where there is a device), "cpu", "cuda", "cuda:1" ...
         seed: of all that is random. Same seed and machine, same result on a CPU.
+        checkpoint: a file in which methods that train keep their progress; a call that finds it resumes there, and
+            ends as an uninterrupted one would have. It is deleted when fit is done. Others ignore it.
         """
         if len(images) == 0:
             raise InputError("There is no image to fit on.")
-        if (images.labels == 1).any():
+        if (images.labels == 1).any() and not self.accepts_anomalous:
             first = images.samples.loc[images.labels == 1, "image"].iloc[0]
             raise InputError(f"fit needs normal images only, but {first} is labelled anomalous.")
         torch.manual_seed(seed)
         self.device_ = choose_device(device)
         self.seed_ = seed
+        self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
+        self.fitted_ = False
         self.fit_images(images, val, progress)
+        self.fitted_ = True
+        self._delete_checkpoints()
         return self
 
     def predict(
@@ -102,9 +116,8 @@ class Detector:
         self, images: ImageSet, batch_size: int, progress: bool, what: str
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """(index of the first image, float [B, 3, H, W] on the device) over the images in their order."""
-        # Workers pay where a GPU waits for them; on a CPU they would take cores from the network.
-        workers = min(8, torch.get_num_threads()) if self.device_.type == "cuda" else 0
-        loader = DataLoader(_PixelsOnly(images), batch_size, num_workers=workers, pin_memory=workers > 0)
+        workers = loader_workers(self.device_)
+        loader = DataLoader(PixelsOnly(images), batch_size, num_workers=workers, pin_memory=workers > 0)
         with tqdm(total=len(images), desc=f"{self.name} {what}", unit="image", disable=not progress) as bar:
             start = 0
             for batch in loader:
@@ -113,8 +126,15 @@ class Detector:
                 bar.update(len(batch))
 
     def check_fitted(self) -> None:
-        if not any(key.endswith("_") and not key.startswith("_") for key in vars(self)):
+        if not getattr(self, "fitted_", False):
             raise InputError(f"This {self.name} is not fitted: call fit(images) before predict or save.")
+
+    def _delete_checkpoints(self) -> None:
+        """Delete what adlib.models.training wrote: the checkpoint, and those of single stages beside it."""
+        if self.checkpoint_ is not None:
+            self.checkpoint_.unlink(missing_ok=True)
+            for file in self.checkpoint_.parent.glob(f"{glob.escape(self.checkpoint_.name)}.stage-*"):
+                file.unlink()
 
     def save(self, path: str | Path) -> Path:
         """Write parameters and learned tensors to one .safetensors file; returns its path."""
@@ -147,7 +167,7 @@ class Detector:
         raise NotImplementedError
 
 
-class _PixelsOnly(torch.utils.data.Dataset):
+class PixelsOnly(torch.utils.data.Dataset):
     """The pictures without their masks: a detector must not see ground truth, and need not wait for it."""
 
     def __init__(self, images: ImageSet):
@@ -158,6 +178,11 @@ class _PixelsOnly(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return self.images.pixels(index)
+
+
+def loader_workers(device: torch.device) -> int:
+    """How many processes load images. They pay where a GPU waits; on a CPU they would take cores from the network."""
+    return min(8, torch.get_num_threads()) if device.type == "cuda" else 0
 
 
 def load(path: str | Path) -> Detector:
@@ -177,6 +202,7 @@ def load(path: str | Path) -> Detector:
     model.seed_ = about["seed"]
     model.device_ = torch.device("cpu")
     model.set_state(state)
+    model.fitted_ = True
     return model
 
 

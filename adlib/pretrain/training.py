@@ -125,9 +125,8 @@ class Trainee(nn.Module):
         except (RuntimeError, IndexError, AssertionError) as error:
             raise InputError(f"timm cannot build {backbone!r} with feature stages {stages}: {error}.") from error
         channels = self.features.feature_info.channels()[-1]
-        self.classifier = nn.Sequential(
-            nn.Conv2d(channels, 512, 3, padding=1, bias=False), nn.BatchNorm2d(512), nn.ReLU(), nn.Conv2d(512, classes, 1)
-        )
+        hidden = [nn.Conv2d(channels, 512, 3, padding=1, bias=False), nn.BatchNorm2d(512), nn.ReLU()]
+        self.classifier = nn.Sequential(*hidden, nn.Conv2d(512, classes, 1))
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 

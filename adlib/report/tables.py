@@ -35,8 +35,9 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     published: as printed, percent but for MCC and counts. recomputed: in average rows the mean of the printed
     categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for one).
     difference: ours - published, in percentage points. state: "done", "partly" (an average that lacks categories, or
-    seeds missing), "to do", "failed", "not implemented", "no data". phantom: whether any of our numbers comes from
-    drawn data. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test images: an oracle.
+    seeds missing), "to do", "failed", "not implemented", "no data", "not in this profile". phantom: whether any of our
+    numbers comes from drawn data. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test
+    images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)

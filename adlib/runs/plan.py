@@ -39,7 +39,7 @@ class Cell:
     setting: str
     seed: int
     run: Run | None = None
-    missing: str = ""  # "not implemented", "no data"
+    missing: str = ""  # "not implemented", "no data", "not in this profile"
 
     def as_dict(self) -> dict:
         names = ("paper", "table", "method", "dataset", "category", "setting", "seed", "missing")
@@ -53,7 +53,8 @@ class Profile:
 
     data: "phantoms", or where the datasets lie (one folder each). seeds: how many; if not given, a paper's own number
     of replicates, else one. phantoms: options of drawing, by dataset. settings: overrides for all methods that have
-    such a parameter. methods: overrides by method.
+    such a parameter. methods: overrides by method. categories: method -> on how many categories of each dataset it
+    runs, "other" standing for all methods that are not named; on all of them if the profile says nothing.
     """
 
     name: str
@@ -62,6 +63,11 @@ class Profile:
     phantoms: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     methods: dict = field(default_factory=dict)
+    categories: dict = field(default_factory=dict)
+
+    def limit(self, method: str) -> int | None:
+        """On how many categories of a dataset a method runs; None for all."""
+        return self.categories.get(method, self.categories.get("other"))
 
 
 def list_profiles() -> list[str]:
@@ -118,9 +124,13 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
             for dataset, method, setting in product(spec["datasets"], spec["methods"], spec.get("settings", [""])):
                 root = dataset_root(dataset, profile, phantom_folder)
                 own = protocol.get("settings", {}).get(method, {})
-                for category, seed in product(spec.get("categories", facts(dataset).counts), range(seeds)):
+                categories = list(spec.get("categories", facts(dataset).counts))
+                tried = [name for name in categories if name in there(root)][: profile.limit(method)]
+                for category, seed in product(categories, range(seeds)):
                     cell = Cell(paper, table, method, dataset, category, setting, seed)
                     _fill(cell, root, there, own, profile)
+                    if cell.run and category not in tried:
+                        cell.run, cell.missing = None, "not in this profile"
                     cells.append(cell)
     return cells
 
@@ -150,7 +160,7 @@ def distinct_runs(cells: Iterable[Cell]) -> list[Run]:
 
 
 def state(cell: Cell, store: Store) -> str:
-    """ "done", "failed", "to do", "not implemented" or "no data"."""
+    """ "done", "failed", "to do", "not implemented", "no data" or "not in this profile"."""
     if cell.run is None:
         return cell.missing
     record = store.record(cell.run.key)

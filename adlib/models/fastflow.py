@@ -1,0 +1,173 @@
+"""FastFlow: "Unsupervised Anomaly Detection and Localization via 2D Normalizing Flows".
+
+Yu, Zheng, Wang, Li, Wu, Zhao, Wu; 2021; arXiv 2111.07677. A fully convolutional normalising flow per scale maps
+frozen features to white noise and keeps their layout; where the likelihood is low, the image is anomalous.
+
+The authors released no code. Follows the common re-implementation (gathierry/FastFlow), which differs from the paper
+in a trainable LayerNorm over [C, h, w] in front of each flow of a ResNet, and in scoring by z alone: the
+log-determinant serves training, not the map. It computes no image score; ours is the map's largest value, as in the
+libraries below. Named by their parameters, other behaviours that published tables used:
+- moviad (MIIC, table 3): train_norms=False, weight_decay=0, batch_size=4, a wide ResNet-50 whatever was asked for,
+  images of 224 pixels;
+- anomalib (3CAD, which does not name its backbone; the library's default is a ResNet-18): the same network; it ends
+  when pixel AUROC on validation images, anomalous ones among them, has not risen for three epochs. Here the number of
+  epochs is fixed, because nothing is chosen on anomalous images.
+
+Training peaks early and drifts, by up to 5 points on textures (issue 4 of the re-implementation). On a ResNet-18 the
+flow has 1.5 times the backbone's multiplications, so a prediction takes about 3 times as long as the features alone.
+"""
+
+import torch
+from torch import nn
+
+from adlib.models.anomaly_map import upsample
+from adlib.models.backbones import Backbone
+from adlib.models.detector import Detector
+from adlib.models.flow_blocks import (
+    CouplingBlock,
+    Flow,
+    ScaleNorms,
+    TokenBackbone,
+    check_shapes,
+    convolutions,
+    log_likelihood,
+    negative_log_likelihood,
+    tanh_clamp,
+)
+from adlib.models.frozen_features import features_of, frozen_features
+from adlib.models.training import joined_state, load_joined_state, train
+
+# Steps of the flow, kernels that they take in turn, hidden channels per input channel.
+STEPS = {
+    "resnet18": (8, (3,), 1.0),
+    "wide_resnet50_2": (8, (3, 1), 1.0),
+    "deit_base_distilled_patch16_384": (20, (3, 1), 0.16),
+    "cait_m48_448": (20, (3, 1), 0.16),
+}
+# Transformers give one map, after this block (counted from 0), without LayerNorm in front of the flow.
+LAST_BLOCK = {"deit_base_distilled_patch16_384": 7, "cait_m48_448": 40}
+
+
+class FastFlowNet(nn.Module):
+    """LayerNorm and flow for each feature map.
+
+    shapes: (C, h, w) of each map. steps, kernels, hidden_ratio: as in STEPS. norm: with LayerNorm; affine: with
+    learned scale and offset.
+
+    net(features) gives the latents, each [B, C, h, w], and the log-determinant [B], summed over the maps.
+    """
+
+    def __init__(self, shapes, steps, kernels, hidden_ratio, norm=True, affine=True):
+        super().__init__()
+        self.norms = ScaleNorms(shapes, affine) if norm else None
+        subnets = [convolutions(kernels[step % len(kernels)], hidden_ratio) for step in range(steps)]
+        self.flows = nn.ModuleList(
+            Flow([CouplingBlock(channels, subnet, lambda raw: tanh_clamp(raw, 2.0)) for subnet in subnets])
+            for channels, _, _ in shapes
+        )
+
+    def forward(self, features):
+        if self.norms is not None:
+            features = self.norms(features)
+        outputs = [flow(stage) for flow, stage in zip(self.flows, features, strict=True)]
+        return [latent for latent, _ in outputs], sum(log_det for _, log_det in outputs)
+
+
+class FastFlow(Detector):
+    """FastFlow. Images of 256 pixels for ResNets, 384 for DeiT, 448 for CaiT; no crop.
+
+    backbone: a ResNet, "deit_base_distilled_patch16_384.fb_in1k" or "cait_m48_448.fb_dist_in1k"; weights, stages: as of
+        adlib.models.backbones (stages of ResNets only).
+    steps, kernels, hidden_ratio: of the flow; None takes STEPS of the backbone, a ResNet-18's for one not listed.
+    norm_affine, train_norms: LayerNorms with scale and offset, and whether these are trained.
+    epochs, batch_size, learning_rate, weight_decay: of Adam, without a schedule.
+    precision: of the training (adlib.models.training); likelihoods are float32 in any case.
+    cache_gib: GiB of main memory in which the training images' features may stay, so that the backbone runs once.
+    """
+
+    name = "fastflow"
+    image_defaults = {"size": 256, "crop": None}
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2.racm_in1k",
+        weights: str = "pretrained",
+        stages: tuple[int, ...] = (1, 2, 3),
+        steps: int | None = None,
+        kernels: tuple[int, ...] | None = None,
+        hidden_ratio: float | None = None,
+        norm_affine: bool = True,
+        train_norms: bool = True,
+        epochs: int = 500,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-5,
+        precision: str = "float32",
+        cache_gib: float = 4.0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.stages = tuple(stages)
+        self.steps = steps
+        self.kernels = None if kernels is None else tuple(kernels)
+        self.hidden_ratio = hidden_ratio
+        self.norm_affine = norm_affine
+        self.train_norms = train_norms
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.precision = precision
+        self.cache_gib = cache_gib
+
+    def build_backbone(self, weights: str, seed: int) -> Backbone:
+        block = LAST_BLOCK.get(self.backbone.split(".")[0])
+        if block is None:
+            return Backbone(self.backbone, self.stages, weights, seed)
+        return TokenBackbone(self.backbone, block, weights, seed)
+
+    def build_flow(self, shapes: list[tuple[int, int, int]]) -> FastFlowNet:
+        """The trained network for feature maps of these shapes (C, h, w)."""
+        family = self.backbone.split(".")[0]
+        given = (self.steps, self.kernels, self.hidden_ratio)
+        chosen = [mine or listed for mine, listed in zip(given, STEPS.get(family, STEPS["resnet18"]), strict=True)]
+        net = FastFlowNet(shapes, *chosen, norm=family not in LAST_BLOCK, affine=self.norm_affine)
+        if net.norms is not None:
+            net.norms.requires_grad_(self.train_norms)
+        return net
+
+    def fit_images(self, images, val, progress):
+        self.backbone_ = self.build_backbone(self.weights, self.seed_).to(self.device_)
+        data = frozen_features(self, images, self.cache_gib, progress)
+        first = self.backbone_(images.pixels(0)[None].to(self.device_))
+        self.shapes_ = [tuple(stage.shape[1:]) for stage in first]
+        self.flow_ = self.build_flow(self.shapes_).to(self.device_)
+
+        def loss(batch):
+            return negative_log_likelihood(*self.flow_(features_of(self, batch)))
+
+        trained = [value for value in self.flow_.parameters() if value.requires_grad]
+        optimiser = torch.optim.Adam(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "precision": self.precision}
+        train(self, data, loss, {"flow": self.flow_}, optimiser, progress=progress, **settings)
+
+    def score_batch(self, batch):
+        features = self.backbone_(batch)
+        check_shapes(features, self.shapes_)
+        maps = [upsample(-log_likelihood(z).exp(), batch.shape[-2:]) for z in self.flow_(features)[0]]
+        anomaly_map = torch.stack(maps).mean(0)
+        return anomaly_map.amax((1, 2)), anomaly_map
+
+    def state(self):
+        return {"shapes": torch.tensor(self.shapes_), **joined_state({"backbone": self.backbone_, "flow": self.flow_})}
+
+    def set_state(self, state):
+        self.shapes_ = [tuple(shape) for shape in state.pop("shapes").tolist()]
+        self.backbone_ = self.build_backbone("random", 0)
+        self.backbone_.weights = self.weights
+        self.flow_ = self.build_flow(self.shapes_).eval()
+        load_joined_state({"backbone": self.backbone_, "flow": self.flow_}, state)
+
+    def to(self, device):
+        self.backbone_.to(device)
+        self.flow_.to(device)

@@ -1,0 +1,130 @@
+"""RD4AD: "Anomaly Detection via Reverse Distillation from One-Class Embedding".
+
+Deng, Li; CVPR 2022; arXiv 2201.10703. A frozen teacher's features at three scales pass through a trained bottleneck
+into a small embedding, from which a trained decoder rebuilds them, deepest first. What normal images never showed does
+not survive the bottleneck, so the rebuilt features differ there. The networks stand in adlib.models.distillation.
+
+Follows the official code, also where the paper differs: the loss takes ONE cosine over each level's whole feature map
+(loss="image"), where the paper describes one per position (loss="position"). The last epoch is kept, as there.
+
+Other readings, as parameters:
+- moviad, as it compared methods on MIIC: backbone="resnet18.tv_in1k" whatever was asked for, images of 224 pixels,
+  smoothing=0.
+- anomalib: betas=(0.5, 0.99) in its newer versions, and the backbone's weights of timm's default tag.
+"""
+
+import torch
+from torch import nn
+
+from adlib.errors import InputError
+from adlib.models.anomaly_map import smooth
+from adlib.models.backbones import Backbone
+from adlib.models.detector import Detector
+from adlib.models.distillation import (
+    Bottleneck,
+    Decoder,
+    cosine_distance,
+    distance_map,
+    image_cosine_distance,
+    teacher_shape,
+)
+from adlib.models.training import joined_state, load_joined_state, train
+
+
+class RD4AD(Detector):
+    """RD4AD. Images of 256 pixels.
+
+    backbone, weights: the teacher, any timm ResNet (adlib.models.backbones); its stages 1, 2 and 3 are used.
+    epochs, batch_size, learning_rate, betas: of Adam without weight decay or schedule. Large batches learn less.
+    loss: cosine distance of whole feature maps, "image" (official), or per "position".
+    smoothing: sigma of the anomaly map's blur in pixels, 0 for none.
+    precision: of training, see adlib.models.training.
+    """
+
+    name = "rd4ad"
+    image_defaults = {"size": 256, "crop": None}
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2.tv_in1k",
+        weights: str = "pretrained",
+        epochs: int = 200,
+        batch_size: int = 16,
+        learning_rate: float = 0.005,
+        betas: tuple[float, float] = (0.5, 0.999),
+        loss: str = "image",
+        smoothing: float = 4.0,
+        precision: str = "float32",
+    ):
+        if loss not in ("image", "position"):
+            raise InputError(f"loss={loss!r} must be 'image' or 'position'.")
+        self.backbone = backbone
+        self.weights = weights
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.betas = tuple(betas)
+        self.loss = loss
+        self.smoothing = smoothing
+        self.precision = precision
+
+    def fit_images(self, images, val, progress):
+        self.build(self.weights)
+        self.to(self.device_)
+        trained = self.trained()
+        parameters = [value for module in trained.values() for value in module.parameters()]
+        self.losses_ = train(
+            self,
+            images,
+            self.distillation_loss,
+            trained,
+            torch.optim.Adam(parameters, self.learning_rate, self.betas, fused=True),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            drop_last=False,
+            precision=self.precision,
+            progress=progress,
+        )
+
+    def build(self, weights: str) -> None:
+        """The networks before training; the trained ones' initial weights come from the fit's seed."""
+        self.backbone_ = Backbone(self.backbone, (1, 2, 3), weights, self.seed_)
+        shape = teacher_shape(self.backbone)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed_)
+            self.bottleneck_ = Bottleneck(shape).to(memory_format=torch.channels_last)
+            self.decoder_ = Decoder(shape).to(memory_format=torch.channels_last)
+
+    def trained(self) -> dict[str, nn.Module]:
+        return {"bottleneck": self.bottleneck_, "decoder": self.decoder_}
+
+    def embed(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return self.bottleneck_(features)
+
+    def features(self, batch: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The teacher's feature maps and the rebuilt ones, float32 [B, C, h, w] per level."""
+        teacher = self.backbone_(batch)
+        rebuilt = self.decoder_(self.embed(teacher))
+        return [level.float() for level in teacher], [level.float() for level in rebuilt]
+
+    def distillation_loss(self, batch: torch.Tensor) -> torch.Tensor:
+        distance = image_cosine_distance if self.loss == "image" else cosine_distance
+        return sum(distance(*pair).mean() for pair in zip(*self.features(batch), strict=True))
+
+    def score_batch(self, batch):
+        maps = smooth(distance_map(*self.features(batch), batch.shape[-2:]), self.smoothing)
+        return maps.amax((1, 2)), maps
+
+    def state(self):
+        return joined_state({"backbone": self.backbone_, **self.trained()})
+
+    def set_state(self, state):
+        self.build("random")
+        load_joined_state({"backbone": self.backbone_, **self.trained()}, state)
+        self.backbone_.weights = self.weights
+        for module in self.trained().values():
+            module.eval()
+
+    def to(self, device):
+        for module in (self.backbone_, *self.trained().values()):
+            module.to(device)

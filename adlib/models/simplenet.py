@@ -1,0 +1,165 @@
+"""SimpleNet: "SimpleNet: A Simple Network for Image Anomaly Detection and Localization".
+
+Liu, Zhou, Xu, Wang; CVPR 2023; arXiv 2303.15140. A linear adaptor takes frozen patch features into a space of their
+own; Gaussian noise added there makes anomalous ones; a small discriminator learns to tell the two apart, and its
+answer on the patches of an image, negated, is the score.
+
+Follows the official code with the settings of its MVTec AD script, where they differ from the paper too. What is ours:
+- the last epoch counts; the published numbers are of the epoch with the best image AUROC on the TEST images, one of 40;
+- 40 rounds of 4 epochs are 160 epochs, because nothing happens between the rounds but that choice;
+- images are resized to a square, where theirs keep their proportions and lose the longer side's ends.
+
+Other readings, as parameters:
+- Texture-AD: images of 329 pixels without a crop, adaptor_optimiser="adam", adaptor_weight_decay=1e-5.
+
+There is no mixed precision: it would round the noise away.
+"""
+
+import torch
+from torch import nn
+
+from adlib.errors import InputError
+from adlib.models.anomaly_map import smooth, upsample
+from adlib.models.backbones import Backbone
+from adlib.models.detector import Detector
+from adlib.models.discriminator import Discriminator, linear
+from adlib.models.frozen_features import features_of, frozen_features
+from adlib.models.patchcore import pooled_embedding
+from adlib.models.training import joined_state, load_joined_state, train
+
+OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def margin_loss(normal: torch.Tensor, noisy: torch.Tensor, margin: float) -> dict[str, torch.Tensor]:
+    """The truncated L1 loss: answers to normal patches [N] should exceed the margin, to noisy ones [M] fall below
+    its negative.
+    """
+    return {"normal": (margin - normal).clamp_min(0).mean(), "noisy": (margin + noisy).clamp_min(0).mean()}
+
+
+class SimpleNet(Detector):
+    """SimpleNet. Images of 329 pixels, centre crop 288.
+
+    backbone, weights, stages: the frozen features (adlib.models.backbones).
+    embedding_size: values per patch, into which its 3x3 neighbourhood on all stages is pooled (as in PatchCore). The
+        default suits wide ResNets; a ResNet-18 has 384 channels to pool.
+    hidden: width of the discriminator's middle layer.
+    noise: standard deviation of the noise. It is absolute, and suits features of the size of torchvision's weights.
+    margin: of the loss.
+    epochs, batch_size: without a schedule.
+    adaptor_rate, adaptor_weight_decay, adaptor_optimiser: "adamw" or "adam".
+    discriminator_rate, discriminator_weight_decay: of Adam.
+    smoothing: sigma of the anomaly map's blur in pixels, 0 for none.
+    cache_gib: frozen features of the training images are kept in memory if they need no more; 0 never keeps them.
+    """
+
+    name = "simplenet"
+    image_defaults = {"size": 329, "crop": 288}
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2.tv_in1k",
+        weights: str = "pretrained",
+        stages: tuple[int, ...] = (2, 3),
+        embedding_size: int = 1536,
+        hidden: int = 1024,
+        noise: float = 0.015,
+        margin: float = 0.5,
+        epochs: int = 160,
+        batch_size: int = 8,
+        adaptor_rate: float = 1e-4,
+        adaptor_weight_decay: float = 0.01,
+        adaptor_optimiser: str = "adamw",
+        discriminator_rate: float = 2e-4,
+        discriminator_weight_decay: float = 1e-5,
+        smoothing: float = 4.0,
+        cache_gib: float = 2.0,
+    ):
+        if adaptor_optimiser not in OPTIMISERS:
+            raise InputError(f"adaptor_optimiser={adaptor_optimiser!r} must be 'adamw' or 'adam'.")
+        self.backbone = backbone
+        self.weights = weights
+        self.stages = tuple(stages)
+        self.embedding_size = embedding_size
+        self.hidden = hidden
+        self.noise = noise
+        self.margin = margin
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.adaptor_rate = adaptor_rate
+        self.adaptor_weight_decay = adaptor_weight_decay
+        self.adaptor_optimiser = adaptor_optimiser
+        self.discriminator_rate = discriminator_rate
+        self.discriminator_weight_decay = discriminator_weight_decay
+        self.smoothing = smoothing
+        self.cache_gib = cache_gib
+
+    def fit_images(self, images, val, progress):
+        self.build(self.weights)
+        self.to(self.device_)
+        adaptor_optimiser = OPTIMISERS[self.adaptor_optimiser]
+        self.losses_ = train(
+            self,
+            frozen_features(self, images, self.cache_gib, progress),
+            self.loss,
+            self.trained(),
+            [
+                adaptor_optimiser(
+                    self.adaptor_.parameters(), self.adaptor_rate, weight_decay=self.adaptor_weight_decay, fused=True
+                ),
+                torch.optim.Adam(
+                    self.discriminator_.parameters(),
+                    self.discriminator_rate,
+                    weight_decay=self.discriminator_weight_decay,
+                    fused=True,
+                ),
+            ],
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            drop_last=False,
+            progress=progress,
+        )
+
+    def build(self, weights: str) -> None:
+        """The networks before training; the trained ones' initial weights come from the fit's seed."""
+        self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed_)
+            self.adaptor_ = linear(self.embedding_size, self.embedding_size)
+            self.discriminator_ = Discriminator(self.embedding_size, self.hidden)
+
+    def trained(self) -> dict[str, nn.Module]:
+        return {"adaptor": self.adaptor_, "discriminator": self.discriminator_}
+
+    def patches(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """The adapted patches of feature maps [B, C, h, w] per stage, finest first: float [B * h * w, D]."""
+        return self.adaptor_(pooled_embedding(features, self.embedding_size).flatten(0, 1))
+
+    def loss(self, batch: torch.Tensor | list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        normal = self.patches(features_of(self, batch))
+        noisy = normal + self.noise * torch.randn_like(normal)
+        answers = self.discriminator_(torch.cat([normal, noisy]))  # one batch of the batch norm
+        return margin_loss(*answers.chunk(2), self.margin)
+
+    def patch_scores(self, patches: torch.Tensor) -> torch.Tensor:
+        """float [N, D] -> [N], higher for anomalous."""
+        return -self.discriminator_(patches)
+
+    def score_batch(self, batch):
+        features = self.backbone_(batch)
+        scores = self.patch_scores(self.patches(features)).view(len(batch), *features[0].shape[-2:])
+        return scores.amax((1, 2)), smooth(upsample(scores, batch.shape[-2:]), self.smoothing)
+
+    def state(self):
+        return joined_state({"backbone": self.backbone_, **self.trained()})
+
+    def set_state(self, state):
+        self.build("random")
+        load_joined_state({"backbone": self.backbone_, **self.trained()}, state)
+        self.backbone_.weights = self.weights
+        for module in self.trained().values():
+            module.eval()
+
+    def to(self, device):
+        for module in (self.backbone_, *self.trained().values()):
+            module.to(device)

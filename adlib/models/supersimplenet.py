@@ -1,0 +1,342 @@
+"""SuperSimpleNet: "Unifying Unsupervised and Supervised Learning for Fast and Reliable Surface Defect Detection".
+
+Rolih, Fučka, Skočaj; ICPR 2024; arXiv 2408.03143. SimpleNet made anew: frozen features on a finer grid, a linear
+adaptor, noise inside Perlin blobs instead of everywhere, a segmentation head for the map and a classification head
+for the image's score. Real defects, where some are at hand, train the same network.
+
+Follows the official code of the ICPR paper (the authors' later journal version, which anomalib has by default, feeds
+the classification head with features that are not adapted). The last epoch is kept, as there. What is ours:
+- blobs are drawn on the feature grid itself, where theirs are resized from the next power of two (256 pixels make a
+  grid of 64, for which it is the same), and never from cells smaller than two positions, which hold no noise;
+- beside real defects every normal image comes equally often, where theirs draws the rarely drawn ones more often.
+
+Supervised: give `fit` images of which some are labelled 1, with masks. Each comes as it is, mirrored both ways and
+turned by 180 degrees, with as many normal images. The official settings for it are threshold=0.6,
+stop_gradient=False, clip_norm=1.0.
+
+Other readings, as parameters:
+- VisA: threshold=0.6.
+- moviad, which the MIIC benchmark ran: images of 224 pixels, adaptor_rate=1e-3, head_rate=2e-3,
+  adaptor_weight_decay=1e-4, head_weight_decay=1e-4, schedule_every="step" (so that the rates fall to a sixth within
+  the first few epochs), smoothing=0.4, align_corners=False.
+
+There is no mixed precision: it would round the noise away.
+"""
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import Dataset
+
+from adlib.errors import InputError
+from adlib.images import ImageSet
+from adlib.models.anomaly_map import upsample
+from adlib.models.backbones import Backbone
+from adlib.models.detector import Detector
+from adlib.models.frozen_features import features_of, frozen_features
+from adlib.models.training import joined_state, load_joined_state, train
+from adlib.synthesis import perlin_noise
+
+# Features
+
+
+def upscaled(features: list[torch.Tensor], align_corners: bool) -> torch.Tensor:
+    """All stages on twice the finest grid, concatenated, then 3x3 means: float [B, sum of C, 2h, 2w]."""
+    height, width = features[0].shape[-2:]
+    size = (2 * height, 2 * width)
+    grown = [F.interpolate(stage, size=size, mode="bilinear", align_corners=align_corners) for stage in features]
+    joined = torch.cat(grown, 1).contiguous(memory_format=torch.channels_last)
+    return F.avg_pool2d(joined, kernel_size=3, stride=1, padding=1)
+
+
+# Network
+
+
+def convolution(inside: int, outside: int, kernel: int = 1, bias: bool = True) -> nn.Conv2d:
+    """Keeps the grid; Xavier-normal weights, the bias as torch draws it. The adaptor is one of kernel 1."""
+    conv = nn.Conv2d(inside, outside, kernel, padding="same", bias=bias)
+    nn.init.xavier_normal_(conv.weight)
+    return conv
+
+
+class Heads(nn.Module):
+    """Segmentation and classification of adapted features: float [B, C, h, w] -> map [B, h, w] and score [B].
+
+    Both without a sigmoid, higher for anomalous. The classification head reads features and map; stop_gradient keeps
+    its loss from reaching the segmentation head through the map.
+    """
+
+    def __init__(self, channels: int, hidden: int, stop_gradient: bool):
+        super().__init__()
+        self.stop_gradient = stop_gradient
+        self.segment = nn.Sequential(
+            convolution(channels, hidden),
+            nn.BatchNorm2d(hidden),
+            nn.LeakyReLU(0.2, inplace=True),
+            convolution(hidden, 1, bias=False),
+        )
+        self.classify = nn.Sequential(convolution(channels + 1, 128, kernel=5), nn.BatchNorm2d(128), nn.ReLU())
+        self.score = nn.Linear(2 * 128 + 2, 1)
+        nn.init.xavier_normal_(self.score.weight)
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = self.segment(features)  # [B, 1, h, w]
+        read = maps.detach() if self.stop_gradient else maps
+        deep = self.classify(torch.cat([features, read], 1))  # [B, 128, h, w]
+        pooled = [deep.amax((2, 3)), deep.mean((2, 3)), read.amax((2, 3)), read.mean((2, 3))]
+        return maps[:, 0], self.score(torch.cat(pooled, 1))[:, 0]
+
+
+# Synthetic anomalies
+
+
+def blobs(count: int, grid: tuple[int, int], threshold: float, rng: np.random.Generator) -> torch.Tensor:
+    """Where noise goes: bool [count, h, w], thresholded Perlin noise of 1 to 32 cells per axis; half of them empty."""
+    masks = np.zeros((count, *grid), bool)
+    finest = [min(5, int(np.log2(max(2, side)) - 1)) for side in grid]
+    for mask in masks:
+        cells = tuple(2 ** int(rng.integers(0, most + 1)) for most in finest)
+        noise = perlin_noise(grid, cells, rng)
+        if rng.random() < 0.5:
+            mask[:] = noise > threshold
+    return torch.from_numpy(masks)
+
+
+# Loss
+
+
+def truncated_loss(maps: torch.Tensor, masks: torch.Tensor, margin: float = 0.5) -> torch.Tensor:
+    """Normal positions should lie below -margin, anomalous ones above it; the mean over each kind, summed.
+
+    maps: float [B, h, w], no sigmoid; masks: bool [B, h, w]. A kind that is absent counts 0.
+    """
+    normal, anomalous = (maps + margin).clamp_min(0) * ~masks, (margin - maps).clamp_min(0) * masks
+    return normal.sum() / (~masks).sum().clamp_min(1) + anomalous.sum() / masks.sum().clamp_min(1)
+
+
+def focal_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 4.0) -> torch.Tensor:
+    """Mean cross-entropy, of which well-judged values weigh little; float logits and bool targets of one shape."""
+    entropy = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+    return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()
+
+
+# Real defects
+
+
+class BalancedImages(Dataset):
+    """A set's anomalous images, each in four positions, and as many normal ones: other normal ones in every epoch.
+
+    Item: {"image": float32 [3, H, W] in [0, 1], "mask": bool [H, W], "label": int}. It depends on (seed, epoch, index).
+    """
+
+    TURNS = ((), (1,), (2,), (1, 2))  # axes of a picture [C, H, W] that are reversed
+
+    def __init__(self, images: ImageSet, seed: int):
+        self.source = images
+        self.anomalous, self.normal = np.flatnonzero(images.labels == 1), np.flatnonzero(images.labels == 0)
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers keep a copy of self
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return 2 * len(self.TURNS) * len(self.anomalous)
+
+    def __getitem__(self, index: int) -> dict:
+        half = len(self) // 2
+        if index < half:
+            turn, which = divmod(index, len(self.anomalous))
+            item = self.source[int(self.anomalous[which])]
+            axes = self.TURNS[turn]
+            picture, mask = item["image"].flip(axes), item["mask"].flip([axis - 1 for axis in axes])
+            return {"image": picture, "mask": mask, "label": 1}
+        # All normal images in random order, then all again in another order, and so on through the epochs.
+        cycle, place = divmod(int(self._epoch) * half + index - half, len(self.normal))
+        order = np.random.default_rng([self.seed, cycle]).permutation(self.normal)
+        item = self.source[int(order[place])]
+        return {key: item[key] for key in ("image", "mask", "label")}
+
+
+class SuperSimpleNet(Detector):
+    """SuperSimpleNet. Images of 256 pixels.
+
+    backbone, weights, stages: the frozen features (adlib.models.backbones).
+    align_corners: how the stages are enlarged.
+    hidden: width of the segmentation head.
+    noise: standard deviation of the noise. It is absolute, and suits features of the size of torchvision's weights.
+    threshold: of the Perlin noise; higher makes smaller blobs.
+    stop_gradient: keep the classification's loss away from the segmentation head.
+    epochs, batch_size: the rates are multiplied by `decay` at each share of the epochs in `milestones`.
+    schedule_every: "epoch"; or "step", which counts the milestones in batches.
+    adaptor_rate, adaptor_weight_decay, head_rate, head_weight_decay: of AdamW.
+    clip_norm: the largest norm of all gradients, or None.
+    smoothing: sigma of the anomaly map's blur in pixels, 0 for none.
+    image_score: of the classification "head", or the "map"'s largest value.
+    cache_gib: frozen features of the training images are kept in memory if they need no more; 0 never keeps them.
+    """
+
+    name = "supersimplenet"
+    image_defaults = {"size": 256, "crop": None}
+    accepts_anomalous = True
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2.tv_in1k",
+        weights: str = "pretrained",
+        stages: tuple[int, ...] = (2, 3),
+        align_corners: bool = True,
+        hidden: int = 1024,
+        noise: float = 0.015,
+        threshold: float = 0.2,
+        stop_gradient: bool = True,
+        epochs: int = 300,
+        batch_size: int = 32,
+        adaptor_rate: float = 1e-4,
+        adaptor_weight_decay: float = 0.01,
+        head_rate: float = 2e-4,
+        head_weight_decay: float = 1e-5,
+        milestones: tuple[float, ...] = (0.8, 0.9),
+        decay: float = 0.4,
+        schedule_every: str = "epoch",
+        clip_norm: float | None = None,
+        smoothing: float = 4.0,
+        image_score: str = "head",
+        cache_gib: float = 2.0,
+    ):
+        if image_score not in ("head", "map"):
+            raise InputError(f"image_score={image_score!r} must be 'head' or 'map'.")
+        if schedule_every not in ("epoch", "step"):
+            raise InputError(f"schedule_every={schedule_every!r} must be 'epoch' or 'step'.")
+        self.backbone = backbone
+        self.weights = weights
+        self.stages = tuple(stages)
+        self.align_corners = align_corners
+        self.hidden = hidden
+        self.noise = noise
+        self.threshold = threshold
+        self.stop_gradient = stop_gradient
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.adaptor_rate = adaptor_rate
+        self.adaptor_weight_decay = adaptor_weight_decay
+        self.head_rate = head_rate
+        self.head_weight_decay = head_weight_decay
+        self.milestones = tuple(milestones)
+        self.decay = decay
+        self.schedule_every = schedule_every
+        self.clip_norm = clip_norm
+        self.smoothing = smoothing
+        self.image_score = image_score
+        self.cache_gib = cache_gib
+
+    def fit_images(self, images, val, progress):
+        self.build(self.weights)
+        self.to(self.device_)
+        optimiser = torch.optim.AdamW(
+            [
+                {
+                    "params": self.adaptor_.parameters(),
+                    "lr": self.adaptor_rate,
+                    "weight_decay": self.adaptor_weight_decay,
+                },
+                {"params": self.heads_.parameters(), "lr": self.head_rate, "weight_decay": self.head_weight_decay},
+            ],
+            fused=True,
+        )
+        milestones = [int(self.epochs * share) for share in self.milestones]
+        self.losses_ = train(
+            self,
+            self.training_images(images, progress),
+            self.losses,
+            self.trained(),
+            optimiser,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            schedules=[torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, self.decay)],
+            schedule_every=self.schedule_every,
+            clip_norm=self.clip_norm,
+            drop_last=False,
+            progress=progress,
+        )
+
+    def training_images(self, images: ImageSet, progress: bool) -> Dataset:
+        """The normal images' frozen features, or balanced images where some are anomalous."""
+        if not (images.labels == 1).any():
+            return frozen_features(self, images, self.cache_gib, progress)
+        if (images.labels == 1).all() or not images.has_masks:
+            raise InputError("To learn from real defects, fit needs normal images too, and a mask of every defect.")
+        return BalancedImages(images, self.seed_)
+
+    def build(self, weights: str) -> None:
+        """The networks before training; the trained ones' initial weights come from the fit's seed."""
+        self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_)
+        channels = sum(self.backbone_.channels)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed_)
+            self.adaptor_ = convolution(channels, channels).to(memory_format=torch.channels_last)
+            self.heads_ = Heads(channels, self.hidden, self.stop_gradient).to(memory_format=torch.channels_last)
+
+    def trained(self) -> dict[str, nn.Module]:
+        return {"adaptor": self.adaptor_, "heads": self.heads_}
+
+    def adapted(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Feature maps of all stages -> adapted ones, float [B, C, 2h, 2w]."""
+        return self.adaptor_(upscaled(features, self.align_corners))
+
+    def losses(self, batch: torch.Tensor | list[torch.Tensor] | dict) -> dict[str, torch.Tensor]:
+        """batch: normal images or their features; or images with masks and labels, {"image", "mask", "label"}."""
+        supervised = isinstance(batch, dict)
+        adapted = self.adapted(features_of(self, batch["image"] if supervised else batch))
+        grid = adapted.shape[-2:]
+        masks = torch.zeros(len(adapted), *grid, dtype=torch.bool, device=adapted.device)
+        labels = torch.zeros(len(adapted), dtype=torch.bool, device=adapted.device)
+        if supervised:
+            small = F.interpolate(batch["mask"][:, None].float(), size=grid, mode="bilinear", align_corners=False)
+            masks, labels = small[:, 0] >= 0.5, batch["label"] > 0
+        # Everything twice; the noise of the two differs, and leaves what is anomalous already as it is.
+        adapted, masks, labels = (torch.cat([part, part]) for part in (adapted, masks, labels))
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))  # of torch's generator, which checkpoints keep
+        noisy = blobs(len(adapted), grid, self.threshold, rng).to(adapted.device) & ~masks
+        adapted = adapted + self.noise * torch.randn_like(adapted) * noisy[:, None]
+        masks = masks | noisy
+        maps, scores = self.heads_(adapted)
+        return {
+            "truncated": truncated_loss(maps, masks),
+            "focal": focal_loss(maps, masks),
+            "classification": focal_loss(scores, labels | masks.flatten(1).any(1)),
+        }
+
+    def score_batch(self, batch):
+        maps, scores = self.heads_(self.adapted(self.backbone_(batch)))
+        maps = blur(upsample(maps, batch.shape[-2:]), self.smoothing)
+        return (scores.sigmoid() if self.image_score == "head" else maps.amax((1, 2))), maps
+
+    def state(self):
+        return joined_state({"backbone": self.backbone_, **self.trained()})
+
+    def set_state(self, state):
+        self.build("random")
+        load_joined_state({"backbone": self.backbone_, **self.trained()}, state)
+        self.backbone_.weights = self.weights
+        for module in self.trained().values():
+            module.eval()
+
+    def to(self, device):
+        for module in (self.backbone_, *self.trained().values()):
+            module.to(device)
+
+
+def blur(maps: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur of float [B, H, W] as torchvision's: kernel cut at 3 sigma, border mirrored without the edge pixel.
+
+    Returns a CPU tensor. sigma in pixels, 0 leaves the maps as they are.
+    """
+    maps = maps.float().cpu()
+    if sigma == 0:
+        return maps
+    width = 2 * int(np.ceil(3 * sigma)) + 1
+    blurred = [cv2.GaussianBlur(one, (width, width), sigma, borderType=cv2.BORDER_REFLECT_101) for one in maps.numpy()]
+    return torch.from_numpy(np.stack(blurred))

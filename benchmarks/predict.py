@@ -1,0 +1,96 @@
+"""Prediction time of every method as a multiple of its own backbone's forward pass.
+
+    python benchmarks/predict.py [--methods padim cfa] [--device cuda] [--size 256] [--repeats 7]
+
+The backbone is the part that a method cannot do without; one that has none is held against ResNet-18, layers 1 to 3,
+and says so. Both are timed by turns in one run and the best time of each
+counts, so that what else runs on the machine disturbs both alike. Random weights and one epoch on eight images: speed
+does not depend on weights. Prints a Markdown table; quote its ratios, the times are this machine's.
+"""
+
+import argparse
+import inspect
+import platform
+import tempfile
+import time
+
+import timm
+import torch
+
+import adlib
+from adlib.models import model_class
+from adlib.models.backbones import Backbone
+from adlib.models.detector import Detector
+from adlib.samples import select
+
+BATCH = 8
+# What every method gets, if it has such a parameter, and what single methods get beside.
+COMMON = {"backbone": "resnet18.tv_in1k", "weights": "random", "epochs": 1}
+SETTINGS = {
+    "patchcore": {"coreset_ratio": 0.3},  # of 8 images: the memory bank of a tenth of 24 images
+}
+TARGETS = {"padim": 1.5, "stfpm": 2.3, "rd4ad": 3.3, "fastflow": 2.5}
+
+
+def settings(method: str) -> dict:
+    """The parameters with which a method is timed."""
+    known = inspect.signature(model_class(method).__init__).parameters
+    return {name: value for name, value in COMMON.items() if name in known} | SETTINGS.get(method, {})
+
+
+def seconds(work, device: str) -> float:
+    """Wall-clock time of one call."""
+    start = time.perf_counter()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def measure(model: Detector, batch: torch.Tensor, device: str, repeats: int) -> list[float]:
+    """[best time of the bare backbone, best time of the whole prediction] of one batch, after one warm-up of each."""
+    backbone = getattr(model, "backbone_", None) or Backbone(COMMON["backbone"], (1, 2, 3), "random").to(device)
+    works = (lambda: backbone(batch), lambda: model.score_batch(batch))
+    best = [float("inf")] * 2
+    for attempt in range(repeats + 1):
+        for index, work in enumerate(works):
+            taken = seconds(work, device)
+            if attempt:
+                best[index] = min(best[index], taken)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", default=adlib.list_models(), choices=adlib.list_models())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    on_gpu = arguments.device.startswith("cuda")
+    hardware = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}"
+    print(f"{versions}, {hardware}, batch {BATCH}, {arguments.size} pixels\n")
+    print("| method | settings | bare backbone, ms/image | prediction, ms/image | ratio | target |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        adlib.phantoms.draw("cxr_ad", f"{folder}/cxr_ad", size=arguments.size, counts={"UB": (BATCH, 1, 1)})
+        samples = select(adlib.load_samples("cxr_ad", f"{folder}/cxr_ad"), split="train")
+        for method in arguments.methods:
+            chosen = settings(method)
+            images = adlib.ImageSet(samples, size=arguments.size)
+            model = adlib.create_model(method, **chosen)
+            model.fit(images, device=arguments.device, progress=False)
+            batch = torch.stack([images.pixels(index) for index in range(BATCH)]).to(arguments.device)
+            bare, whole = (1e3 * best / BATCH for best in measure(model, batch, arguments.device, arguments.repeats))
+            own = {name: value for name, value in chosen.items() if name not in ("weights", "epochs")}
+            if getattr(model, "backbone_", None) is None:
+                own["against"] = COMMON["backbone"]
+            said = ", ".join(f"{name}={value}" for name, value in own.items())
+            target = f"≤ {TARGETS[method]}" if method in TARGETS else ""
+            print(f"| {method} | {said} | {bare:.1f} | {whole:.1f} | {whole / bare:.2f} | {target} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""The networks as published: trained and all parameters, feature maps, and the shapes of what is learned.
+
+One row per method and setting. Each is fitted on two images with random weights and the smallest budget; the numbers
+expected here come from the papers' and official codes' layer sizes, written as the sums they are.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import make_tree
+from torch import nn
+
+from adlib import ImageSet, create_model, list_models, load_samples
+from adlib.samples import select
+
+R18, WIDE = "resnet18.tv_in1k", "wide_resnet50_2.tv_in1k"
+
+
+def convolution(inputs: int, outputs: int, side: int) -> int:
+    """Parameters of a convolution without bias and the batch norm behind it."""
+    return inputs * outputs * side**2 + 2 * outputs
+
+
+def bottlenecks(blocks: int, inputs: int, width: int, outputs: int) -> int:
+    """A stage of a wide ResNet: 1x1, 3x3 and 1x1 convolutions per block, and one 1x1 past the first block."""
+    middle = convolution(width, width, 3) + convolution(width, outputs, 1)
+    first = convolution(inputs, width, 1) + convolution(inputs, outputs, 1)
+    return first + blocks * middle + (blocks - 1) * convolution(outputs, width, 1)
+
+
+# Up to layer3, without layer4 and classifier: stem, layer1, layer2, layer3.
+STEM = convolution(3, 64, 7)
+R18_PARAMETERS = STEM + 147_968 + 525_568 + 2_099_712
+WIDE_PARAMETERS = STEM + bottlenecks(3, 64, 128, 256) + bottlenecks(4, 256, 256, 512) + bottlenecks(6, 512, 512, 1024)
+
+
+def mirrored(blocks: int, inputs: int, width: int, outputs: int) -> int:
+    """A stage of a mirrored wide ResNet: 2x2 transposed for the first block's 3x3 and 1x1 for the shortcut."""
+    less = convolution(width, width, 3) - convolution(width, width, 2)
+    return bottlenecks(blocks, inputs, width, outputs) - less + 3 * inputs * outputs
+
+
+def projections(channels: tuple[int, int, int]) -> int:
+    """Of RD++: per stage four 3x3 convolutions with bias, from C to C/2, C/4, C/2 and C channels."""
+    return sum(9 * 5 * c**2 // 4 + c // 2 + c // 4 + c // 2 + c for c in channels)
+
+
+# Reverse distillation: one-class embedding (fusion, then a layer4 on three times the channels) and mirrored decoder.
+FUSION = convolution(64, 128, 3) + 2 * convolution(128, 256, 3)
+R18_EMBEDDING = FUSION + convolution(768, 512, 3) + convolution(768, 512, 1) + 3 * convolution(512, 512, 3)
+R18_DECODER = sum(2 * convolution(2 * c, c, 2) + 3 * convolution(c, c, 3) for c in (256, 128, 64))
+WIDE_EMBEDDING = convolution(256, 512, 3) + 2 * convolution(512, 1024, 3) + bottlenecks(3, 3072, 1024, 2048)
+WIDE_DECODER = mirrored(3, 2048, 512, 1024) + mirrored(4, 1024, 256, 512) + mirrored(6, 512, 128, 256)
+R18_REVERSE, WIDE_REVERSE = R18_EMBEDDING + R18_DECODER, WIDE_EMBEDDING + WIDE_DECODER  # 15.4 and 83.8 million
+R18_PROJECTED = R18_REVERSE + projections((64, 128, 256))
+WIDE_PROJECTED = WIDE_REVERSE + projections((256, 512, 1024))  # 99.3 million
+
+
+def couplings(channels: int, steps: int, kernels: tuple[int, ...]) -> int:
+    """A flow of FastFlow or U-Flow: per step two convolutions with bias, and a scale and an offset per channel."""
+    half, sizes = channels // 2, [kernels[step % len(kernels)] ** 2 for step in range(steps)]
+    return sum(half * half * k + half + half * channels * k + channels + 2 * channels for k in sizes)
+
+
+def conditioned(channels: int, steps: int) -> int:
+    """A parallel flow of MSFlow: its subnets see 64 channels of position and have a LayerNorm."""
+    inputs = channels // 2 + 64
+    return steps * (9 * inputs**2 + inputs + 2 * inputs + 9 * inputs * channels + channels + 2 * channels)
+
+
+def fusion(channels: tuple[int, ...]) -> int:
+    """The fusion of MSFlow: two subnets on half of all channels."""
+    total = sum(channels) // 2
+    mixed = 9 * total * (total // 4) * 2 + total // 4 + total + 2 * (total // 4)
+    return 2 * (mixed + 2 * sum(9 * (c // 2) ** 2 + c // 2 for c in channels))
+
+
+def pyramid(channels: int, levels: int, stacks: int) -> int:
+    """PyramidFlow: 7x7 subnets without bias and 1x1 convolutions as two triangles and a diagonal."""
+    single = 49 * (channels * 2 * channels + 4 * channels**2)
+    double = 49 * (4 * channels**2 + 4 * channels**2)
+    steps = {2: (2, 0), 4: (2, 2), 8: (2, 6)}[levels]  # with one neighbour, with two
+    return stacks * (steps[0] * single + steps[1] * double + sum(steps) * (2 * channels**2 + channels))
+
+
+R18_FLOW = couplings(64, 8, (3,)) + couplings(128, 8, (3,)) + couplings(256, 8, (3,))  # 4.66 million
+R18_NORMS = 2 * (64 * 64**2 + 128 * 32**2 + 256 * 16**2)  # 0.92 million, of images of 256 pixels
+WIDE_FLOW = sum(couplings(channels, 8, (3, 1)) for channels in (256, 512, 1024))  # 41.3 million
+WIDE_NORMS_32 = 2 * (256 * 8**2 + 512 * 4**2 + 1024 * 2**2)
+R18_U = couplings(256, 4, (3, 1)) + couplings(160, 4, (3, 1)) + couplings(84, 4, (3, 1))
+R18_MS = conditioned(64, 2) + conditioned(128, 5) + conditioned(256, 8) + fusion((64, 128, 256))
+WIDE_MS = conditioned(256, 2) + conditioned(512, 5) + conditioned(1024, 8) + fusion((256, 512, 1024))
+R18_FIRST = STEM + 147_968
+
+
+def biased(inputs: int, outputs: int) -> int:
+    """Parameters of a 3x3 convolution with bias and the batch norm behind it."""
+    return 9 * inputs * outputs + 3 * outputs
+
+
+def chain(width: int, inputs: int, factors: str) -> int:
+    """Of DRAEM: one such layer after the other, to as many channels as each digit times the width."""
+    widths = [inputs, *(int(factor) * width for factor in factors)]
+    return sum(biased(*pair) for pair in pairwise(widths))
+
+
+# DRAEM: two layers per level down, three up; the second network's first layer of each level up has a skip beside it.
+DRAEM_RECONSTRUCTION = chain(128, 3, "1122448888" + "884442221111") + 9 * 128 * 3 + 3
+DRAEM_UP = sum(
+    biased(64 * i, 64 * o) + biased(64 * (o + skip), 64 * o) + biased(64 * o, 64 * o)
+    for i, o, skip in ((8, 8, 8), (8, 4, 8), (4, 2, 4), (2, 1, 2), (1, 1, 1))
+)
+DRAEM = DRAEM_RECONSTRUCTION + chain(64, 6, "112244888888") + DRAEM_UP + 9 * 64 * 2 + 2  # 97.4 million
+
+
+def basics(inputs: int, outputs: int) -> int:
+    """Two basic blocks of a ResNet, with a 1x1 convolution past the first if the number of channels changes."""
+    shortcut = 0 if inputs == outputs else convolution(inputs, outputs, 1)
+    return convolution(inputs, outputs, 3) + 3 * convolution(outputs, outputs, 3) + shortcut
+
+
+# DeSTSeg: a ResNet-18 to layer4 and four pairs of blocks back; on 64 + 128 + 256 similarities two blocks and a pyramid.
+LAYER4 = convolution(256, 512, 3) + 3 * convolution(512, 512, 3) + convolution(256, 512, 1)
+R18_STUDENT = R18_PARAMETERS + LAYER4 + basics(512, 512) + basics(512, 256) + basics(256, 128) + basics(128, 64)
+PYRAMID = convolution(256, 256, 1) + 3 * convolution(256, 256, 3) + convolution(1024, 256, 3)
+R18_DESTSEG = R18_STUDENT + basics(448, 256) + PYRAMID + convolution(256, 256, 3) + 256 + 1
+
+
+def inverted(inputs: int, outputs: int, side: int, expand: int = 6) -> int:
+    """A block of an EfficientNet: 1x1, depthwise, squeeze and excitation to a quarter of its inputs, 1x1."""
+    inner, squeezed = inputs * expand, inputs // 4
+    widen = convolution(inputs, inner, 1) if expand > 1 else 0
+    excite = 2 * inner * squeezed + squeezed + inner
+    return widen + convolution(1, inner, side) + excite + convolution(inner, outputs, 1)
+
+
+def adapter(inputs: int, outputs: int) -> int:
+    """Of CFRG: depthwise 3x3 and 1x1 with a norm, full 3x3 and 1x1 with a norm."""
+    return 9 * inputs + convolution(inputs, inputs, 1) + 9 * inputs**2 + convolution(inputs, outputs, 1)
+
+
+def fine(first: int, second: int, third: int) -> int:
+    """The decoder of CFRG: 4x4 transposed convolutions, two 3x3 behind each, skips beside the first two."""
+    steps = ((third, second, second), (second, first, first), (first, first // 2, 0), (first // 2, first // 4, 0))
+    total = sum(16 * i * o + o + biased(o + skip, o) + biased(o, o) for i, o, skip in steps)
+    return total + 9 * (first // 4) + 1
+
+
+# An EfficientNet-B0 up to stride 16: stem and five stages.
+B0 = convolution(3, 32, 3) + inverted(32, 16, 3, expand=1)
+B0 += inverted(16, 24, 3) + inverted(24, 24, 3) + inverted(24, 40, 5) + inverted(40, 40, 5)
+B0 += inverted(40, 80, 3) + 2 * inverted(80, 80, 3) + inverted(80, 112, 5) + 2 * inverted(112, 112, 5)
+R18_CFRG = R18_REVERSE + B0 + fine(64, 128, 256) + adapter(24, 64) + adapter(40, 128) + adapter(112, 256)
+WIDE_CFRG = WIDE_REVERSE + B0 + fine(256, 512, 1024) + adapter(24, 256) + adapter(40, 512) + adapter(112, 1024)
+
+
+def unet(channels: int) -> int:
+    """Of RealNet: half of the channels, then once and twice as many; (inputs, outputs) of every block in turn."""
+    b = channels // 2
+    down = [(b, b), (b, b), (b, b), (b, 2 * b), (2 * b, 2 * b), (2 * b, 2 * b), (2 * b, 4 * b), (4 * b, 4 * b)]
+    up = [(8 * b, 4 * b), (8 * b, 4 * b), (6 * b, 4 * b), (4 * b, 4 * b)]
+    up += [(6 * b, 2 * b), (4 * b, 2 * b), (3 * b, 2 * b), (2 * b, 2 * b), (3 * b, b), (2 * b, b), (2 * b, b)]
+    blocks = sum(2 * i + 9 * i * o + o + (i * o + o) * (i != o) for i, o in down + 2 * [(4 * b, 4 * b)] + up)
+    attention = sum(2 * c + 3 * c * c + 3 * c + c * c + c for c in 5 * [2 * b] + 6 * [4 * b])
+    enlarging = sum(2 * (16 * c * c + c) for c in (2 * b, 4 * b))
+    return 9 * channels * b + b + blocks + attention + enlarging + 2 * b + 9 * b * channels + channels
+
+
+# RealNet's decoder on 2 x 256 residual channels, to 128, 32, 8, 4 and 2.
+RESIDUALS = 2 * 10 * 512**2 + biased(512, 128) + sum(9 * i * o + o for i, o in pairwise((128, 32, 8, 4, 2)))
+
+
+# Adaptor and discriminator on pooled patches of D values: D -> D with bias, then D -> H with bias, batch norm, H -> 1.
+def discriminator(size: int, hidden: int) -> int:
+    return size * size + size + size * hidden + hidden + 2 * hidden + hidden
+
+
+# SuperSimpleNet on C channels: adaptor and segmentation head as above, a 5x5 convolution with bias from C + 1 channels
+# to 128 and its norm, and a score of 256 pooled values and 2 of the map.
+def two_heads(channels: int, hidden: int) -> int:
+    return discriminator(channels, hidden) + 25 * (channels + 1) * 128 + 128 + 2 * 128 + 258 + 1
+
+
+@dataclass
+class Row:
+    """method and settings: for create_model; size: of the two images in pixels.
+
+    trained: parameters that an optimiser changes; total: those and the frozen ones.
+    features: (C, h, w) of each stage of the backbone, if there is one. learned: shapes of tensors of model.state().
+    """
+
+    method: str
+    settings: dict
+    size: int
+    trained: int
+    total: int
+    features: list[tuple[int, int, int]]
+    learned: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join([self.method, *(str(value) for value in self.settings.values())])
+
+
+ROWS = [
+    # two images x 28 x 28 positions, of which a tenth stays; 1024 pooled values
+    Row("patchcore", {"backbone": R18}, 224, 0, R18_PARAMETERS, [(128, 28, 28), (256, 14, 14)],
+        {"memory_bank": (156, 1024)}),
+    Row("patchcore", {"backbone": WIDE}, 64, 0, WIDE_PARAMETERS, [(512, 8, 8), (1024, 4, 4)],
+        {"memory_bank": (12, 1024)}),
+    # one Gaussian for each of 56 x 56 positions
+    Row("padim", {"backbone": R18}, 224, 0, R18_PARAMETERS, [(64, 56, 56), (128, 28, 28), (256, 14, 14)],
+        {"kept": (100,), "mean": (3136, 100), "whitening": (3136, 100, 100)}),
+    Row("padim", {"backbone": WIDE}, 32, 0, WIDE_PARAMETERS, [(256, 8, 8), (512, 4, 4), (1024, 2, 2)],
+        {"kept": (550,), "mean": (64, 550), "whitening": (64, 550, 550)}),
+    # a 1x1 convolution from all channels and two coordinates to as many channels, its bias, the radius
+    Row("cfa", {"backbone": R18, "epochs": 1}, 64, 450 * 448 + 448 + 1, R18_PARAMETERS + 450 * 448 + 448 + 1,
+        [(64, 16, 16), (128, 8, 8), (256, 4, 4)], {"memory_bank": (256, 448)}),
+    Row("cfa", {"backbone": WIDE, "epochs": 1}, 32, 1794 * 1792 + 1793, WIDE_PARAMETERS + 1794 * 1792 + 1793,
+        [(256, 8, 8), (512, 4, 4), (1024, 2, 2)], {"memory_bank": (64, 1792)}),
+    # the student is a second teacher
+    Row("stfpm", {"backbone": R18, "epochs": 1}, 64, R18_PARAMETERS, 2 * R18_PARAMETERS,
+        [(64, 16, 16), (128, 8, 8), (256, 4, 4)], {"student.net.conv1.weight": (64, 3, 7, 7)}),
+    Row("stfpm", {"backbone": WIDE, "epochs": 0}, 32, WIDE_PARAMETERS, 2 * WIDE_PARAMETERS,
+        [(256, 8, 8), (512, 4, 4), (1024, 2, 2)]),
+    Row("rd4ad", {"backbone": R18, "epochs": 1}, 64, R18_REVERSE, R18_REVERSE + R18_PARAMETERS,
+        [(64, 16, 16), (128, 8, 8), (256, 4, 4)]),
+    Row("rd4ad", {"backbone": WIDE, "epochs": 0}, 64, WIDE_REVERSE, WIDE_REVERSE + WIDE_PARAMETERS,
+        [(256, 16, 16), (512, 8, 8), (1024, 4, 4)]),
+    Row("rdpp", {"backbone": R18, "epochs": 1}, 64, R18_PROJECTED, R18_PROJECTED + R18_PARAMETERS,
+        [(64, 16, 16), (128, 8, 8), (256, 4, 4)]),
+    Row("rdpp", {"backbone": WIDE, "epochs": 0}, 64, WIDE_PROJECTED, WIDE_PROJECTED + WIDE_PARAMETERS,
+        [(256, 16, 16), (512, 8, 8), (1024, 4, 4)]),
+    Row("fastflow", {"backbone": R18, "epochs": 0}, 256, R18_FLOW + R18_NORMS,
+        R18_FLOW + R18_NORMS + R18_PARAMETERS, [(64, 64, 64), (128, 32, 32), (256, 16, 16)]),
+    Row("fastflow", {"backbone": WIDE, "epochs": 0}, 32, WIDE_FLOW + WIDE_NORMS_32,
+        WIDE_FLOW + WIDE_NORMS_32 + WIDE_PARAMETERS, [(256, 8, 8), (512, 4, 4), (1024, 2, 2)]),
+    # each scale carries a quarter of half its channels to the next finer one: 256 -> 32, 128 + 32 -> 20, 64 + 20
+    Row("uflow", {"backbone": R18, "epochs": 0}, 256, R18_U + R18_NORMS, R18_U + R18_NORMS + R18_PARAMETERS,
+        [(64, 64, 64), (128, 32, 32), (256, 16, 16)]),
+    Row("msflow", {"backbone": R18, "epochs": 1}, 64, R18_MS, R18_MS + R18_PARAMETERS,
+        [(64, 8, 8), (128, 4, 4), (256, 2, 2)]),
+    Row("msflow", {"backbone": WIDE, "epochs": 0}, 64, WIDE_MS, WIDE_MS + WIDE_PARAMETERS,
+        [(256, 8, 8), (512, 4, 4), (1024, 2, 2)]),
+    Row("pyramidflow", {"backbone": R18, "epochs": 0}, 64, pyramid(64, 4, 4), pyramid(64, 4, 4) + R18_FIRST,
+        [(64, 16, 16)], {"template.0": (1, 64, 16, 16), "template.3": (1, 64, 2, 2)}),
+    Row("pyramidflow", {"backbone": "none", "levels": 8, "channels": 24, "stacks": 1, "epochs": 0}, 128,
+        pyramid(24, 8, 1), pyramid(24, 8, 1), [(24, 128, 128)]),
+    # both networks are trained, and nothing is pretrained
+    Row("draem", {"epochs": 0}, 32, DRAEM, DRAEM, []),
+    Row("destseg", {"backbone": R18, "student_steps": 1, "segmentation_steps": 1}, 64, R18_DESTSEG,
+        R18_DESTSEG + R18_PARAMETERS, [(64, 16, 16), (128, 8, 8), (256, 4, 4)]),
+    Row("cfrg", {"backbone": R18, "epochs": 1}, 64, R18_CFRG, R18_CFRG + R18_PARAMETERS,
+        [(64, 16, 16), (128, 8, 8), (256, 4, 4)]),
+    Row("cfrg", {"backbone": WIDE, "epochs": 0}, 32, WIDE_CFRG, WIDE_CFRG + WIDE_PARAMETERS,
+        [(256, 8, 8), (512, 4, 4), (1024, 2, 2)]),
+    Row("realnet", {"backbone": R18, "channels": (64, 64, 128, 64), "selection_batches": 1, "epochs": 0}, 128,
+        3 * unet(64) + unet(128) + RESIDUALS, 3 * unet(64) + unet(128) + RESIDUALS + R18_PARAMETERS + LAYER4,
+        [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)],
+        {"selection.kept0": (64,), "selection.kept2": (128,), "decoder.rank_norm.running_mean": (320,)}),
+    # 2.4 million in the adaptor, 1.6 in the discriminator
+    Row("simplenet", {"backbone": R18, "embedding_size": 384, "epochs": 1}, 64, discriminator(384, 1024),
+        discriminator(384, 1024) + R18_PARAMETERS, [(128, 8, 8), (256, 4, 4)],
+        {"adaptor.weight": (384, 384), "discriminator.linear.weight": (1024, 384)}),
+    Row("simplenet", {"backbone": WIDE, "epochs": 0}, 32, discriminator(1536, 1024),
+        discriminator(1536, 1024) + WIDE_PARAMETERS, [(512, 4, 4), (1024, 2, 2)],
+        {"adaptor.weight": (1536, 1536), "discriminator.linear.weight": (1024, 1536)}),
+    Row("glass", {"backbone": R18, "embedding_size": 384, "epochs": 1}, 64, discriminator(384, 1024),
+        discriminator(384, 1024) + R18_PARAMETERS, [(128, 8, 8), (256, 4, 4)]),
+    Row("glass", {"backbone": WIDE, "epochs": 0}, 32, discriminator(1536, 1024),
+        discriminator(1536, 1024) + WIDE_PARAMETERS, [(512, 4, 4), (1024, 2, 2)]),
+    # another 4.9 million in the classification head
+    Row("supersimplenet", {"backbone": R18, "epochs": 1}, 64, two_heads(384, 1024),
+        two_heads(384, 1024) + R18_PARAMETERS, [(128, 8, 8), (256, 4, 4)]),
+    Row("supersimplenet", {"backbone": WIDE, "epochs": 0}, 32, two_heads(1536, 1024),
+        two_heads(1536, 1024) + WIDE_PARAMETERS, [(512, 4, 4), (1024, 2, 2)],
+        {"adaptor.weight": (1536, 1536, 1, 1), "heads.classify.0.weight": (128, 1537, 5, 5)}),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return select(load_samples("folder", make_tree(tmp_path_factory.mktemp("tree"), train=2)), split="train")
+
+
+def networks(model) -> list[nn.Module]:
+    return [value for name, value in vars(model).items() if name.endswith("_") and isinstance(value, nn.Module)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_network_is_the_published_one(row, samples):
+    images = ImageSet(samples, size=row.size)
+    weights = {"weights": "random"} if row.features else {}
+    model = create_model(row.method, **weights, **row.settings).fit(images, device="cpu", progress=False)
+    parameters = {id(value): value for network in networks(model) for value in network.parameters()}.values()
+    assert sum(value.numel() for value in parameters if value.requires_grad) == row.trained
+    assert sum(value.numel() for value in parameters) == row.total
+
+    batch = torch.stack([images.pixels(index) for index in range(2)])
+    stages = model.backbone_(batch) if row.features else []
+    assert [tuple(stage.shape[1:]) for stage in stages] == row.features
+    state = model.state()
+    assert {name: tuple(state[name].shape) for name in row.learned} == row.learned
+    with torch.inference_mode():
+        scores, maps = model.score_batch(batch)
+    assert scores.shape == (2,)
+    assert maps.shape == (2, row.size, row.size)
+
+
+def test_every_method_has_a_row():
+    assert {row.method for row in ROWS} == set(list_models())
