@@ -55,6 +55,7 @@ report: $(STAMP)  ## render reports/ anew from what has been run
 
 bench: $(STAMP)  ## speed and memory, about 20 minutes; see benchmarks/README.md
 	$(BIN)/python benchmarks/patchcore.py
+	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/metrics.py
 

@@ -282,6 +282,7 @@ def pretrain(
     backbone: Annotated[str, typer.Option(help="timm name")] = "resnet18",
     classes: Annotated[int, typer.Option(min=2, help="formulas to tell apart")] = 1000,
     size: Annotated[int, typer.Option(min=32, help="side of the training images, pixels")] = 96,
+    learning_rate: Annotated[float, typer.Option(help="at its highest")] = 0.1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="processes that draw images")] = 1,
     seed: int = 0,
@@ -296,7 +297,7 @@ def pretrain(
     start = start or ("bundled" if on else "random")
     file = {"bundled": lambda: bundled_file(backbone), "random": lambda: None}.get(start, lambda: Path(start))()
     settings = {"backbone": backbone, "classes": classes, "size": size, "seed": seed, "on": on, "start": file}
-    print(train(out, minutes, device=device, workers=workers, **settings))
+    print(train(out, minutes, learning_rate=learning_rate, device=device, workers=workers, **settings))
 
 
 @app.command("inspect")

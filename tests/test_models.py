@@ -20,6 +20,33 @@ from adlib.samples import select
 # Small settings per method, so that each is fitted and asked in seconds.
 QUICK = {
     "cfa": {"backbone": "resnet18.tv_in1k", "weights": "random", "epochs": 4, "batch_size": 2, "smoothing": 2.0},
+    "cfrg": {
+        "backbone": "resnet18.tv_in1k",
+        "weights": "random",
+        "student": "resnet18",
+        "drop_path": 0.0,
+        "norm_momentum": 0.1,
+        "epochs": 25,
+        "batch_size": 2,
+        "learning_rate": 2e-3,
+        "smoothing": 2.0,
+    },
+    "destseg": {
+        "backbone": "resnet18.tv_in1k",
+        "weights": "random",
+        "student_steps": 30,
+        "segmentation_steps": 40,
+        "batch_size": 4,
+        "head_rate": 0.1,
+        "segmentation_width": 32,
+    },
+    "draem": {
+        "epochs": 40,
+        "batch_size": 2,
+        "learning_rate": 2e-3,
+        "reconstruction_width": 8,
+        "segmentation_width": 8,
+    },
     "fastflow": {"backbone": "resnet18.tv_in1k", "weights": "random", "steps": 2, "epochs": 10, "batch_size": 4},
     "glass": {
         "backbone": "resnet18.tv_in1k",
@@ -69,6 +96,18 @@ QUICK = {
         "epochs": 40,
         "batch_size": 4,
         "smoothing": 2.0,
+    },
+    "realnet": {
+        "backbone": "resnet18.tv_in1k",
+        "weights": "random",
+        "stages": (1, 2),
+        "channels": (64, 64, 64, 64),
+        "selection_batches": 2,
+        "residuals": (48, 48),
+        "probability": 0.8,
+        "epochs": 40,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
     },
     "stfpm": {"backbone": "resnet18.tv_in1k", "weights": "random", "epochs": 10, "batch_size": 2, "learning_rate": 0.1},
     "supersimplenet": {
@@ -141,7 +180,7 @@ def test_wrong_calls_get_their_sentence(name, splits, tmp_path):
             model.fit(test)
     with pytest.raises(InputError, match="not a torch device"):
         model.fit(train, device="abacus")
-    with pytest.raises(InputError, match="has no parameter colour; it has backbone"):
+    with pytest.raises(InputError, match="has no parameter colour; it has "):
         create_model(name, colour=1)
 
 
