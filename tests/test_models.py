@@ -19,10 +19,10 @@ from adlib.samples import select
 
 # Small settings per method, so that each is fitted and asked in seconds.
 QUICK = {
-    "cfa": {"backbone": "resnet18.tv_in1k", "weights": "random", "epochs": 4, "batch_size": 2, "smoothing": 2.0},
+    "cfa": {"backbone": "resnet18.tv_in1k", "weights": "bundled", "epochs": 4, "batch_size": 2, "smoothing": 2.0},
     "cfrg": {
         "backbone": "resnet18.tv_in1k",
-        "weights": "random",
+        "weights": "bundled",
         "student": "resnet18",
         "drop_path": 0.0,
         "norm_momentum": 0.1,
@@ -33,7 +33,7 @@ QUICK = {
     },
     "destseg": {
         "backbone": "resnet18.tv_in1k",
-        "weights": "random",
+        "weights": "bundled",
         "student_steps": 30,
         "segmentation_steps": 40,
         "batch_size": 4,
@@ -47,7 +47,7 @@ QUICK = {
         "reconstruction_width": 8,
         "segmentation_width": 8,
     },
-    "fastflow": {"backbone": "resnet18.tv_in1k", "weights": "random", "steps": 2, "epochs": 10, "batch_size": 4},
+    "fastflow": {"backbone": "resnet18.tv_in1k", "weights": "bundled", "steps": 2, "epochs": 10, "batch_size": 4},
     "glass": {
         "backbone": "resnet18.tv_in1k",
         "weights": "random",
@@ -62,27 +62,27 @@ QUICK = {
     },
     "msflow": {
         "backbone": "resnet18.tv_in1k",
-        "weights": "random",
+        "weights": "bundled",
         "blocks": (1, 1, 1),
         "epochs": 10,
         "batch_size": 4,
         "learning_rate": 1e-3,
     },
-    "padim": {"backbone": "resnet18.tv_in1k", "weights": "random", "channels": 30, "smoothing": 2.0},
-    "patchcore": {"backbone": "resnet18.tv_in1k", "weights": "random", "coreset_ratio": 0.05, "smoothing": 2.0},
+    "padim": {"backbone": "resnet18.tv_in1k", "weights": "bundled", "channels": 30, "smoothing": 2.0},
+    "patchcore": {"backbone": "resnet18.tv_in1k", "weights": "bundled", "coreset_ratio": 0.05, "smoothing": 2.0},
     "pyramidflow": {"backbone": "none", "channels": 4, "levels": 3, "stacks": 1, "kernel": 3, "epochs": 2},
     "uflow": {
         "backbone": "resnet18.tv_in1k",
-        "weights": "random",
+        "weights": "bundled",
         "steps": 2,
         "epochs": 10,
         "batch_size": 4,
         "learning_rate": 1e-3,
     },
-    "rd4ad": {"backbone": "resnet18.tv_in1k", "weights": "random", "epochs": 14, "batch_size": 2, "smoothing": 2.0},
+    "rd4ad": {"backbone": "resnet18.tv_in1k", "weights": "bundled", "epochs": 14, "batch_size": 2, "smoothing": 2.0},
     "rdpp": {
         "backbone": "resnet18.tv_in1k",
-        "weights": "random",
+        "weights": "bundled",
         "epochs": 12,
         "batch_size": 2,
         "accumulate": 1,
@@ -90,7 +90,7 @@ QUICK = {
     },
     "simplenet": {
         "backbone": "resnet18.tv_in1k",
-        "weights": "random",
+        "weights": "bundled",
         "embedding_size": 384,
         "hidden": 128,
         "epochs": 40,
@@ -109,7 +109,13 @@ QUICK = {
         "batch_size": 4,
         "learning_rate": 1e-3,
     },
-    "stfpm": {"backbone": "resnet18.tv_in1k", "weights": "random", "epochs": 10, "batch_size": 2, "learning_rate": 0.1},
+    "stfpm": {
+        "backbone": "resnet18.tv_in1k",
+        "weights": "bundled",
+        "epochs": 10,
+        "batch_size": 2,
+        "learning_rate": 0.1,
+    },
     "supersimplenet": {
         "backbone": "resnet18.tv_in1k",
         "weights": "random",
