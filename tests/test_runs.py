@@ -72,6 +72,11 @@ def test_settings_are_read_from_text(tmp_path, monkeypatch):
         "weights": str(tmp_path / "w.safetensors"),
         "backbone": "resnet18.tv_in1k",
     }
+    (tmp_path / "bundled").mkdir()  # a folder by chance
+    assert parse_settings(["textures=./bundled", "weights=bundled"]) == {
+        "textures": str(tmp_path / "bundled"),
+        "weights": "bundled",
+    }
     with pytest.raises(InputError, match="expected name=value"):
         parse_settings(["size"])
 

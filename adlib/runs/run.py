@@ -116,7 +116,7 @@ def parse_settings(pairs: list[str]) -> dict:
     """["size=128", "backbone=resnet18.tv_in1k"] -> {"size": 128, "backbone": "resnet18.tv_in1k"}.
 
     Values are read as YAML scalars or lists ("0.1", "true", "null", "[1, 2, 3]"); "0,4095" is a pair of numbers; the
-    path of a file becomes absolute, since a run's notebook has another working folder.
+    path of a file, or of a folder written with a "/", becomes absolute: a run's notebook has another working folder.
     Raises InputError for a pair without "=".
     """
     import yaml
@@ -132,10 +132,16 @@ def parse_settings(pairs: list[str]) -> dict:
                 value = float(value)  # "1e-2" is a number to everybody but YAML 1.1
         except yaml.YAMLError as error:
             raise InputError(f"--set {pair!r}: the value cannot be read ({error}).") from error
-        if isinstance(value, str) and (Path(value).expanduser().is_file() or value.endswith(".safetensors")):
+        if isinstance(value, str) and _is_path(value):
             value = str(Path(value).expanduser().resolve())
         settings[name] = value
     return settings
+
+
+def _is_path(text: str) -> bool:
+    path = Path(text).expanduser()
+    # Without a slash, "bundled" stays a word also where somebody has a folder of that name.
+    return path.is_file() or text.endswith(".safetensors") or ("/" in text and path.is_dir())
 
 
 def _is_number_list(text: str) -> bool:
