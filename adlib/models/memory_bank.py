@@ -1,10 +1,19 @@
-"""The memory bank: nearest neighbours among stored features, and a random projection to search them cheaply."""
+"""The memory bank: exact nearest neighbours among stored features, and a random projection to choose them cheaply."""
+
+import math
+import time
+from functools import cache
 
 import torch
 
+from adlib.models.distance_bounds import fit_outline
+
+SMALLEST = 4096  # stored features below which the search in groups gains nothing
+CHUNK = 2048  # pairs whose whole features are compared at a time; few enough for a processor's cache
+
 
 def nearest(queries: torch.Tensor, bank: torch.Tensor, neighbours: int = 1, chunk: int = 1024) -> torch.Tensor:
-    """Squared Euclidean distances to the nearest rows of the bank.
+    """Squared Euclidean distances to the nearest rows of the bank, by comparing with all of them.
 
     queries: float [Q, D]; bank: float [M, D] on the same device. neighbours: k, at most M.
     chunk: queries per step; bounds the memory to chunk x M values.
@@ -21,6 +30,143 @@ def nearest(queries: torch.Tensor, bank: torch.Tensor, neighbours: int = 1, chun
         )
         parts.append((smallest + part.square().sum(1, keepdim=True)).clamp_(min=0))
     return torch.cat(parts)
+
+
+class BankSearch:
+    """Exact nearest neighbours in a memory bank, float32 [M, D], that is searched many times.
+
+    On a CPU, a bank of some size is divided into groups by k-means on the features' outlines (see
+    adlib.models.distance_bounds). For a query, the nearest member of the nearest group is an upper bound; a group
+    whose ball lies farther away is skipped as a whole, a member whose outline lies farther away is rejected, and the
+    few that are left are compared in full. Outlines are compared in bfloat16 where the processor multiplies that
+    faster, with limits that allow for all rounding. What is found is exact: the distances are those of `nearest`,
+    computed from differences, to about 1e-6 of themselves. On a GPU, where one large product beats many small ones,
+    all rows are compared.
+    """
+
+    def __init__(self, features: torch.Tensor):
+        self.features = features
+        self.grouped = features.device.type == "cpu" and len(features) >= SMALLEST and features.shape[1] >= 32
+        if self.grouped:
+            self._group(max(16, int(1.8 * math.sqrt(len(features)))))
+
+    def nearest(self, queries: torch.Tensor, neighbours: int = 1) -> torch.Tensor:
+        """Float [Q, D] on the bank's device -> squared distances to the k nearest, float [Q, k], ascending."""
+        if self.grouped:
+            return self._search(queries, neighbours)
+        return nearest(queries, self.features, neighbours)
+
+    def _group(self, number: int, rounds: int = 8) -> None:
+        """Divide the bank: k-means from rows evenly spaced, so that the same bank always has the same groups."""
+        self.outline = fit_outline(self.features, energy=0.98, largest=0.34)
+        outlines = torch.cat([self.outline(part) for part in self.features.split(65536)])
+        centres = outlines[torch.linspace(0, len(outlines) - 1, number).long()]
+        for _ in range(rounds):
+            label = torch.cat([torch.cdist(part, centres).argmin(1) for part in outlines.split(8192)])
+            sizes = torch.bincount(label, minlength=len(centres))
+            sums = torch.zeros_like(centres).index_add_(0, label, outlines)
+            centres = sums[sizes > 0] / sizes[sizes > 0, None]
+        label = torch.cat([torch.cdist(part, centres).argmin(1) for part in outlines.split(8192)])
+        radius = (outlines - centres[label]).norm(dim=1)  # from differences: cdist loses digits where it is small
+        present, label = label.unique(return_inverse=True)
+        rows = label.argsort(stable=True)  # group by group
+        self.features = self.features.index_select(0, rows)  # a copy, in which members of a group are neighbours
+        self.centres, self.centre_norms = centres[present], centres[present].square().sum(1)
+        self.radii = torch.zeros(len(present)).scatter_reduce(0, label, radius, "amax")
+
+        self.precision = fast_precision()
+        sizes = torch.bincount(label)
+        self.starts = [0, *sizes.cumsum(0).tolist()]
+        rounded = outlines.to(self.precision)
+        lost = (outlines - rounded.float()).norm(dim=1)
+        self.lost = torch.zeros(len(present)).scatter_reduce(0, label, lost, "amax")
+        self.lengths = torch.zeros(len(present)).scatter_reduce(0, label, outlines.norm(dim=1), "amax")
+        halves = _in_three(outlines.square().sum(1, keepdim=True) / 2, self.precision)
+        joined = torch.cat([rounded, halves], 1).index_select(0, rows)
+        self.members = [part.T for part in joined.split(sizes.tolist())]
+
+    def _search(self, queries: torch.Tensor, neighbours: int) -> torch.Tensor:
+        outlines = self.outline(queries)
+        norms = outlines.square().sum(1)
+        away = torch.addmm(self.centre_norms, outlines, self.centres.T, alpha=-2).add_(norms[:, None])
+        own = away.argmin(1)
+        away = away.clamp_(min=0).sqrt_()  # [Q, groups], to their centres
+        rounded = outlines.to(self.precision)
+        lost = (outlines - rounded.float()).norm(dim=1)
+        rounded = torch.cat([rounded, rounded.new_full((len(rounded), 3), -1.0)], 1)
+        # rounded @ members[group] is near q·b - |b|²/2, which is larger the nearer b is: (|q|² - |q - b|²) / 2.
+
+        upper = torch.full((len(queries),), torch.inf)  # what the k-th nearest is not farther than
+        for group, some in enumerate(own.argsort().split(torch.bincount(own, minlength=len(self.members)).tolist())):
+            if len(some) and self.members[group].shape[1] >= neighbours:
+                likeness = rounded.index_select(0, some) @ self.members[group]
+                first = likeness.topk(neighbours, 1).indices.flatten() + self.starts[group]
+                distance = self._distances(queries, some.repeat_interleave(neighbours), first)
+                upper[some] = distance.view(-1, neighbours).amax(1)
+        upper = upper + 1e-5 * (norms + upper)  # for what float32 rounds
+
+        open_groups = (away - self.radii).clamp_(min=0).square_() <= upper[:, None]
+        error = torch.outer(lost, self.lengths) + torch.outer(norms.sqrt(), self.lost)  # of a likeness
+        error += torch.finfo(self.precision).eps * (norms + upper)[:, None]
+        least = ((norms - upper)[:, None] / 2 - error).to(self.precision).T.contiguous()
+        found = [[], [], []]
+        for group, some in enumerate(open_groups.T.nonzero()[:, 1].split(open_groups.sum(0).tolist())):
+            if len(some):
+                likeness = rounded.index_select(0, some) @ self.members[group]
+                query, member = (likeness >= least[group][some][:, None]).nonzero(as_tuple=True)
+                found[0].append(some[query])
+                found[1].append(member + self.starts[group])
+                found[2].append(likeness[query, member])
+        query, member, likeness = map(torch.cat, found)
+        if neighbours == 1:
+            return self._nearest_of(queries, query, member, likeness.float(), norms, upper, error.amax(1))[:, None]
+        distance = self._distances(queries, query, member)
+        order = distance.argsort()
+        order = order[query[order].argsort(stable=True)]  # by query, then by distance
+        counts = torch.bincount(query, minlength=len(queries))
+        return distance[order][(counts.cumsum(0) - counts)[:, None] + torch.arange(neighbours)]
+
+    def _nearest_of(self, queries, query, member, likeness, norms, upper, error) -> torch.Tensor:
+        """The smallest distance of each query among its pairs: the likeliest first, which spares most of the others."""
+        likeliest = torch.full_like(upper, -torch.inf).scatter_reduce(0, query, likeness, "amax")
+        best = (likeness == likeliest[query]).nonzero()[:, 0]
+        nearest_so_far = torch.full_like(upper, torch.inf)
+        nearest_so_far.scatter_reduce_(0, query[best], self._distances(queries, query[best], member[best]), "amin")
+        upper = torch.minimum(upper, nearest_so_far + 1e-5 * (norms + nearest_so_far))
+        left = (likeness >= ((norms - upper) / 2 - error)[query]).nonzero()[:, 0]
+        query, member = query[left], member[left]
+        return nearest_so_far.scatter_reduce(0, query, self._distances(queries, query, member), "amin")
+
+    def _distances(self, queries: torch.Tensor, query: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
+        """Squared distances of pairs: indices int64 [P] of queries and of members -> float [P]."""
+        # index_select copies whole rows where indexing would go value by value.
+        parts = zip(query.split(CHUNK), member.split(CHUNK), strict=True)
+        differences = (queries.index_select(0, one).sub_(self.features.index_select(0, two)) for one, two in parts)
+        return torch.cat([difference.square_().sum(1) for difference in differences])
+
+
+@cache
+def fast_precision() -> torch.dtype:
+    """torch.bfloat16 if this processor multiplies it faster than float32, else torch.float32. Tried once."""
+    best = {}
+    for precision in (torch.float32, torch.bfloat16):
+        some, others = torch.ones(1024, 128, dtype=precision), torch.ones(128, 512, dtype=precision)
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            some @ others
+            times.append(time.perf_counter() - start)
+        best[precision] = min(times)
+    return min(best, key=best.get)
+
+
+def _in_three(values: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
+    """Float32 [N, 1] -> [N, 3] of that precision, whose sum is the value but for float32's own rounding."""
+    parts = []
+    for _ in range(3):
+        parts.append(values.to(precision))
+        values = values - parts[-1].float()
+    return torch.cat(parts, 1)
 
 
 def random_projection(dimensions: int, target: int, seed: int = 0) -> torch.Tensor:

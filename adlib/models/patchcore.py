@@ -13,15 +13,19 @@ Follows the official code rather than the paper where they differ:
 to the finest grid, concatenated at full width (1536 channels for a wide ResNet-50, against 1024).
 """
 
+import math
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 
 from adlib.errors import InputError
 from adlib.models.anomaly_map import smooth, upsample
 from adlib.models.backbones import Backbone
-from adlib.models.coreset import k_centre_greedy
+from adlib.models.coreset import k_centre_greedy_in_shards
 from adlib.models.detector import Detector
-from adlib.models.memory_bank import nearest, random_projection
+from adlib.models.memory_bank import BankSearch, random_projection
+from adlib.models.patch_store import PatchStore, parse_bytes
 
 
 def pooled_embedding(features: list[torch.Tensor], size: int = 1024) -> torch.Tensor:
@@ -30,19 +34,38 @@ def pooled_embedding(features: list[torch.Tensor], size: int = 1024) -> torch.Te
     features: one float [B, C, h, w] per stage, finest grid first.
     Returns float [B, h * w, size] on the finest grid, row by row.
     Pooling runs along the flattened (channel, 3, 3) axis, so for C = 512 and size 1024 a value mixes about half a
-    channel's neighbourhood. The official code enlarges the grid before it pools; both are linear and act on
-    different axes, so their order does not matter, and this one is cheaper.
+    channel's neighbourhood. All of it is linear, so a stage's pooling is one convolution (`pooling_kernel`), and the
+    enlargement of the grid, for which the official code does it first, may come last.
     """
     grid = features[0].shape[-2:]
+    together = len(features) if size % len(features) == 0 else 1
     pooled = []
     for stage in features:
-        batch, _, height, width = stage.shape
-        patches = F.unfold(stage, kernel_size=3, padding=1)  # [B, C * 9, h * w]
-        patches = F.adaptive_avg_pool1d(patches.transpose(1, 2), size)  # [B, h * w, size]
-        patches = patches.transpose(1, 2).reshape(batch, size, height, width)
-        pooled.append(_to_grid(patches, grid))
-    joined = torch.cat(pooled, 1).flatten(2).transpose(1, 2)  # [B, h * w, stages * size]
-    return F.adaptive_avg_pool1d(joined, size)
+        kernel, groups = pooling_kernel(stage.shape[1], size, together)
+        pooled.append(_to_grid(F.conv2d(stage, kernel.to(stage), padding=1, groups=groups), grid))
+    joined = torch.cat(pooled, 1).flatten(2).transpose(1, 2)  # [B, h * w, size], or [B, h * w, stages * size]
+    return joined if together > 1 else F.adaptive_avg_pool1d(joined, size)
+
+
+@cache
+def pooling_kernel(channels: int, size: int, together: int) -> tuple[torch.Tensor, int]:
+    """The official pooling of one stage as a 3x3 convolution: its kernel, and its number of groups.
+
+    Value j of `size` is the mean of the entries floor(j n / size) to ceil((j + 1) n / size) of the n = 9 * channels
+    that a neighbourhood has, as adaptive average pooling takes them; then the means of every `together` values.
+    """
+    entries = 9 * channels
+    kernel = torch.zeros(size, entries)
+    for value in range(size):
+        first, last = value * entries // size, -(-(value + 1) * entries // size)
+        kernel[value, first:last] = 1 / (last - first)
+    kernel = kernel.view(size // together, together, entries).mean(1)
+    groups = math.gcd(channels, len(kernel))
+    blocks = kernel.view(groups, -1, groups, entries // groups)
+    own = torch.stack([blocks[group, :, group] for group in range(groups)])
+    if own.count_nonzero() < kernel.count_nonzero():  # a value reaches into another group's channels
+        own, groups = kernel, 1
+    return own.reshape(len(kernel), channels // groups, 3, 3), groups
 
 
 def concatenated_embedding(features: list[torch.Tensor]) -> torch.Tensor:
@@ -66,6 +89,9 @@ class PatchCore(Detector):
     coreset_ratio: share of all patches that is kept: 0.1 in the main results, 0.01 for larger images.
     coreset_limit: keep no more patches than this, or None. Bounds memory and time on large sets.
     projection_size: dimensions in which the coreset is chosen; 0 chooses on the full embedding.
+    memory: main memory that the training patches may take while the coreset is chosen ("8GB"), or None for no limit.
+        Beyond it they are kept on disk in half precision; if their projections exceed it too, the coreset is chosen
+        in parts (adlib.models.coreset), which the detector warns of.
     neighbours: k; the patch score is the mean of the k smallest squared distances.
     smoothing: sigma of the anomaly map's blur in pixels, 0 for none.
     """
@@ -83,6 +109,7 @@ class PatchCore(Detector):
         coreset_ratio: float = 0.1,
         coreset_limit: int | None = None,
         projection_size: int = 128,
+        memory: str | None = None,
         neighbours: int = 1,
         smoothing: float = 4.0,
     ):
@@ -90,6 +117,8 @@ class PatchCore(Detector):
             raise InputError(f"embedding={embedding!r} must be 'pooled' or 'concatenated'.")
         if not 0 < coreset_ratio <= 1:
             raise InputError(f"coreset_ratio={coreset_ratio} must lie in (0, 1].")
+        if memory is not None:
+            parse_bytes(memory)
         self.backbone = backbone
         self.weights = weights
         self.stages = tuple(stages)
@@ -98,29 +127,47 @@ class PatchCore(Detector):
         self.coreset_ratio = coreset_ratio
         self.coreset_limit = coreset_limit
         self.projection_size = projection_size
+        self.memory = memory
         self.neighbours = neighbours
         self.smoothing = smoothing
 
     @torch.inference_mode()
     def fit_images(self, images, val, progress):
         self.backbone_ = Backbone(self.backbone, self.stages, self.weights, self.seed_).to(self.device_)
-        # The embeddings of all training patches stay in main memory; only the projection goes to the device.
-        patches = [self.embed(batch)[0].flatten(0, 1).cpu() for _, batch in self.batches(images, 8, progress, "fit")]
-        patches = torch.cat(patches)  # [N, D]
+        store = None
+        for _, batch in self.batches(images, 8, progress, "fit"):
+            patches = self.embed(batch)[0]  # [B, h * w, D]
+            if store is None:
+                store = self._store(len(images) * patches.shape[1], patches.shape[2])
+            store.add(patches.flatten(0, 1))
 
-        count = max(1, int(len(patches) * self.coreset_ratio))
+        total = len(store.projections)
+        count = max(1, int(total * self.coreset_ratio))
         if self.coreset_limit:
             count = min(count, self.coreset_limit)
-        count = max(count, min(self.neighbours, len(patches)))
-        kept = k_centre_greedy(self._project(patches), count, self.seed_, progress=progress)
-        self.memory_bank_ = patches[kept].to(self.device_)
+        count = max(count, min(self.neighbours, total))
+        self.shards_ = -(-total // store.shard_rows)
+        projections = torch.from_numpy(store.projections)
+        if self.shards_ == 1:
+            projections = projections.to(self.device_)
+        kept = k_centre_greedy_in_shards(projections, count, store.shard_rows, seed=self.seed_, progress=progress)
+        self.memory_bank_, self.search_ = store.take(kept).to(self.device_), None
+        del projections
+        store.close()
 
-    def _project(self, patches: torch.Tensor) -> torch.Tensor:
-        """[N, D] -> [N, projection_size] on the device."""
-        if not 0 < self.projection_size < patches.shape[1]:
-            return patches.to(self.device_)
-        matrix = random_projection(patches.shape[1], self.projection_size, self.seed_).to(self.device_)
-        return torch.cat([part.to(self.device_) @ matrix for part in patches.split(65536)])
+    def _store(self, total: int, size: int) -> PatchStore:
+        """Room for the embeddings of all training patches, and for the projections that decide on the coreset."""
+        limit = None if self.memory is None else parse_bytes(self.memory)
+        if not 0 < self.projection_size < size:
+            return PatchStore(total, size, size, limit, lambda patches: patches)
+        matrix = random_projection(size, self.projection_size, self.seed_).to(self.device_)
+        return PatchStore(total, size, self.projection_size, limit, lambda patches: patches @ matrix)
+
+    @property
+    def warnings(self):
+        shards = getattr(self, "shards_", 1)
+        sharded = f"Coreset chosen in {shards} parts, then among their choices: memory={self.memory!r} holds no more."
+        return super().warnings + ([sharded] if shards > 1 else [])
 
     def embed(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Size]:
         """Images [B, 3, H, W] -> patch embeddings [B, h * w, D] and the grid (h, w)."""
@@ -131,7 +178,9 @@ class PatchCore(Detector):
 
     def score_batch(self, batch):
         patches, grid = self.embed(batch)
-        distances = nearest(patches.flatten(0, 1), self.memory_bank_, self.neighbours).mean(1)
+        if self.search_ is None:
+            self.search_ = BankSearch(self.memory_bank_)
+        distances = self.search_.nearest(patches.flatten(0, 1), self.neighbours).mean(1)
         patch_scores = distances.view(len(batch), *grid)
         return patch_scores.amax((1, 2)), smooth(upsample(patch_scores, batch.shape[-2:]), self.smoothing)
 
@@ -140,11 +189,12 @@ class PatchCore(Detector):
         return {"memory_bank": self.memory_bank_, **backbone}
 
     def set_state(self, state):
-        self.memory_bank_ = state.pop("memory_bank")
+        self.memory_bank_, self.search_ = state.pop("memory_bank"), None
         self.backbone_ = Backbone(self.backbone, self.stages, "random")
         self.backbone_.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items()})
         self.backbone_.weights = self.weights
 
     def to(self, device):
         self.backbone_.to(device)
-        self.memory_bank_ = self.memory_bank_.to(device)
+        if self.memory_bank_.device != device:
+            self.memory_bank_, self.search_ = self.memory_bank_.to(device), None
