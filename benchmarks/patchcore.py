@@ -1,41 +1,85 @@
-"""Speed of PatchCore: prediction as a multiple of the bare backbone, and the coreset against the plain loop.
+"""PatchCore at full size: the coreset and the prediction, beside anomalib and beside what bounds them.
 
-    python benchmarks/patchcore.py [--device cuda] [--images 32]
+    python benchmarks/patchcore.py [--images 200] [--pixels 256] [--device cuda] [--env FOLDER]
 
-The bound of prediction is the backbone's forward pass, of the coreset one pass over the projected patches per centre.
-Random weights: speed does not depend on them. Prints a Markdown table; quote its ratios, the times are this machine's.
+Coreset: 10 % of all patches of --images drawn X-rays (ResNet-18, bundled weights, concatenated embedding of 384
+values), against the loop that reads all patches once per choice, over 60 choices, scaled up. Prediction: with a memory
+bank of that size, as a multiple of the bare backbone's forward pass, at batches of 8. anomalib runs on the same patches
+and pictures in an environment of its own (made by benchmarks/metrics.py, left out with a word if it cannot be). Prints
+Markdown tables; quote their ratios, the times are this machine's.
 """
 
 import argparse
+import json
 import platform
+import resource
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import timm
 import torch
+from metrics import HERE, prepare_environment
 
 import adlib
 from adlib.models.backbones import Backbone
-from adlib.models.coreset import k_centre_greedy
+from adlib.models.coreset import covering_radius, k_centre_greedy
+from adlib.models.memory_bank import fast_precision
+from adlib.models.patchcore import concatenated_embedding
 from adlib.samples import select
 
+LOOP = 60  # choices over which the loops are timed
+NARROW, WIDE = "resnet18.tv_in1k", "wide_resnet50_2.tv_in1k"
 
-def seconds(work: Callable[[], object], device: str, repeats: int = 3) -> float:
-    """The best of several wall-clock times of a call, after one warm-up."""
+# In anomalib's environment: its loop on patches.npy, and its prediction on batch.npy with a bank of `count` patches.
+PEER = """
+import json, sys, time
+import numpy as np, torch
+from anomalib.models.components import KCenterGreedy
+from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+folder, loop, count, threads = sys.argv[1], *map(int, sys.argv[2:])
+torch.set_num_threads(threads)
+patches, batch = (torch.from_numpy(np.load(f"{folder}/{name}.npy")) for name in ("patches", "batch"))
+found = {}
+def timed(choices):
+    start = time.perf_counter()
+    KCenterGreedy(patches, choices / len(patches)).select_coreset_idxs()
+    return time.perf_counter() - start
+timed(2)
+short = timed(loop // 4)
+found["choice"] = (timed(loop) - short) / (loop - loop // 4)
+model = PatchcoreModel(layers=["layer2", "layer3"], backbone="resnet18", pre_trained=False).eval()
+model.memory_bank = patches[:: max(1, len(patches) // count)][:count].clone()
+best = [float("inf")] * 2
+with torch.inference_mode():
+    for _ in range(4):
+        for index, work in enumerate((model.feature_extractor, model)):
+            start = time.perf_counter()
+            work(batch)
+            best[index] = min(best[index], time.perf_counter() - start)
+found["bare"], found["whole"] = best
+print(json.dumps(found))
+"""
+
+
+def seconds(work: Callable[[], object], device: str, repeats: int = 1, warm_up: bool = True) -> float:
+    """The best of several wall-clock times of a call."""
     best = float("inf")
-    for attempt in range(repeats + 1):
+    for attempt in range(repeats + warm_up):
         start = time.perf_counter()
         work()
         if device.startswith("cuda"):
             torch.cuda.synchronize()
-        if attempt:
+        if attempt or not warm_up:
             best = min(best, time.perf_counter() - start)
     return best
 
 
 def plain_greedy(features: torch.Tensor, count: int) -> torch.Tensor:
-    """The usual loop: one matrix-vector product over all features per centre."""
+    """The usual loop: one matrix-vector product over all features per choice."""
     norms, chosen = features.square().sum(1), [0]
     distance = (norms + norms[0] - 2 * features @ features[0]).clamp_(min=0)
     while len(chosen) < count:
@@ -45,52 +89,99 @@ def plain_greedy(features: torch.Tensor, count: int) -> torch.Tensor:
     return torch.tensor(chosen)
 
 
-def measure_prediction(name: str, images: adlib.ImageSet, device: str) -> None:
-    """One table row per batch size: bare backbone, whole prediction, their ratio."""
-    backbone = Backbone(name, (2, 3), "random").to(torch.device(device))
-    model = adlib.create_model("patchcore", backbone=name, weights="random", coreset_ratio=0.1)
+@torch.inference_mode()
+def patches_of(images: adlib.ImageSet, device: str) -> torch.Tensor:
+    """The concatenated embedding of all patches, float32 [N, 384]."""
+    backbone = Backbone(NARROW, (2, 3), "bundled").to(torch.device(device))
+    parts = [torch.stack([images.pixels(index) for index in range(first, min(first + 8, len(images)))]).to(device)
+             for first in range(0, len(images), 8)]  # fmt: skip
+    return torch.cat([concatenated_embedding(backbone(part)).flatten(0, 1) for part in parts])
+
+
+def measure_coreset(patches: torch.Tensor, count: int, device: str, peer: dict) -> None:
+    """A table: seconds, ratio and covering radius of the plain loop, anomalib's loop and ours."""
+    size = patches.nbytes
+    choices = k_centre_greedy(patches, LOOP, starts=0)  # warm-up
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    kept = k_centre_greedy(patches, count, starts=0)
+    ours = time.perf_counter() - start
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    short = seconds(lambda: plain_greedy(patches, LOOP // 4), device, warm_up=False)
+    plain = (seconds(lambda: plain_greedy(patches, LOOP), device, warm_up=False) - short) / (LOOP - LOOP // 4) * count
+    radius = covering_radius(patches, kept)
+    print(f"| {len(patches)} patches of {patches.shape[1]} values, {count} chosen | s | times ours |")
+    print("|---|---|---|")
+    if peer:
+        print(
+            f"| anomalib, {LOOP} choices scaled up | {peer['choice'] * count:.0f} | {peer['choice'] * count / ours:.0f} |"
+        )
+    print(f"| plain loop, {LOOP} choices scaled up | {plain:.0f} | {plain / ours:.0f} |")
+    print(f"| adlib | {ours:.1f} | 1 |\n")
+    same = int((choices == k_centre_greedy(patches.double(), LOOP, starts=0)).sum())
+    print(
+        f"Covering radius {radius:.4f}. {same} of the first {LOOP} choices are float64's. Beyond the features, memory grew"
+    )
+    print(f"by {max(0, grown) / size:.2f} times their size.\n", flush=True)
+
+
+@torch.inference_mode()
+def measure_prediction(name: str, embedding: str, images: adlib.ImageSet, count: int, device: str) -> None:
+    """One table row: bare backbone, whole prediction, their ratio."""
+    backbone = Backbone(name, (2, 3), "bundled" if name == NARROW else "random").to(torch.device(device))
+    weights = "bundled" if name == NARROW else "random"
+    model = adlib.create_model("patchcore", backbone=name, weights=weights, embedding=embedding, coreset_limit=count)
     model.fit(images, device=device, progress=False)
-    for batch_size in (1, 8):
-        loaded = torch.stack([images.pixels(index) for index in range(len(images))]).to(device)
-        batches = loaded.split(batch_size)
-        with torch.inference_mode():
-            bare = seconds(lambda batches=batches: [backbone(batch) for batch in batches], device) / len(images)
-            scored = seconds(lambda batches=batches: [model.score_batch(batch) for batch in batches], device)
-        whole = scored / len(images)
-        print(f"| {name} | {batch_size} | {1e3 * bare:.1f} | {1e3 * whole:.1f} | {whole / bare:.2f} |", flush=True)
-
-
-def measure_coreset(patches: int, count: int, device: str) -> None:
-    """One table row: the plain loop (over at most 300 centres, scaled up) against ours."""
-    features = torch.randn(patches, 128, generator=torch.Generator().manual_seed(0)).to(device)
-    some = min(count, 300)
-    plain = seconds(lambda: plain_greedy(features, some), device, repeats=1) * count / some
-    ours = seconds(lambda: k_centre_greedy(features, count, starts=0), device, repeats=1)
-    print(f"| {patches} | {count} | {plain:.1f} | {ours:.1f} | {plain / ours:.1f} |", flush=True)
+    batch = torch.stack([images.pixels(index) for index in range(8)]).to(device)
+    bare = whole = float("inf")
+    for attempt in range(6):
+        one = seconds(lambda: backbone(batch), device, warm_up=attempt == 0)
+        two = seconds(lambda: model.score_batch(batch), device, warm_up=attempt == 0)
+        bare, whole = min(bare, one), min(whole, two)
+    bank = len(model.memory_bank_)
+    print(f"| {name}, {embedding} | {bank} | {125 * bare:.1f} | {125 * whole:.1f} | {whole / bare:.2f} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--pixels", type=int, default=256)
+    parser.add_argument("--env", type=Path, default=HERE / "results" / "metrics-env", help="environment of anomalib")
     arguments = parser.parse_args()
     on_gpu = arguments.device.startswith("cuda")
-    hardware = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads"
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, {hardware}\n")
-
-    print("| backbone, 224 pixels | batch | bare backbone, ms/image | PatchCore, ms/image | ratio |")
-    print("|---|---|---|---|---|")
+    hardware = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    bounds = "" if on_gpu else f", bounds in {str(fast_precision()).removeprefix('torch.')}"
+    print(
+        f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, {hardware}{bounds}\n"
+    )
     with tempfile.TemporaryDirectory() as folder:
-        adlib.phantoms.draw("cxr_ad", f"{folder}/cxr_ad", counts={"UB": (arguments.images, 1, 1)})
-        samples = adlib.load_samples("cxr_ad", f"{folder}/cxr_ad")
-        images = adlib.ImageSet(select(samples, split="train"), size=256, crop=224)
-        for name in ("resnet18.tv_in1k", "wide_resnet50_2.tv_in1k"):
-            measure_prediction(name, images, arguments.device)
-
-    print("\n| patches of 128 dimensions | chosen | plain loop, s | adlib, s | ratio |")
-    print("|---|---|---|---|---|")
-    for patches in (25_000, 100_000):
-        measure_coreset(patches, patches // 10, arguments.device)
+        adlib.phantoms.draw("cxr_ad", f"{folder}/x", counts={"UB": (arguments.images, 1, 1)}, size=arguments.pixels)
+        samples = select(adlib.load_samples("cxr_ad", f"{folder}/x"), split="train")
+        images = adlib.ImageSet(samples, size=arguments.pixels)
+        patches = patches_of(images, arguments.device)
+        count = len(patches) // 10
+        peer, why = {}, "it runs on the CPU only here"
+        if not on_gpu:
+            python, why = prepare_environment(arguments.env)
+            np.save(f"{folder}/patches.npy", patches.numpy())
+            np.save(f"{folder}/batch.npy", torch.stack([images.pixels(index) for index in range(8)]).numpy())
+            if python:
+                command = [python, "-c", PEER, folder, str(LOOP), str(count), str(torch.get_num_threads())]
+                done = subprocess.run(command, capture_output=True, text=True)
+                why = done.stderr.strip()[-300:]
+                peer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+        if not peer:
+            print(f"anomalib is left out: {why}\n")
+        measure_coreset(patches, count, arguments.device, peer)
+        del patches
+        print("| prediction, batches of 8 | memory bank | bare backbone, ms/image | whole, ms/image | ratio |")
+        print("|---|---|---|---|---|")
+        if peer:
+            bare, whole = peer["bare"], peer["whole"]
+            print(f"| anomalib, resnet18 | {count} | {125 * bare:.1f} | {125 * whole:.1f} | {whole / bare:.2f} |")
+        for name, embedding in ((NARROW, "concatenated"), (NARROW, "pooled"), (WIDE, "concatenated"), (WIDE, "pooled")):
+            measure_prediction(name, embedding, images, count, arguments.device)
 
 
 if __name__ == "__main__":
