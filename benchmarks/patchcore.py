@@ -113,16 +113,13 @@ def measure_coreset(patches: torch.Tensor, count: int, device: str, peer: dict) 
     print(f"| {len(patches)} patches of {patches.shape[1]} values, {count} chosen | s | times ours |")
     print("|---|---|---|")
     if peer:
-        print(
-            f"| anomalib, {LOOP} choices scaled up | {peer['choice'] * count:.0f} | {peer['choice'] * count / ours:.0f} |"
-        )
+        theirs = peer["choice"] * count
+        print(f"| anomalib, {LOOP} choices scaled up | {theirs:.0f} | {theirs / ours:.0f} |")
     print(f"| plain loop, {LOOP} choices scaled up | {plain:.0f} | {plain / ours:.0f} |")
     print(f"| adlib | {ours:.1f} | 1 |\n")
     same = int((choices == k_centre_greedy(patches.double(), LOOP, starts=0)).sum())
-    print(
-        f"Covering radius {radius:.4f}. {same} of the first {LOOP} choices are float64's. Beyond the features, memory grew"
-    )
-    print(f"by {max(0, grown) / size:.2f} times their size.\n", flush=True)
+    print(f"Covering radius {radius:.4f}. {same} of the first {LOOP} choices are float64's.")
+    print(f"Beyond the features, memory grew by {max(0, grown) / size:.2f} times their size.\n", flush=True)
 
 
 @torch.inference_mode()
