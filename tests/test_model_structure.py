@@ -128,6 +128,27 @@ PYRAMID = convolution(256, 256, 1) + 3 * convolution(256, 256, 3) + convolution(
 R18_DESTSEG = R18_STUDENT + basics(448, 256) + PYRAMID + convolution(256, 256, 3) + 256 + 1
 
 
+def plain(inputs: int, outputs: int, side: int) -> int:
+    """Parameters of a convolution with bias."""
+    return inputs * outputs * side**2 + outputs
+
+
+def patches_small(features: int) -> int:
+    """EfficientAD-S, teacher or student, of so many output channels."""
+    return plain(3, 128, 4) + plain(128, 256, 4) + plain(256, 256, 3) + plain(256, features, 4)
+
+
+def patches_medium(features: int) -> int:
+    """EfficientAD-M likewise."""
+    first = plain(3, 256, 4) + plain(256, 512, 4) + plain(512, 512, 1) + plain(512, 512, 3)
+    return first + plain(512, features, 4) + plain(features, features, 1)
+
+
+# EfficientAD's autoencoder of 64 pixels, which five halvings leave 2 x 2.
+AUTOENCODER = plain(3, 32, 4) + plain(32, 32, 4) + plain(32, 64, 4) + 8 * plain(64, 64, 4) + plain(64, 64, 2)
+AUTOENCODER += plain(64, 64, 3) + plain(64, 384, 3)
+
+
 def inverted(inputs: int, outputs: int, side: int, expand: int = 6) -> int:
     """A block of an EfficientNet: 1x1, depthwise, squeeze and excitation to a quarter of its inputs, 1x1."""
     inner, squeezed = inputs * expand, inputs // 4
@@ -181,6 +202,148 @@ def discriminator(size: int, hidden: int) -> int:
 # to 128 and its norm, and a score of 256 pooled values and 2 of the map.
 def two_heads(channels: int, hidden: int) -> int:
     return discriminator(channels, hidden) + 25 * (channels + 1) * 128 + 128 + 2 * 128 + 258 + 1
+
+
+# GANomaly: 4x4 convolutions without bias, the first without a norm, as many channels more as pixels fewer, to 4 x 4.
+def narrowing(channels: int, widths: tuple[int, ...], code: int) -> int:
+    middle = sum(16 * i * o + 2 * o for i, o in pairwise(widths))
+    return 16 * channels * widths[0] + middle + 16 * widths[-1] * code
+
+
+def widening(channels: int, widths: tuple[int, ...], code: int) -> int:
+    """The same convolutions backwards, with a norm behind each but the last."""
+    convolutions = narrowing(channels, widths, code) - sum(2 * o for o in widths[1:])
+    return convolutions + sum(2 * o for o in widths)
+
+
+# Of images of 64 pixels; of grey ones 10.7 and 2.8 million.
+SIDE_64 = (64, 128, 256, 512)
+GANOMALY = 2 * narrowing(3, SIDE_64, 100) + widening(3, SIDE_64, 100) + narrowing(3, SIDE_64, 1)
+ONE_ENCODER = narrowing(1, SIDE_64, 100) + widening(1, SIDE_64, 100) + narrowing(1, SIDE_64, 1)
+
+
+def residual(inputs: int, outputs: int, middle: int) -> int:
+    """Of f-AnoGAN: two norms, a 3x3 without and one with bias, a 1x1 with bias."""
+    convolutions = 9 * inputs * middle + 9 * middle * outputs + outputs + inputs * outputs + outputs
+    return 2 * inputs + 2 * middle + convolutions
+
+
+def trunk(outputs: int) -> int:
+    """f-AnoGAN's critic (one output) or encoder (128): a 3x3, four blocks, a linear layer on 512 x 4 x 4."""
+    blocks = sum(residual(i, o, i) for i, o in pairwise((64, 128, 256, 512, 512)))
+    return 9 * 64 + 64 + blocks + 8192 * outputs + outputs
+
+
+DRAWING = sum(residual(i, o, o) for i, o in pairwise((512, 512, 256, 128, 64)))
+FANOGAN = (128 * 8192 + 8192 + DRAWING + 2 * 64 + 9 * 64 + 1) + trunk(1) + trunk(128)  # 8.54, 7.49, 8.53 million
+
+
+# RIAD: two convolutions with bias and norm per level down (the first 4x4, but at full size) and up, beside a skip, and
+# 4x4 transposed ones without a norm.
+RIAD_DOWN = sum(plain(i, o, 4) + 2 * o + biased(o, o) for i, o in pairwise((64, 128, 256, 512, 512)))
+RIAD_UP = sum(plain(i, o, 4) + biased(2 * o, o) + biased(o, o) for i, o in pairwise((512, 512, 256, 128, 64)))
+RIAD = biased(3, 64) + biased(64, 64) + RIAD_DOWN + RIAD_UP + plain(64, 3, 3)  # 28.8 million
+
+
+def timed(inputs: int, outputs: int, time: int) -> int:
+    """A residual block of DDAD's UNet: norm and 3x3 twice, a linear layer of the time, a 1x1 past it if need be."""
+    shortcut = 0 if inputs == outputs else plain(inputs, outputs, 1)
+    convolutions = plain(inputs, outputs, 3) + plain(outputs, outputs, 3) + shortcut
+    return 2 * inputs + 2 * outputs + convolutions + plain(time, outputs, 1)
+
+
+def denoiser(width: int, multipliers: tuple[int, ...], attended: tuple[bool, ...]) -> int:
+    """DDAD's UNet: two blocks per level down and three up, beside a skip each; self-attention behind some."""
+    time, levels = 4 * width, [width * factor for factor in multipliers]
+    total = plain(width, time, 1) + plain(time, time, 1) + plain(3, width, 3) + 2 * width + plain(width, 3, 3)
+    channels, skips = width, [width]
+    for level, attention in zip(levels, attended, strict=True):
+        for _ in range(2):
+            total += timed(channels, level, time) + attention * (2 * level + 4 * plain(level, level, 1))
+            channels = level
+            skips.append(level)
+        if len(skips) < 3 * len(levels):  # halves, but for the last
+            total += timed(level, level, time)
+            skips.append(level)
+    total += 2 * timed(channels, channels, time) + 2 * channels + 4 * plain(channels, channels, 1)
+    for level, attention in zip(levels[::-1], attended[::-1], strict=True):
+        for _ in range(3):
+            total += timed(channels + skips.pop(), level, time) + attention * (2 * level + 4 * plain(level, level, 1))
+            channels = level
+        if skips:  # doubles
+            total += timed(level, level, time)
+    return total
+
+
+# MSAD: a ResNet-152 of which the last two stages learn.
+R152_FROZEN = STEM + bottlenecks(3, 64, 64, 256) + bottlenecks(8, 256, 128, 512)
+R152_TRAINED = bottlenecks(36, 512, 256, 1024) + bottlenecks(3, 1024, 512, 2048)  # 58.1 million together
+
+WITHOUT_MAPS = {"msad"}
+
+
+# CLIP, as open_clip's transformers: two norms, attention, and a perceptron of four times the width.
+def attending(width: int) -> int:
+    return 4 * width + 4 * plain(width, width, 1) + plain(width, 4 * width, 1) + plain(4 * width, width, 1)
+
+
+def clip(image: int, layers: int, patch: int, grid: int, text: int, text_layers: int, joint: int) -> int:
+    """Both towers: patches and a class token with positions, norms before and after; 49,408 words, 77 positions."""
+    seeing = 3 * patch**2 * image + image + (grid**2 + 1) * image + 4 * image + layers * attending(image)
+    return seeing + 49408 * text + 77 * text + 2 * text + text_layers * attending(text) + (image + text) * joint + 1
+
+
+def hybrid(image: int, text: int, joint: int) -> int:
+    """AdaCLIP's prompts of 5 tokens for 4 layers, their generators, and projections of 4 layers and of the image."""
+    prompts = 4 * 5 * (image + text) + 5 * (plain(joint, image, 1) + plain(joint, text, 1))
+    return prompts + 4 * plain(image, joint, 1) + plain(joint, joint, 1)
+
+
+TINY_CLIP = clip(64, 4, 8, 8, 32, 4, 48)
+
+
+def attention(width: int) -> int:
+    """Queries, keys, values and output of multi-head attention, with bias."""
+    return 4 * (width**2 + width)
+
+
+def feed(width: int, hidden: int) -> int:
+    return 2 * width * hidden + width + hidden
+
+
+def tokens(channels: int, side: int, width: int, hidden: int, layers: int) -> int:
+    """Of UniAD and OneNIP: into tokens and back, positions of side x side, encoder (two norms per layer)."""
+    layer = attention(width) + feed(width, hidden) + 4 * width
+    return 2 * channels * width + channels + width + side * width + layers * layer
+
+
+def uniad(channels: int, side: int, width: int = 256, hidden: int = 1024, layers: int = 4) -> int:
+    """Decoder: per layer a query per token, two attentions, three norms; a last norm."""
+    layer = side**2 * width + 2 * attention(width) + feed(width, hidden) + 6 * width
+    return tokens(channels, side, width, hidden, layers) + layers * layer + 2 * width
+
+
+def onenip(channels: int, side: int, width: int = 256, hidden: int = 1024, layers: int = 4, refiner: int = 128) -> int:
+    """Decoder: per layer two attentions, three norms; a last attention and norm. Refiner: 3x3, then 2x2 transposed."""
+    decoder = layers * (2 * attention(width) + feed(width, hidden) + 6 * width) + attention(width) + 2 * width
+    enlarging = 2 * (4 * refiner**2 + refiner)
+    refined = convolution(channels, refiner, 3) + convolution(refiner, refiner, 3) + enlarging + refiner + 1
+    return tokens(channels, side, width, hidden, layers) + decoder + refined
+
+
+def crad(channels: int, side: int, expansion: float = 2, blocks: int = 11) -> int:
+    """Grids of 8 x 8 vectors and 4 x 4 whole maps, two coordinate networks, fusion on twice the channels, a 1x1."""
+    both, inner = 2 * channels, round(2 * channels * expansion)
+    coordinates = 2 * (channels**2 + channels + 2 * channels + 2)
+    excite = 2 * inner * (inner // 4)
+    block = convolution(both, inner, 1) + convolution(1, inner, 3) + excite + convolution(inner, both, 1)
+    return 64 * channels + 16 * channels * side**2 + coordinates + blocks * block + both * channels
+
+
+# An EfficientNet-B4 up to stride 16: stem and five stages of 2, 4, 4, 6 and 6 blocks.
+B4 = convolution(3, 48, 3) + inverted(48, 24, 3, expand=1) + inverted(24, 24, 3, expand=1)
+for i, o, side, more in ((24, 32, 3, 3), (32, 56, 5, 3), (56, 112, 3, 5), (112, 160, 5, 5)):
+    B4 += inverted(i, o, side) + more * inverted(o, o, side)
 
 
 @dataclass
@@ -249,6 +412,12 @@ ROWS = [
         pyramid(24, 8, 1), pyramid(24, 8, 1), [(24, 128, 128)]),
     # both networks are trained, and nothing is pretrained
     Row("draem", {"epochs": 0}, 32, DRAEM, DRAEM, []),
+    # the student has twice the teacher's channels: 384 for the teacher and 384 for the autoencoder
+    Row("efficientad", {"network": "small", "weights": "random", "steps": 0}, 64, patches_small(768) + AUTOENCODER,
+        patches_small(768) + AUTOENCODER + patches_small(384), [],
+        {"statistics": (2, 1, 384, 1, 1), "quantiles": (2, 2), "student.conv4.weight": (768, 256, 4, 4)}),
+    Row("efficientad", {"network": "medium", "weights": "random", "steps": 0}, 64, patches_medium(768) + AUTOENCODER,
+        patches_medium(768) + AUTOENCODER + patches_medium(384), [], {"student.conv6.weight": (768, 768, 1, 1)}),
     Row("destseg", {"backbone": R18, "student_steps": 1, "segmentation_steps": 1}, 64, R18_DESTSEG,
         R18_DESTSEG + R18_PARAMETERS, [(64, 16, 16), (128, 8, 8), (256, 4, 4)]),
     Row("cfrg", {"backbone": R18, "epochs": 1}, 64, R18_CFRG, R18_CFRG + R18_PARAMETERS,
@@ -259,6 +428,20 @@ ROWS = [
         3 * unet(64) + unet(128) + RESIDUALS, 3 * unet(64) + unet(128) + RESIDUALS + R18_PARAMETERS + LAYER4,
         [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)],
         {"selection.kept0": (64,), "selection.kept2": (128,), "decoder.rank_norm.running_mean": (320,)}),
+    # 7.72 million; 14 x 14 tokens of 24 + 32 + 56 + 160 channels
+    Row("uniad", {"epochs": 0}, 224, uniad(272, 14), uniad(272, 14) + B4, [(272, 14, 14)],
+        {"reconstruction.decoder.3.query": (196, 256), "reconstruction.rows": (14, 128)}),
+    Row("uniad", {"backbone": R18, "epochs": 1}, 64, uniad(512, 4), uniad(512, 4) + R18_PARAMETERS, [(512, 4, 4)]),
+    # 8.37 million
+    Row("onenip", {"epochs": 0}, 224, onenip(272, 14), onenip(272, 14) + B4, [(272, 14, 14)],
+        {"prompts": (1, 272, 14, 14), "refiner.net.8.weight": (1, 128, 1, 1)}),
+    Row("onenip", {"backbone": R18, "epochs": 1}, 64, onenip(512, 4), onenip(512, 4) + R18_PARAMETERS,
+        [(512, 4, 4)]),
+    # 15.4 and 5.3 million
+    Row("crad", {"epochs": 0}, 224, crad(216, 28), crad(216, 28) + B4, [(216, 28, 28)],
+        {"reconstruction.memory.local_grid": (1, 216, 8, 8),
+         "reconstruction.memory.global_grid": (1, 169_344, 4, 4)}),
+    Row("crad", {"expansion": 0.5, "epochs": 0}, 224, crad(216, 28, 0.5), crad(216, 28, 0.5) + B4, [(216, 28, 28)]),
     # 2.4 million in the adaptor, 1.6 in the discriminator
     Row("simplenet", {"backbone": R18, "embedding_size": 384, "epochs": 1}, 64, discriminator(384, 1024),
         discriminator(384, 1024) + R18_PARAMETERS, [(128, 8, 8), (256, 4, 4)],
@@ -276,12 +459,34 @@ ROWS = [
     Row("supersimplenet", {"backbone": WIDE, "epochs": 0}, 32, two_heads(1536, 1024),
         two_heads(1536, 1024) + WIDE_PARAMETERS, [(512, 4, 4), (1024, 2, 2)],
         {"adaptor.weight": (1536, 1536, 1, 1), "heads.classify.0.weight": (128, 1537, 5, 5)}),
+    # two encoders or one, a decoder and a discriminator: generator and discriminator take turns
+    Row("ganomaly", {"epochs": 1}, 64, GANOMALY, GANOMALY, [], {"generator.encoder.code.weight": (100, 512, 4, 4)}),
+    Row("iad_inpainting", {"epochs": 1, "inpainting_epochs": 1}, 64, ONE_ENCODER, ONE_ENCODER, []),
+    # generator and critic first, the encoder then
+    Row("fanogan", {"gan_steps": 1, "encoder_steps": 1}, 64, FANOGAN, FANOGAN, [],
+        {"generator.linear.weight": (8192, 128), "critic.linear.weight": (1, 8192),
+         "encoder.linear.weight": (128, 8192)}),
+    Row("adaclip", {"towers": "tiny", "weights": "random", "epochs": 0}, 32, hybrid(64, 32, 48),
+        TINY_CLIP + hybrid(64, 32, 48), [],
+        {"prompts.image_static.0": (5, 64), "prompts.project_patches.3.weight": (48, 64)}),
+    Row("riad", {"epochs": 0}, 32, RIAD, RIAD, []),
+    # the adapted features are trained too
+    Row("ddad", {"backbone": R18, "weights": "random", "width": 32, "multipliers": (1, 2), "attention": (2,),
+        "epochs": 1, "border": 4}, 32, denoiser(32, (1, 2), (False, True)) + R18_PARAMETERS,
+        denoiser(32, (1, 2), (False, True)) + R18_PARAMETERS, [], {"largest": (2,)}),
+    # the classifier of ImageNet without its 1000 classes, and one linear output; 11.2 million
+    Row("mixed_supervised", {"backbone": R18, "weights": "random", "epochs": 0}, 64, R18_PARAMETERS + LAYER4 + 513,
+        R18_PARAMETERS + LAYER4 + 513, [], {"classifier.head.weight": (1, 512)}),
+    Row("msad", {"backbone": R18, "weights": "random", "trained_layers": None, "epochs": 1}, 64,
+        R18_PARAMETERS + LAYER4, R18_PARAMETERS + LAYER4, [], {"memory_bank": (2, 512)}),
+    Row("msad", {"weights": "random", "epochs": 0}, 32, R152_TRAINED, R152_FROZEN + R152_TRAINED, [],
+        {"memory_bank": (2, 2048)}),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    return select(load_samples("folder", make_tree(tmp_path_factory.mktemp("tree"), train=2)), split="train")
+    return load_samples("folder", make_tree(tmp_path_factory.mktemp("tree"), train=2, normal=1, anomalous=1))
 
 
 def networks(model) -> list[nn.Module]:
@@ -290,7 +495,8 @@ def networks(model) -> list[nn.Module]:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_network_is_the_published_one(row, samples):
-    images = ImageSet(samples, size=row.size)
+    split = "test" if "auxiliary" in create_model(row.method).parameters else "train"
+    images = ImageSet(select(samples, split=split), size=row.size)
     weights = {"weights": "random"} if row.features else {}
     model = create_model(row.method, **weights, **row.settings).fit(images, device="cpu", progress=False)
     parameters = {id(value): value for network in networks(model) for value in network.parameters()}.values()
@@ -305,7 +511,19 @@ def test_network_is_the_published_one(row, samples):
     with torch.inference_mode():
         scores, maps = model.score_batch(batch)
     assert scores.shape == (2,)
-    assert maps.shape == (2, row.size, row.size)
+    if row.method in WITHOUT_MAPS:
+        assert maps is None
+    else:
+        assert maps.shape == (2, row.size, row.size)
+
+
+def test_ddads_unet_adds_up_to_the_published_size():
+    assert denoiser(64, (1, 1, 2, 2, 4, 4), (False, False, False, True, True, True)) == 32_952_707
+
+
+def test_clip_and_adaclip_have_the_published_sizes():
+    assert clip(1024, 24, 14, 24, 768, 12, 768) == 427_944_193  # ViT-L/14 of 336 pixels, by open_clip
+    assert hybrid(1024, 768, 768) == 10_665_472  # 10.67 million
 
 
 def test_every_method_has_a_row():

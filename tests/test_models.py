@@ -19,25 +19,57 @@ from adlib.samples import select
 
 # Small settings per method, so that each is fitted and asked in seconds.
 QUICK = {
+    "adaclip": {"towers": "tiny", "weights": "random", "clusters": 4, "epochs": 6, "batch_size": 2, "smoothing": 2.0},
     "cfa": {"backbone": "resnet18.tv_in1k", "weights": "bundled", "epochs": 4, "batch_size": 2, "smoothing": 2.0},
     "cfrg": {
         "backbone": "resnet18.tv_in1k",
         "weights": "bundled",
-        "student": "resnet18",
+        "student": None,
         "drop_path": 0.0,
         "norm_momentum": 0.1,
-        "epochs": 25,
+        "epochs": 12,
         "batch_size": 2,
         "learning_rate": 2e-3,
+        "image_weight": (0.0, 0.2),
         "smoothing": 2.0,
+    },
+    "crad": {
+        "backbone": "resnet18.tv_in1k",
+        "weights": "bundled",
+        "stages": (1, 2),
+        "blocks": 2,
+        "expansion": 0.5,
+        "epochs": 12,
+        "batch_size": 4,
+        "smoothing_window": 5,
+        "score_window": 4,
+    },
+    "ddad": {
+        "backbone": "resnet18.tv_in1k",
+        "weights": "bundled",
+        "width": 8,
+        "multipliers": (1, 2, 4),
+        "attention": (),
+        "heads": 2,
+        "epochs": 40,
+        "batch_size": 4,
+        "learning_rate": 3e-3,
+        "weight_decay": 0.0,
+        "step": 50,
+        "adaptation_epochs": 1,
+        "adaptation_batch_size": 4,
+        "smoothing": 2.0,
+        "border": 4,
     },
     "destseg": {
         "backbone": "resnet18.tv_in1k",
         "weights": "bundled",
-        "student_steps": 30,
-        "segmentation_steps": 40,
+        "student_steps": 40,
+        "segmentation_steps": 60,
         "batch_size": 4,
+        "student_rate": 1.0,
         "head_rate": 0.1,
+        "image_weight": (0.0, 0.2),
         "segmentation_width": 32,
     },
     "draem": {
@@ -47,7 +79,26 @@ QUICK = {
         "reconstruction_width": 8,
         "segmentation_width": 8,
     },
+    "efficientad": {"weights": "random", "width": 32, "features": 64, "steps": 150, "learning_rate": 1e-3},
+    "fanogan": {
+        "width": 4,
+        "code": 16,
+        "norm_momentum": 0.1,
+        "gan_steps": 60,
+        "critic_steps": 1,
+        "gan_rate": 2e-3,
+        "encoder_steps": 60,
+        "encoder_rate": 2e-3,
+        "batch_size": 4,
+    },
     "fastflow": {"backbone": "resnet18.tv_in1k", "weights": "bundled", "steps": 2, "epochs": 10, "batch_size": 4},
+    "ganomaly": {
+        "width": 8,
+        "epochs": 80,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "loss_weights": (1.0, 50.0, 10.0),
+    },
     "glass": {
         "backbone": "resnet18.tv_in1k",
         "weights": "random",
@@ -60,6 +111,14 @@ QUICK = {
         "learning_rate": 1e-3,
         "smoothing": 2.0,
     },
+    "iad_inpainting": {
+        "width": 8,
+        "epochs": 10,
+        "inpainting_epochs": 20,
+        "batch_size": 4,
+        "learning_rate": 2e-3,
+        "inpainting_rate": 2e-3,
+    },
     "msflow": {
         "backbone": "resnet18.tv_in1k",
         "weights": "bundled",
@@ -68,9 +127,47 @@ QUICK = {
         "batch_size": 4,
         "learning_rate": 1e-3,
     },
+    "mixed_supervised": {
+        "backbone": "resnet18.tv_in1k",
+        "weights": "bundled",
+        "augmentation": "none",
+        "epochs": 40,
+        "batch_size": 8,
+        "learning_rate": 0.02,
+        "first_cycle": 40,
+        "validation_share": 0,
+    },
+    "msad": {"backbone": "resnet18.tv_in1k", "weights": "bundled", "stage": 3, "epochs": 2, "batch_size": 4},
+    "onenip": {
+        "backbone": "resnet18.tv_in1k",
+        "weights": "bundled",
+        "stages": (1, 2),
+        "width": 64,
+        "hidden": 128,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "refiner_width": 32,
+        "epochs": 30,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "score_window": 4,
+    },
     "padim": {"backbone": "resnet18.tv_in1k", "weights": "bundled", "channels": 30, "smoothing": 2.0},
     "patchcore": {"backbone": "resnet18.tv_in1k", "weights": "bundled", "coreset_ratio": 0.05, "smoothing": 2.0},
     "pyramidflow": {"backbone": "none", "channels": 4, "levels": 3, "stacks": 1, "kernel": 3, "epochs": 2},
+    "uniad": {
+        "backbone": "resnet18.tv_in1k",
+        "weights": "bundled",
+        "stages": (1, 2),
+        "width": 64,
+        "hidden": 128,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "epochs": 40,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "score_window": 4,
+    },
     "uflow": {
         "backbone": "resnet18.tv_in1k",
         "weights": "bundled",
@@ -109,6 +206,15 @@ QUICK = {
         "batch_size": 4,
         "learning_rate": 1e-3,
     },
+    "riad": {
+        "cells": (4, 8),
+        "epochs": 10,
+        "batch_size": 2,
+        "learning_rate": 2e-3,
+        "validation_share": 0,
+        "width": 8,
+        "smoothing_window": 5,
+    },
     "stfpm": {
         "backbone": "resnet18.tv_in1k",
         "weights": "bundled",
@@ -118,16 +224,21 @@ QUICK = {
     },
     "supersimplenet": {
         "backbone": "resnet18.tv_in1k",
-        "weights": "random",
+        "weights": "bundled",
+        "stages": (2,),
         "hidden": 128,
-        "epochs": 12,
-        "batch_size": 1,
+        "noise": 0.1,
+        "epochs": 60,
+        "batch_size": 4,
+        "adaptor_rate": 1e-3,
+        "head_rate": 2e-3,
         "smoothing": 2.0,
     },
 }
 
-# Methods that no budget of seconds teaches reliably; what else a detector promises, they keep.
-UNSTEADY = {"destseg", "supersimplenet"}
+WITHOUT_MAPS = {"msad"}  # methods that score images only
+COARSE_MAPS = {"mixed_supervised"}  # methods whose maps explain a score, on a 32nd of the image's side
+LOWEST = {"ganomaly": 0.75}  # image AUROC where seconds do not settle the score, here a distance of learned codes
 
 
 @pytest.fixture(scope="module")
@@ -136,16 +247,32 @@ def splits(tmp_path_factory):
     return tuple(ImageSet(select(samples, split=split), size=64) for split in ("train", "test"))
 
 
+@pytest.fixture(scope="module")
+def auxiliary(tmp_path_factory):
+    """Labelled images of another data set, of which a zero-shot method learns instead of from splits[0]."""
+    samples = load_samples("folder", make_tree(tmp_path_factory.mktemp("other"), "other", 1, normal=8, anomalous=8))
+    return ImageSet(select(samples, split="test"), size=64)
+
+
+def quick_fit(name, splits, auxiliary):
+    model = create_model(name, **QUICK[name])
+    images = auxiliary if "auxiliary" in model.parameters else splits[0]
+    return model.fit(images, device="cpu", progress=False)
+
+
 @pytest.fixture(scope="module", params=list_models())
-def fitted(request, splits):
-    return create_model(request.param, **QUICK[request.param]).fit(splits[0], device="cpu", progress=False)
+def fitted(request, splits, auxiliary):
+    return quick_fit(request.param, splits, auxiliary)
 
 
 def test_detector_finds_the_planted_squares(fitted, splits):
-    if fitted.name in UNSTEADY:
-        pytest.skip(f"{fitted.name} learns in thousands of steps: after seconds the outcome depends on rounding")
     metrics = adlib.evaluate(fitted.predict(splits[1], device="cpu", progress=False))
-    assert metrics["image_auroc"] == 1
+    assert metrics["image_auroc"] >= LOWEST.get(fitted.name, 1)
+    if fitted.name in WITHOUT_MAPS:
+        assert metrics["reasons"]["pixel_auroc"] == "the method gives no maps"
+        return
+    if fitted.name in COARSE_MAPS:
+        return
     assert metrics["pixel_auroc"] > 0.95
     assert metrics["aupro"] > 0.8
 
@@ -154,11 +281,14 @@ def test_batch_size_does_not_change_the_scores(fitted, splits):
     one = fitted.predict(splits[1], device="cpu", batch_size=1, progress=False)
     five = fitted.predict(splits[1], device="cpu", batch_size=5, progress=False)
     np.testing.assert_allclose(one.scores, five.scores, rtol=1e-4)
-    np.testing.assert_allclose(one.maps, five.maps, rtol=1e-3, atol=1e-5 * one.maps.max())
+    if fitted.name in WITHOUT_MAPS:
+        assert one.maps is five.maps is None
+    else:
+        np.testing.assert_allclose(one.maps, five.maps, rtol=1e-3, atol=1e-5 * one.maps.max())
 
 
-def test_same_seed_same_numbers(fitted, splits):
-    again = create_model(fitted.name, **QUICK[fitted.name]).fit(splits[0], device="cpu", progress=False)
+def test_same_seed_same_numbers(fitted, splits, auxiliary):
+    again = quick_fit(fitted.name, splits, auxiliary)
     first, second = (model.predict(splits[1], device="cpu", progress=False) for model in (fitted, again))
     assert np.array_equal(first.scores, second.scores)
     assert np.array_equal(first.maps, second.maps)
@@ -269,7 +399,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, monkeypatch):
 
 def test_without_network_pretrained_says_what_to_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("ADLIB_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("adlib.models.backbones._no_network", lambda: True)
+    monkeypatch.setattr("adlib.models.backbones.no_network", lambda: True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(InputError, match=r"adlib weights pack DIR.*wide_resnet101_2\.tv_in1k\.safetensors"):
         Backbone("wide_resnet101_2.tv_in1k", (1,), "pretrained")

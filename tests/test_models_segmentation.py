@@ -14,6 +14,7 @@ from adlib.models.backbones import Backbone
 from adlib.models.distillation import cosine_distance, distance_map
 from adlib.models.pasted_textures import DRAWN_TEXTURES, Turn, TurnedSyntheticImages, step_schedule
 from adlib.models.realnet import NO_SDAS, ForegroundPaste, foreground_mask
+from adlib.papers import protocol
 from adlib.runs import Run
 from adlib.samples import select
 from adlib.synthesis import TexturePaste
@@ -382,8 +383,12 @@ ABLATIONS = [
     {"segmentation": False},
     {"push": False},
     {"recovery_weight": False},
-    {"student": "resnet18.tv_in1k", "drop_path": 0.0},
+    {"student": None, "drop_path": 0.0, "norm_momentum": 0.1},
 ]
+
+
+def test_the_ablation_of_the_paper_is_the_one_that_is_tried():
+    assert [row for row in protocol("three_cad")["tables"]["6"]["settings"].values() if row] == ABLATIONS
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: next(iter(ablation)))
@@ -401,6 +406,10 @@ def test_every_row_of_the_ablation_trains_and_scores(ablation, splits):
     assert maps.std() > 0
     if "recovery" in ablation:
         assert maps.max() <= 1
+    if "student" in ablation:  # the teacher's architecture, not its weights
+        student, teacher = (part.net.state_dict() for part in (model.trained_["student"], model.backbone_))
+        assert {key: value.shape for key, value in student.items()} == {k: v.shape for k, v in teacher.items()}
+        assert not torch.equal(student["conv1.weight"], teacher["conv1.weight"])
 
 
 def test_cfrg_map_is_recovery_plus_segmentation(splits):

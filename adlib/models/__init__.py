@@ -10,23 +10,35 @@ from pathlib import Path
 from adlib.errors import InputError
 
 _CLASSES = {
+    "adaclip": "AdaCLIP",
     "cfa": "CFA",
     "cfrg": "CFRG",
+    "crad": "CRAD",
+    "ddad": "DDAD",
     "destseg": "DeSTSeg",
     "draem": "DRAEM",
+    "efficientad": "EfficientAD",
+    "fanogan": "FAnoGAN",
     "fastflow": "FastFlow",
+    "ganomaly": "GANomaly",
     "glass": "GLASS",
+    "iad_inpainting": "IADInpainting",
+    "mixed_supervised": "MixedSupervised",
+    "msad": "MSAD",
     "msflow": "MSFlow",
+    "onenip": "OneNIP",
     "padim": "PaDiM",
     "patchcore": "PatchCore",
     "pyramidflow": "PyramidFlow",
     "rd4ad": "RD4AD",
     "rdpp": "RDPP",
     "realnet": "RealNet",
+    "riad": "RIAD",
     "simplenet": "SimpleNet",
     "stfpm": "STFPM",
     "supersimplenet": "SuperSimpleNet",
     "uflow": "UFlow",
+    "uniad": "UniAD",
 }
 
 

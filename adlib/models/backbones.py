@@ -168,7 +168,7 @@ def download(name: str) -> Path:
     except OSError:  # not in the cache
         pass
     try:
-        if _no_network():
+        if no_network():
             raise ConnectionError("its address cannot be resolved")
         return Path(hf_hub_download(**arguments))
     except OSError as error:
@@ -180,30 +180,36 @@ def download(name: str) -> Path:
 
 
 def pack(name: str, folder: str | Path) -> Path:
-    """Put the weights of a timm name into a folder, under the name that ADLIB_WEIGHTS is searched for."""
+    """Put the weights of a timm or open_clip name into a folder, under the name that ADLIB_WEIGHTS is searched for."""
+    import open_clip
+
+    from adlib.models import clip_towers
+
     target = Path(folder).expanduser() / f"{name}.safetensors"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(target.name + ".partial")
-        shutil.copyfile(download(name), partial)
+        fetch = clip_towers.download if open_clip.get_model_config(name.partition(".")[0]) else download
+        shutil.copyfile(fetch(name), partial)
         partial.replace(target)
     return target
 
 
 def needed_weights() -> dict[str, list[str]]:
-    """timm name -> the methods whose default backbone it is."""
+    """timm name, or open_clip's of a pair of towers -> the methods whose default it is."""
     from adlib.models import list_models, model_class
 
     needed: dict[str, list[str]] = {}
     for method in list_models():
         parameters = inspect.signature(model_class(method).__init__).parameters
         for parameter in parameters.values():
-            if parameter.name.endswith("backbone") and parameter.default not in (None, "none"):
+            pretrained = parameter.name.endswith("backbone") or parameter.name == "towers"
+            if pretrained and parameter.default not in (None, "none"):
                 needed.setdefault(parameter.default, []).append(method)
     return needed
 
 
-def _no_network() -> bool:
+def no_network() -> bool:
     """Whether the hub's name cannot be resolved: known in a moment, where its client retries for most of a minute."""
     from huggingface_hub.constants import ENDPOINT
 

@@ -16,10 +16,11 @@ What is ours:
 - mixed precision, the code's default, is not: see `precision`;
 - without a folder of textures they are drawn (adlib.synthesis), and the detector warns of it.
 
-Ablation, table 6 of the paper (rows: recovery=False, segmentation=False, push=False, recovery_weight=False, and
-student=the backbone's name for the homogeneous student). The official code has no switches, so their meaning is our
-reading: without recovery the map is the segmentation alone, without segmentation the recovery's distance alone, to
-which the student then adds nothing, so that it is not built; the homogeneous student keeps its adapters.
+Ablation, table 6 of the paper: recovery=False, segmentation=False, push=False, recovery_weight=False, and for the
+homogeneous student student=None, drop_path=0, norm_momentum=0.1 (both as a ResNet has them). The official code has no
+switches, so their meaning is our reading: without recovery the map is the segmentation alone, without segmentation the
+recovery's distance alone, to which the student then adds nothing, so that it is not built; the homogeneous student has
+the teacher's architecture, random weights, and keeps its adapters.
 """
 
 import timm
@@ -148,7 +149,8 @@ class CFRG(PastingDetector):
     """CFRG. Images of 256 pixels; sides must be multiples of 32.
 
     backbone, weights: the teacher, any timm ResNet (adlib.models.backbones); its stages 1, 2 and 3 are used.
-    student: timm name of the student's network, always from random weights. drop_path: its stochastic depth.
+    student: timm name of the student's network, or None for the backbone's own architecture (a homogeneous student);
+        always from random weights. drop_path: its stochastic depth.
     norm_momentum: of the student's batch norms. They follow the data slowly, 1 % per batch: a training of much less
         than 300 batches needs more, such as 0.1.
     textures: a folder of pictures such as DTD's images, or None to draw textures.
@@ -167,7 +169,7 @@ class CFRG(PastingDetector):
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
-        student: str = "tf_efficientnet_b0",
+        student: str | None = "tf_efficientnet_b0",
         drop_path: float = 0.2,
         norm_momentum: float = 0.01,
         textures: str | None = None,
@@ -209,13 +211,13 @@ class CFRG(PastingDetector):
 
     def fit_images(self, images, val, progress):
         check_sides(self, images, 32)
-        paste = TexturePaste(self.texture_source(), self.image_weight, operations=0)
+        synthetic = self.synthetic_images(images, self.seed_)
         self.build(self.weights)
         self.to(self.device_)
         optimiser = torch.optim.Adam(self.trained_.parameters(), self.learning_rate, self.betas, fused=True)
         self.losses_ = train(
             self,
-            SyntheticImages(images, paste, probability=1.0, seed=self.seed_, keep_normal=True),
+            synthetic,
             self.losses,
             dict(self.trained_.items()),
             optimiser,
@@ -227,6 +229,10 @@ class CFRG(PastingDetector):
             progress=progress,
         )
 
+    def synthetic_images(self, images, seed):
+        paste = TexturePaste(self.texture_source(), self.image_weight, operations=0)
+        return SyntheticImages(images, paste, probability=1.0, seed=seed, keep_normal=True)
+
     def build(self, weights: str) -> None:
         self.backbone_ = Backbone(self.backbone, (1, 2, 3), weights, self.seed_)
         channels, shape = self.backbone_.channels, teacher_shape(self.backbone)
@@ -236,7 +242,8 @@ class CFRG(PastingDetector):
             if self.recovery:
                 self.trained_.update({"bottleneck": Bottleneck(shape), "decoder": Decoder(shape)})
             if self.segmentation:
-                student = Student(self.student, channels, self.drop_path, self.norm_momentum, self.seed_)
+                name = self.student or self.backbone
+                student = Student(name, channels, self.drop_path, self.norm_momentum, self.seed_)
                 self.trained_.update({"student": student, "segmentation": Segmentation(channels)})
         self.trained_.eval().to(memory_format=torch.channels_last)
 

@@ -185,17 +185,15 @@ class DeSTSeg(PastingDetector):
     def fit_images(self, images, val, progress):
         if min(len(images), self.batch_size) < 2:
             raise InputError("destseg needs at least two images and batch_size=2: it normalises over the batch.")
-        paste = TexturePaste(self.texture_source(), self.image_weight, operations=0)
-        turn = Turn(self.rotation, quarters=self.quarter_turns, fill=GREY)
+        synthetic = {name: self.synthetic_images(images, self.seed_, name) for name in ("student", "segmentation")}
         self.build(self.weights)
         self.to(self.device_)
 
         def stage(name: str, network: nn.Module, loss, steps: int, rates: dict[nn.Module, float]) -> list[dict]:
             groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()]
-            seed = 2 * self.seed_ + (name == "segmentation")
             return train(
                 self,
-                TurnedSyntheticImages(images, paste, turn, probability=1.0, seed=seed),
+                synthetic[name],
                 loss,
                 {name: network},
                 torch.optim.SGD(groups, momentum=self.momentum, weight_decay=self.weight_decay),
@@ -214,6 +212,12 @@ class DeSTSeg(PastingDetector):
             ),
             "segmentation": stage("segmentation", segmentation, self.segmentation_loss, self.segmentation_steps, rates),
         }
+
+    def synthetic_images(self, images, seed, stage: str = "student"):
+        """As of all methods that paste, of one of the two stages."""
+        paste = TexturePaste(self.texture_source(), self.image_weight, operations=0)
+        turn = Turn(self.rotation, quarters=self.quarter_turns, fill=GREY)
+        return TurnedSyntheticImages(images, paste, turn, probability=1.0, seed=2 * seed + (stage == "segmentation"))
 
     def build(self, weights: str) -> None:
         self.backbone_ = Backbone(self.backbone, (1, 2, 3), weights, self.seed_)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -37,6 +38,9 @@ class Detector:
     image_defaults: dict = {"size": 256, "crop": None}  # how the method's paper prepares its images
     checkpoint_interval: float = 300.0  # seconds between two writes of a training's checkpoint
     accepts_anomalous: bool = False  # whether fit also learns from images that are labelled anomalous
+    learns_from: tuple[
+        str, ...
+    ] = ()  # data sets that a zero-shot method is fitted on, instead of the one it is tried on
 
     @classmethod
     def create(cls, **parameters):
@@ -54,6 +58,11 @@ class Detector:
     def origin(self) -> dict | None:
         """Where the pretrained weights came from (kind; file and sha256, or seed); None for a method without any."""
         return self.backbone_.origin if hasattr(self, "backbone_") else None
+
+    @property
+    def choices(self) -> dict:
+        """What fit drew by its seed and a record should name, such as images that became prompts; {} for most."""
+        return {}
 
     @property
     def warnings(self) -> list[str]:
@@ -104,7 +113,8 @@ class Detector:
         scores, maps = [], None
         with torch.inference_mode():
             for start, batch in self.batches(images, batch_size, progress, "predict"):
-                batch_scores, batch_maps = self.score_batch(batch)
+                rows = images.samples.iloc[start : start + len(batch)]
+                batch_scores, batch_maps = self.score_samples(batch, rows)
                 scores.append(batch_scores.float().cpu().numpy())
                 if batch_maps is not None:
                     if maps is None:
@@ -156,11 +166,25 @@ class Detector:
     def score_batch(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         raise NotImplementedError
 
+    def score_samples(self, batch: torch.Tensor, samples: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """score_batch of a method that must know what an image is meant to show. samples: the batch's rows, of which
+        it may read the category and nothing about defects.
+        """
+        return self.score_batch(batch)
+
     def state(self) -> dict[str, torch.Tensor]:
         raise NotImplementedError
 
     def set_state(self, state: dict[str, torch.Tensor]) -> None:
         raise NotImplementedError
+
+    def illustrate(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pictures that a fitted method makes of images on its way to their scores, such as reconstructions.
+
+        batch: float [B, 3, H, W] in [0, 1] on the device. Returns name -> float [B, 3, H, W], shown from 0 to 1; most
+        methods have none.
+        """
+        return {}
 
     def to(self, device: torch.device) -> None:
         """Move networks and learned tensors to the device."""

@@ -196,15 +196,14 @@ class DRAEM(PastingDetector):
 
     def fit_images(self, images, val, progress):
         check_sides(self, images, 32)
-        paste = TexturePaste(self.texture_source(), self.image_weight, redraws=self.redraws)
-        turn = Turn(self.rotation, self.rotation_share)
+        synthetic = self.synthetic_images(images, self.seed_)
         self.build()
         self.to(self.device_)
         parameters = [value for network in self.networks().values() for value in network.parameters()]
         optimiser = torch.optim.Adam(parameters, self.learning_rate, fused=True)
         self.losses_ = train(
             self,
-            TurnedSyntheticImages(images, paste, turn, self.probability, self.seed_),
+            synthetic,
             self.losses,
             self.networks(),
             optimiser,
@@ -215,6 +214,10 @@ class DRAEM(PastingDetector):
             precision=self.precision,
             progress=progress,
         )
+
+    def synthetic_images(self, images, seed):
+        paste = TexturePaste(self.texture_source(), self.image_weight, redraws=self.redraws)
+        return TurnedSyntheticImages(images, paste, Turn(self.rotation, self.rotation_share), self.probability, seed)
 
     def build(self) -> None:
         with torch.random.fork_rng(devices=[]):

@@ -130,8 +130,8 @@ class OverlaidImages(Dataset):
     Item: {"image": float32 [3, H, W], "mask": bool [H, W], "normal": float32 [3, H, W] or a tuple of features}.
     """
 
-    def __init__(self, images: ImageSet, overlay: LocalOverlay, features: FrozenFeatures | ImageSet, seed: int):
-        self.images = SyntheticImages(images, overlay, probability=1.0, seed=seed, keep_normal=True)
+    def __init__(self, images: SyntheticImages, features: FrozenFeatures | ImageSet):
+        self.images = images
         self.features = features if isinstance(features, FrozenFeatures) else None
 
     def set_epoch(self, epoch: int) -> None:
@@ -232,6 +232,7 @@ class GLASS(PastingDetector, SimpleNet):
     """
 
     name = "glass"
+    feature_synthesis = "Near anomalies besides: noisy features that climb the discriminator's loss, without a picture."
     image_defaults = {"size": 288, "crop": None}
 
     def __init__(
@@ -285,7 +286,7 @@ class GLASS(PastingDetector, SimpleNet):
         self.cache_gib = cache_gib
 
     def fit_images(self, images, val, progress):
-        overlay = LocalOverlay(self.texture_source(), self.foreground)
+        synthetic = self.synthetic_images(images, self.seed_)
         self.build(self.weights)
         self.to(self.device_)
         features = frozen_features(self, images, self.cache_gib, progress)
@@ -293,7 +294,7 @@ class GLASS(PastingDetector, SimpleNet):
         self.centre_ = Centre(self.mean_patches(features), epoch_steps) if self.on_hypersphere(images) else None
         self.losses_ = train(
             self,
-            OverlaidImages(images, overlay, features, self.seed_),
+            OverlaidImages(synthetic, features),
             self.losses,
             self.trained() | ({"centre": self.centre_} if self.centre_ else {}),
             [
@@ -308,6 +309,10 @@ class GLASS(PastingDetector, SimpleNet):
             progress=progress,
         )
         del self.centre_
+
+    def synthetic_images(self, images, seed):
+        overlay = LocalOverlay(self.texture_source(), self.foreground)
+        return SyntheticImages(images, overlay, probability=1.0, seed=seed, keep_normal=True)
 
     def on_hypersphere(self, images: ImageSet) -> bool:
         if self.hypothesis != "auto":

@@ -23,7 +23,9 @@ DRAWN_TEXTURES = "Drawn textures: the pasted anomalies are filled with procedura
 
 
 class PastingDetector(Detector):
-    """Base of the methods that paste textures. A subclass has the parameter `textures`: a folder's path, or None."""
+    """Base of the methods that paste textures. A subclass has the parameter `textures`: a folder's path, or None; and
+    `synthetic_images`, from which both its training and adlib.report.training_preview draw.
+    """
 
     @property
     def warnings(self) -> list[str]:
@@ -35,6 +37,10 @@ class PastingDetector(Detector):
         It is read when fit begins and not before, so that a saved model can be used where the folder is not.
         """
         return texture_source(self.textures)
+
+    def synthetic_images(self, images: ImageSet, seed: int) -> SyntheticImages:
+        """What a fit with this seed trains on, item for item: "image" as the network sees it, "mask", and "normal"."""
+        raise NotImplementedError
 
 
 def folder_name(folder: str | Path | None) -> str | None:

@@ -5,8 +5,9 @@ anomaly is pasted (AFS, anomaly-aware features selection); per stage a U-Net res
 the pasted image's; of the residuals the largest are selected for each image (RRS, reconstruction residuals selection),
 from which a decoder marks the anomaly. The networks stand in adlib.models.realnet_blocks.
 
-The paper pastes pictures from a diffusion model that was trained on the normal images (SDAS). That model is not here
-yet: give a folder of such pictures as `synthesised`; without one, textures are pasted, and the detector warns of it.
+The paper pastes pictures from a diffusion model that was trained on the normal images (SDAS): give a folder of such
+pictures as `synthesised`. adlib.synthesis.diffusion trains a small model of that kind and fills a folder, which takes
+far longer than the rest of the method. Without one, textures are pasted, and the detector warns of it.
 
 Follows the official code, which reads anomalies from files likewise, except that
 - the last epoch is kept; there, the epoch is chosen by its results on the TEST images;
@@ -139,16 +140,16 @@ class RealNet(PastingDetector):
         return ForegroundPaste(tuple(pastes), self.foreground)
 
     def fit_images(self, images, val, progress):
-        synthesiser = self.synthesiser()
+        synthetic = self.synthetic_images(images, self.seed_)
         self.build(self.weights)
         check_sides(self, images, 4 * self.backbone_.strides[-1])
         self.to(self.device_)
-        self.select_channels(images, synthesiser)
+        self.select_channels(images, synthetic.synthesiser)
         trained = {"reconstruction": self.reconstruction_, "decoder": self.decoder_}
         parameters = [value for network in trained.values() for value in network.parameters()]
         self.losses_ = train(
             self,
-            SyntheticImages(images, synthesiser, self.probability, 2 * self.seed_, keep_normal=True),
+            synthetic,
             self.losses,
             trained,
             torch.optim.Adam(parameters, self.learning_rate, fused=True),
@@ -158,6 +159,9 @@ class RealNet(PastingDetector):
             precision=self.precision,
             progress=progress,
         )
+
+    def synthetic_images(self, images, seed):
+        return SyntheticImages(images, self.synthesiser(), self.probability, 2 * seed, keep_normal=True)
 
     def build(self, weights: str) -> None:
         self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_)

@@ -54,6 +54,7 @@ class SimpleNet(Detector):
     """
 
     name = "simplenet"
+    feature_synthesis = "No picture is changed: noise is added to the feature of every patch."
     image_defaults = {"size": 329, "crop": 288}
 
     def __init__(

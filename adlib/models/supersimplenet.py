@@ -23,6 +23,8 @@ Other readings, as parameters:
 There is no mixed precision: it would round the noise away.
 """
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
@@ -33,11 +35,11 @@ from torch.utils.data import Dataset
 from adlib.errors import InputError
 from adlib.images import ImageSet
 from adlib.models.anomaly_map import upsample
-from adlib.models.backbones import Backbone
+from adlib.models.backbones import Backbone, build_network
 from adlib.models.detector import Detector
 from adlib.models.frozen_features import features_of, frozen_features
 from adlib.models.training import joined_state, load_joined_state, train
-from adlib.synthesis import perlin_noise
+from adlib.synthesis import SyntheticImages, perlin_noise
 
 # Features
 
@@ -102,6 +104,18 @@ def blobs(count: int, grid: tuple[int, int], threshold: float, rng: np.random.Ge
         if rng.random() < 0.5:
             mask[:] = noise > threshold
     return torch.from_numpy(masks)
+
+
+@dataclass(frozen=True)
+class NoiseBlobs:
+    """A synthesiser that changes no picture: its mask is where noise may go, on this grid of features."""
+
+    grid: tuple[int, int]
+    threshold: float
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        blob = blobs(1, self.grid, self.threshold, rng)[0].numpy().view(np.uint8)
+        return image, cv2.resize(blob, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT) > 0
 
 
 # Loss
@@ -179,6 +193,7 @@ class SuperSimpleNet(Detector):
     """
 
     name = "supersimplenet"
+    feature_synthesis = "No picture is changed: noise is added to features inside such blobs, new ones in every step."
     image_defaults = {"size": 256, "crop": None}
     accepts_anomalous = True
 
@@ -261,6 +276,12 @@ class SuperSimpleNet(Detector):
             drop_last=False,
             progress=progress,
         )
+
+    def synthetic_images(self, images: ImageSet, seed: int) -> SyntheticImages:
+        """For adlib.report.training_preview: the images as they are beside blobs like those that hold noise."""
+        stride = build_network(self.backbone, self.stages, seed).feature_info.reduction()[0]
+        grid = tuple(2 * -(-side // stride) for side in images.shape)
+        return SyntheticImages(images, NoiseBlobs(grid, self.threshold), 1.0, seed, keep_normal=True)
 
     def training_images(self, images: ImageSet, progress: bool) -> Dataset:
         """The normal images' frozen features, or balanced images where some are anomalous."""

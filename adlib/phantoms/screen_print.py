@@ -4,9 +4,10 @@ What follows the paper: the modalities LSM-1 (line scan, dark field, RGB), LSM-2
 (area scan, bright field, grey, with the edge of a direct reflection in view); patches of a larger structured print at
 random offsets, 256 pixels; small, weakly contrasted defects in the groups "points" (pinholes, splashes, fibres) and
 "area" (here smears, squeegee strokes, missing and thick print), their masks; the counts; synthetic defects of the
-supervised part from a random walk with momentum, on patches augmented as in Table 8; the HDF5 keys. What is invented,
-since the paper shows it only in pictures: the print itself (conductor grids, fingers, pads, meanders over a second,
-tinted ink), its colours, the size and contrast of each defect, the names of folders and of the HDF5 file.
+supervised part from a random walk with momentum, on patches augmented as in Table 8; the HDF5 keys; real defects of
+that part in the middle of patches of twice the side, which no walk draws if they are of the group "area". What is
+invented, since the paper shows it only in pictures: the print itself (conductor grids, fingers, pads, meanders over a
+second, tinted ink), its colours, the size and contrast of each defect, the names of folders and of the HDF5 file.
 
 An image is a map of ink thickness, seen by one of three optics, blurred, and covered with noise. Lengths are in units
 of 1/256 of the image's side: pixels of the published patches.
@@ -26,12 +27,9 @@ from adlib.phantoms.surfaces import noticeable
 # Table 7, unsupervised columns: modality -> (train, test good, test area, test points)
 PUBLISHED = {"LSM-1": (3678, 1470, 49, 46), "LSM-2": (401, 382, 63, 33), "ASM": (500, 1916, 33, 41)}
 SMALL = (24, 8, 6, 6)
-KINDS = ("train", "normal", "area", "points", "augmented", "synthetic")
-DEFECTS = {
-    "area": ("smear", "missing", "thick", "stroke"),
-    "points": ("pinhole", "splash", "fibre"),
-    "synthetic": ("walk",),
-}
+KINDS = ("train", "normal", "area", "points", "augmented", "synthetic", "real area", "real points")
+AREA, POINTS = ("smear", "missing", "thick", "stroke"), ("pinhole", "splash", "fibre")
+DEFECTS = {"area": AREA, "points": POINTS, "synthetic": ("walk",), "real area": AREA, "real points": POINTS}
 # Table 8: rotation in degrees, scale, shear in degrees, brightness and contrast
 AUGMENTED = {
     "LSM-1": (45, (0.9, 1.1), 10, (0.75, 1.25)),
@@ -48,12 +46,21 @@ CELL, CELLS = 128, 8  # a print is CELLS x CELLS cells, each of CELL units, and 
 NOTICEABLE = 6  # grey levels by which a defect changes a pixel of its mask, before noise
 
 
-def write(out: Path, *, seed: int = 0, size: int = 256, counts: str | dict = "small", supervised: int = 16) -> Path:
+def write(
+    out: Path,
+    *,
+    seed: int = 0,
+    size: int = 256,
+    counts: str | dict = "small",
+    supervised: int = 16,
+    real: tuple[int, int] = (6, 6),
+) -> Path:
     """Write <out>/<modality>/{train/good,test/good,test/area,test/points,ground_truth/<group>}/NNN.png.
 
     counts: "small" (24 + 8 + 6 + 6 per modality), "published" (Table 7), or {modality: (train, test good, area,
     points)}. supervised: patches of <out>/<modality>/supervised.h5, every second with a synthetic defect; 0 for no
-    such file. Its datasets, uint8: syn_stream and ground_truth [N, size, size] (0 or 255), labels [N].
+    such file. Its datasets, uint8: syn_stream and ground_truth [N, size, size] (0 or 255), labels [N]. real: numbers of
+    <out>/<modality>/real_defects/{area,points}/NNN.png, twice the size.
     """
     if isinstance(counts, str):
         named = {"small": dict.fromkeys(PRINTS, SMALL), "published": PUBLISHED}
@@ -70,6 +77,10 @@ def write(out: Path, *, seed: int = 0, size: int = 256, counts: str | dict = "sm
                     save(Path(out, category, "ground_truth", kind, f"{index:03}_mask.png"), 255 * mask)
         if supervised:
             _write_supervised(Path(out, category, "supervised.h5"), category, supervised, seed, size)
+        for group, number in zip(("area", "points"), real, strict=True):
+            for index in range(number):
+                image, _ = draw_image(category, f"real {group}", index, seed=seed, size=size)
+                save(Path(out, category, "real_defects", group, f"{index:03}.png"), image)
     return Path(out)
 
 
@@ -97,8 +108,9 @@ def draw_image(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image, uint8 [size, size, 3] in RGB or (ASM) [size, size], and its mask, uint8 [size, size] of 0 and 1.
 
-    kind: "train", "normal", "area", "points"; "augmented" and "synthetic" are those of the supervised part. Depends on
-    these arguments alone, whatever else is drawn. defects=False leaves the defect out of the same patch.
+    kind: "train", "normal", "area", "points"; those of the supervised part are "augmented", "synthetic", and of twice
+    the size "real area", "real points". Depends on these arguments alone, whatever else is drawn. defects=False leaves
+    the defect out of the same patch.
     """
     if category not in PRINTS or kind not in KINDS:
         raise InputError(
@@ -108,31 +120,36 @@ def draw_image(
     # Streams of their own: a patch is the same with and without its defect.
     part_random, defect_random, noise_random = (np.random.default_rng([*identity, stream]) for stream in range(3))
 
-    patch = Patch(category, kind in ("augmented", "synthetic"), seed, size, part_random)
+    wide = kind.startswith("real")
+    patch = Patch(category, kind in ("augmented", "synthetic"), wide, seed, size, part_random)
     image = clean = OPTICS[category](patch, patch.ink, None)
-    mask = np.zeros((size, size), np.uint8)
+    mask = np.zeros((patch.size, patch.size), np.uint8)
     if kind in DEFECTS and defects:
         for attempt in range(40):  # a defect may fall where it changes little: elsewhere then, larger, of another kind
             name = DEFECTS[kind][(index + attempt // 10) % len(DEFECTS[kind])]
             image = OPTICS[category](patch, *add_defect(name, patch, 1.06**attempt, defect_random))
-            change = np.abs(image - clean).reshape(size, size, -1).max(2)
+            change = np.abs(image - clean).reshape(*mask.shape, -1).max(2)
             mask = noticeable(change, NOTICEABLE)
-            if change.max() > NOTICEABLE and mask.sum() >= (6 if kind != "area" else 250) / patch.step**2:
+            if change.max() > NOTICEABLE and mask.sum() >= (250 if kind.endswith("area") else 6) / patch.step**2:
                 break
     noise = noise_random.standard_normal(image.shape).astype(np.float32)
     image = image + noise * np.sqrt(0.02 * np.abs(image) + 1.5)  # Poisson grows with the light, Gaussian does not
     if category != "ASM":  # each pixel of a line sensor has its own gain
-        gain = 1 + noise_random.normal(0, 0.006, size).astype(np.float32)
+        gain = 1 + noise_random.normal(0, 0.006, patch.size).astype(np.float32)
         image = image * (gain[None, :, None])
     return np.rint(image).clip(0, 255).astype(np.uint8), mask
 
 
 class Patch:
-    """A piece of a print: where it lies, its ink, and what else varies from one normal patch to the next."""
+    """A piece of a print: where it lies, its ink, and what else varies from one normal patch to the next.
 
-    def __init__(self, category: str, augmented: bool, seed: int, size: int, random: np.random.Generator):
-        self.size, self.step = size, 256 / size
-        across = (np.arange(size, dtype=np.float32) + 0.5) * self.step
+    It has 256 units, a wide one 512, from -128 to 384: its defects lie in the middle, within `reach` units of 128.
+    """
+
+    def __init__(self, category: str, augmented: bool, wide: bool, seed: int, size: int, random: np.random.Generator):
+        self.step, self.reach, self.start = 256 / size, 24 if wide else 112, -128 if wide else 0
+        self.size = size = 2 * size if wide else size
+        across = (np.arange(size, dtype=np.float32) + 0.5) * self.step + self.start
         self.x, self.y = np.meshgrid(across, across)  # units in the patch
         matrix, tone = np.eye(2), (1.0, 1.0)
         turn, scale, shear = random.normal(0, 0.5), random.normal(1, 0.006), 0.0
@@ -176,7 +193,7 @@ class Patch:
 
     def clouds(self, grain: float, random: np.random.Generator) -> np.ndarray:
         """Smooth noise of unit strength, float32 [size, size]; grain is its size in units."""
-        coarse = max(3, min(self.size, round(256 / grain)))
+        coarse = max(3, min(self.size, round(self.size * self.step / grain)))
         field = random.standard_normal((coarse, coarse)).astype(np.float32)
         return cv2.resize(field, (self.size, self.size), interpolation=cv2.INTER_CUBIC)
 
@@ -320,9 +337,9 @@ def add_defect(name: str, patch: Patch, grow: float, random: np.random.Generator
 
 
 def _place(patch: Patch, where: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A random place (x, y) in units, away from the border, where the condition holds (anywhere if it nowhere does)."""
-    inner = where & (np.abs(patch.x - 128) < 112) & (np.abs(patch.y - 128) < 112)
-    places = np.flatnonzero(inner) if inner.any() else np.arange(inner.size)
+    """A random place (x, y) in units, away from the border, where the condition holds (any, if it nowhere does)."""
+    inner = (np.abs(patch.x - 128) < patch.reach) & (np.abs(patch.y - 128) < patch.reach)
+    places = np.flatnonzero(inner & where if (inner & where).any() else inner)
     row, column = divmod(int(random.choice(places)), patch.size)
     return np.array([patch.x[row, column], patch.y[row, column]])
 
@@ -340,8 +357,9 @@ def _walk(patch: Patch, steps: int, bend: float, width: float, random: np.random
     """A random walk with momentum as a line of that width in units: float32 [size, size], 0 to 1."""
     heading = random.uniform(0, 2 * np.pi) + np.cumsum(random.normal(0, bend, steps))
     path = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], 1), 0)
-    path += random.uniform(40, 216, 2) - path.mean(0)
+    away = min(88, patch.reach)
+    path += random.uniform(128 - away, 128 + away, 2) - path.mean(0)
     line = np.zeros((patch.size, patch.size), np.uint8)
-    pixels = np.rint((path / patch.step - 0.5) * 16).astype(np.int32)
+    pixels = np.rint(((path - patch.start) / patch.step - 0.5) * 16).astype(np.int32)
     cv2.polylines(line, [pixels], False, 255, max(1, round(width / patch.step)), cv2.LINE_AA, 4)
     return patch.blur(line.astype(np.float32) / 255, 0.6)

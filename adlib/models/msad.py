@@ -1,0 +1,203 @@
+"""MSAD: "Mean-Shifted Contrastive Loss for Anomaly Detection".
+
+Reiss, Hoshen; AAAI 2023, 37(2), pages 2155-2162; arXiv 2106.03844. A pretrained network is tuned on normal images by a
+contrastive loss between two changed views of each, whose angles are measured around the mean of the normal features
+instead of the origin. An image is as anomalous as its features are far from the nearest ones of normal images. It
+scores images only: there are no maps. (Texture-AD's tables print "Mean-Shift".)
+
+Follows the official code: batch norms keep their ImageNet statistics all the time, though those of trained layers
+learn their weights; the centre comes from the untouched network and is never updated; the neighbours are sought among
+the unit-length features, not the mean-shifted ones; a smaller last batch is used. What is ours:
+- views are cut from the prepared image (resized, centre crop), there from the stored one;
+- any images; the official loaders read CIFAR-10 only.
+With epochs=0 nothing is tuned and the score is that of plain nearest neighbours: worth standing beside the tuned one,
+because at this learning rate few images mean few and tiny steps.
+
+Other readings, as parameters:
+- ResNet-18, official and one of two in Texture-AD: backbone="resnet18.tv_in1k", trained_layers=None, images of 224
+  pixels without a crop (there by bicubic interpolation).
+- Texture-AD: epochs=10 of ResNet-152. Which of its two networks its tables print is not stated.
+
+The contrastive loss needs its batch in one piece: at the paper's settings about 13 GiB of memory on a CPU.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.transforms import v2
+
+from adlib.errors import InputError
+from adlib.models.backbones import MEAN, STD, build_network, fill_network
+from adlib.models.detector import Detector
+from adlib.models.training import joined_state, load_joined_state, train
+
+
+class UnitFeatures(nn.Module):
+    """A network's features, averaged over all positions, at unit length: float [B, 3, H, W] in [0, 1] -> [B, D].
+
+    backbone, weights, seed: as of adlib.models.backbones. stage: whose features, 4 for a ResNet's layer4.
+    trained_layers: names of the layers that learn, None for all of the network.
+    It stays in eval mode whatever a training loop does: statistics of small batches would destroy the features.
+    """
+
+    def __init__(self, backbone: str, stage: int, weights: str, trained_layers: tuple[str, ...] | None, seed: int):
+        super().__init__()
+        self.net = build_network(backbone, (stage,), seed)
+        self.origin = fill_network(self.net, backbone, weights, seed)
+        if trained_layers is not None:
+            self.net.requires_grad_(False)
+            learning = [part for name, part in self.net.named_children() if name in trained_layers]
+            if not learning:
+                known = ", ".join(name for name, _ in self.net.named_children())
+                raise InputError(f"trained_layers={trained_layers} names none of {backbone}'s layers {known}.")
+            for part in learning:
+                part.requires_grad_(True)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.eval().to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return F.normalize(self.net(x)[0].float().mean((2, 3)))
+
+
+def random_view(size: tuple[int, int]) -> v2.Compose:
+    """The change that makes a view of float [3, H, W]: crop, colours, grey, blur, mirror, by torch's random numbers."""
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.2, 1.0)),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(17, (0.1, 2.0))], p=0.5),
+            v2.RandomHorizontalFlip(0.5),
+        ]
+    )
+
+
+def mean_shifted_loss(
+    first: torch.Tensor, second: torch.Tensor, centre: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """The contrastive loss of angles around a centre, averaged over the 2B views.
+
+    first, second: float [B, D], features of two views of each image; centre: float [D]. Each view should point, as
+    seen from the centre, where its partner does, rather than where any of the other 2B - 2 does.
+    """
+    views = F.normalize(torch.cat([first, second]) - centre)
+    similarities = views @ views.T / temperature
+    similarities.fill_diagonal_(-torch.inf)  # not to itself
+    partner = torch.arange(len(views), device=views.device).roll(len(first))
+    return F.cross_entropy(similarities, partner)
+
+
+class MSAD(Detector):
+    """MSAD. Images of 256 pixels, centre crop 224. Image scores only.
+
+    backbone, weights: any timm network (adlib.models.backbones).
+    stage: of the backbone, whose averaged features are used: 4 is the last of a ResNet.
+    trained_layers: names of the layers that learn; None for all.
+    epochs, batch_size, learning_rate, weight_decay: of SGD without momentum or schedule.
+    temperature: of the contrastive loss.
+    angular: the official option that also draws the views towards the centre, there of unit length.
+    neighbours: k; the score is the sum of the squared distances to the k nearest training images.
+    precision: of training, see adlib.models.training.
+    """
+
+    name = "msad"
+    image_defaults = {"size": 256, "crop": 224}
+
+    def __init__(
+        self,
+        backbone: str = "resnet152.tv_in1k",
+        weights: str = "pretrained",
+        stage: int = 4,
+        trained_layers: tuple[str, ...] | None = ("layer3", "layer4"),
+        epochs: int = 20,
+        batch_size: int = 64,
+        learning_rate: float = 1e-5,
+        weight_decay: float = 5e-5,
+        temperature: float = 0.25,
+        angular: bool = False,
+        neighbours: int = 2,
+        precision: str = "float32",
+    ):
+        if neighbours < 1:
+            raise InputError(f"neighbours={neighbours} must be at least 1.")
+        self.backbone = backbone
+        self.weights = weights
+        self.stage = stage
+        self.trained_layers = None if trained_layers is None else tuple(trained_layers)
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.temperature = temperature
+        self.angular = angular
+        self.neighbours = neighbours
+        self.precision = precision
+
+    @property
+    def origin(self):
+        return self.features_.origin
+
+    def fit_images(self, images, val, progress):
+        self.build(self.weights)
+        self.to(self.device_)
+        self.view = random_view(images.shape)
+        self.centre_ = self.all_features(images, progress).mean(0)
+        if self.angular:
+            self.centre_ = F.normalize(self.centre_, dim=0)
+        learning = [value for value in self.features_.parameters() if value.requires_grad]
+        self.losses_ = train(
+            self,
+            images,
+            self.loss,
+            {"features": self.features_},
+            torch.optim.SGD(learning, self.learning_rate, weight_decay=self.weight_decay),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            drop_last=False,
+            precision=self.precision,
+            progress=progress,
+        )
+        self.memory_bank_ = self.all_features(images, progress)
+
+    def build(self, weights: str) -> None:
+        self.features_ = UnitFeatures(self.backbone, self.stage, weights, self.trained_layers, self.seed_)
+
+    @torch.no_grad()
+    def all_features(self, images, progress: bool) -> torch.Tensor:
+        """Of every image as it is: float [N, D], on the device."""
+        # A DataLoader draws a random number: the training's own should not depend on it.
+        with torch.random.fork_rng(devices=[]):
+            return torch.cat([self.features_(batch) for _, batch in self.batches(images, 8, progress, "features")])
+
+    def loss(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        first, second = (self.features_(torch.stack([self.view(image) for image in batch])) for _ in range(2))
+        terms = {"contrastive": mean_shifted_loss(first, second, self.centre_, self.temperature)}
+        if self.angular:
+            terms["angular"] = sum((view - self.centre_).square().sum(1).mean() for view in (first, second))
+        return terms
+
+    def score_batch(self, batch):
+        features = self.features_(batch)
+        neighbours = min(self.neighbours, len(self.memory_bank_))
+        # At unit length the nearest is the one with the largest cosine; their distance, often tiny, is taken as a
+        # difference, because 1 - cosine would lose its digits.
+        rows = (features @ self.memory_bank_.T).topk(neighbours).indices
+        return (features[:, None] - self.memory_bank_[rows]).square().sum((1, 2)), None
+
+    def state(self):
+        return {"memory_bank": self.memory_bank_, **joined_state({"features": self.features_})}
+
+    def set_state(self, state):
+        self.memory_bank_ = state.pop("memory_bank")
+        self.build("random")
+        load_joined_state({"features": self.features_}, state)
+
+    def to(self, device):
+        self.features_.to(device)
+        if hasattr(self, "memory_bank_"):
+            self.memory_bank_ = self.memory_bank_.to(device)

@@ -1,0 +1,380 @@
+"""OneNIP: "Learning to Detect Multi-class Anomalies with Just One Normal Image Prompt".
+
+Gao; ECCV 2024, pages 454-470. A transformer as UniAD's (adlib.models.feature_transformer) rebuilds the frozen features
+of an image out of a second, normal image of the same category, the prompt: the output is read from the prompt's stream,
+so what the prompt does not show is hard to rebuild. It also learns to restore the normal features of images with
+synthetic anomalies, and a small refiner learns to mark these from the difference.
+
+One model of all categories is what the paper trains: give fit images of several categories. The category of a test
+image chooses its prompt, so it must be known. Every category has ONE prompt at prediction, a training image drawn by
+the fit's seed or named in `prompts`; the official code draws another one for every test image, so that its scores
+differ from call to call.
+
+Follows the official code (its second version; in the first, of the paper's numbers, a slip in the decoder passed the
+prompt's feed-forward answer where the image's attention belongs). What is ours besides:
+- the last epoch counts; the official code keeps the best of every tenth epoch's pixel AUROC on the TEST images. It
+  also replaces an AUROC below 0.5 by 1 minus it; adlib does so nowhere;
+- the official map adds up distance and refiner's answer, the latter scaled by the largest and smallest distance in the
+  whole TEST set. Here both come from the training images and one synthetic anomaly in each, so that an image's score
+  does not depend on which others are tested with it;
+- a pasted rectangle's hue turns as far as its saturation changes (0.4), there 0.1; on grey images it is the same;
+- without a folder of textures they are drawn (adlib.synthesis), and the detector warns of it;
+- weights, seed and resizing as in adlib.models.uniad.
+
+Other readings, as parameters:
+- CXR-AD: images of 320 pixels.
+- the official 8 GPUs with 8 images each: batch_size=64. Eight images of 320 pixels need 7 GiB, and so many times more
+  about as many times that; the batch norm of the refiner saw 8 at a time there too.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import Dataset
+
+from adlib.errors import InputError
+from adlib.images import ImageSet
+from adlib.models.aligned_features import AlignedBackbone, distances, resized, window_maximum
+from adlib.models.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
+from adlib.models.flow_blocks import check_shapes
+from adlib.models.pasted_textures import PastingDetector, folder_name, step_schedule
+from adlib.models.training import joined_state, load_joined_state, train
+from adlib.samples import make_samples
+from adlib.synthesis import CutPaste, CutPaste3Way, CutPasteScar, SyntheticImages, TexturePaste
+
+# Networks
+
+
+class DecoderLayer(nn.Module):
+    """The prompt's tokens look at the image's, think, and are looked at by the image's."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        self.to_image = Attention(width, heads, dropout)
+        self.feed = feed_forward(width, hidden, dropout=0.0)
+        self.to_prompt = Attention(width, heads, dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, prompt, image, positions, blocked):
+        """prompt, image: float [B, N, D]; returns both."""
+        prompt = self.norms[0](prompt + self.dropout(self.to_image(prompt, image, positions, blocked)))
+        prompt = self.norms[1](prompt + self.dropout(self.feed(prompt)))
+        image = self.norms[2](image + self.dropout(self.to_prompt(image, prompt, positions, blocked)))
+        return prompt, image
+
+
+class Restoration(FeatureTransformer):
+    """Features of images and of prompts, float [B, C, h, w] each -> the images' normal features, of the same shape."""
+
+    def __init__(self, channels, grid, neighbours, width, heads, hidden, encoder_layers, decoder_layers, dropout):
+        super().__init__(channels, grid, neighbours, width, heads, hidden, encoder_layers, dropout)
+        self.decoder = nn.ModuleList(DecoderLayer(width, heads, hidden, dropout) for _ in range(decoder_layers))
+        self.last = Attention(width, heads, dropout)
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        initialise(self.modules())
+
+    def forward(self, images: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+        positions = self.positions()
+        encoded = self.encode(self.tokens(torch.cat([images, prompts])), positions)
+        image, prompt = encoded.split([len(images), len(prompts)])
+        prompt = prompt.repeat(len(images) // len(prompts), 1, 1)  # an image and its synthetic anomaly share one
+        for layer in self.decoder:
+            prompt, image = layer(prompt, image, positions, self.blocked)
+        prompt = prompt + self.dropout(self.last(prompt, image, positions))  # here nothing is blocked
+        return self.features(self.norm(prompt))
+
+
+class Refiner(nn.Module):
+    """From the absolute difference of features [B, C, h, w] to logits of the anomalous pixels [B, 1, 4h, 4w]."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        layers = []
+        for inside in (channels, width):
+            layers += [nn.Conv2d(inside, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.ConvTranspose2d(width, width, 2, stride=2)]
+        self.net = nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
+        initialise(self.modules())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+def dice_loss(probabilities: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """1 - (sum p t + 1) / (sum p^2 + sum t^2 + 1), mean over the images of float [B, H, W] and bool [B, H, W].
+
+    The official formula, which lacks the usual factor 2: a perfect mask of many pixels has a loss of one half.
+    """
+    target = masks.to(probabilities.dtype)
+    above = (probabilities * target).sum((1, 2)) + 1
+    return (1 - above / (probabilities.square().sum((1, 2)) + target.sum((1, 2)) + 1)).mean()
+
+
+# Data
+
+
+@dataclass(frozen=True)
+class PasteEither:
+    """Of two synthesisers one at random: the image's own pieces, or a texture."""
+
+    pieces: CutPaste3Way
+    texture: TexturePaste
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return (self.pieces if rng.random() < 0.5 else self.texture)(image, rng)
+
+
+class PromptedImages(Dataset):
+    """The items of a SyntheticImages with "prompt", the picture of any image of the same category (also itself).
+
+    Item i of epoch e depends on (seed, e, i) alone.
+    """
+
+    def __init__(self, images: SyntheticImages):
+        self.images = images
+        categories = images.images.samples["category"]
+        self.members = [np.flatnonzero(categories == category) for category in categories]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.images.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        rng = np.random.default_rng([self.images.seed, self.images.epoch, index, 1])
+        prompt = int(rng.choice(self.members[index]))
+        item = self.images[index]
+        return {name: item[name] for name in ("normal", "image", "mask")} | {
+            "prompt": self.images.images.pixels(prompt)
+        }
+
+
+class OneNIP(PastingDetector):
+    """OneNIP. Images of 224 pixels (256 and 320 as well); at prediction they must have the size that was learned.
+
+    backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.models.backbones).
+        A ResNet-18 has the same stages 0 to 3, of 64, 64, 128 and 256 channels.
+    prompts: category -> path of its normal image at prediction. A category of the training images that is not named
+        gets one of these by the fit's seed (`choices` tells which); one that was not learned can be named too.
+    textures: a folder of pictures such as DTD's images, or None to draw textures.
+    neighbours: side of the square of tokens around each that it does not see; None takes half the grid's, as there.
+    width, heads, hidden, encoder_layers, decoder_layers, dropout: of the transformer. refiner_width: its channels.
+    jitter: amount of the features' noise in training.
+    dice_weight: of the refiner's loss beside the mean squared error.
+    refinement: share of the refiner in the map; the distance has the rest.
+    epochs, batch_size, learning_rate, weight_decay, clip_norm: of AdamW.
+    milestone, decay: after this share of the epochs the learning rate is multiplied by decay.
+    score_window: side of the mean filter before the map's maximum is taken as image score.
+    precision: of training, see adlib.models.training.
+    """
+
+    name = "onenip"
+    image_defaults = {"size": 224, "crop": None}
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_b4.aa_in1k",
+        weights: str = "pretrained",
+        stages: tuple[int, ...] = (0, 1, 2, 3),
+        prompts: dict[str, str] | None = None,
+        textures: str | None = None,
+        neighbours: int | None = None,
+        width: int = 256,
+        heads: int = 8,
+        hidden: int = 1024,
+        encoder_layers: int = 4,
+        decoder_layers: int = 4,
+        dropout: float = 0.1,
+        refiner_width: int = 128,
+        jitter: float = 20.0,
+        dice_weight: float = 0.5,
+        refinement: float = 0.5,
+        epochs: int = 1000,
+        batch_size: int = 8,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 1e-4,
+        clip_norm: float = 0.1,
+        milestone: float = 0.8,
+        decay: float = 0.1,
+        score_window: int = 16,
+        precision: str = "float32",
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.stages = tuple(stages)
+        self.prompts = None if prompts is None else {str(name): str(path) for name, path in prompts.items()}
+        self.textures = folder_name(textures)
+        self.neighbours = neighbours
+        self.width = width
+        self.heads = heads
+        self.hidden = hidden
+        self.encoder_layers = encoder_layers
+        self.decoder_layers = decoder_layers
+        self.dropout = dropout
+        self.refiner_width = refiner_width
+        self.jitter = jitter
+        self.dice_weight = dice_weight
+        self.refinement = refinement
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.milestone = milestone
+        self.decay = decay
+        self.score_window = score_window
+        self.precision = precision
+
+    @property
+    def choices(self):
+        return {"prompts": self.prompts_} if hasattr(self, "prompts_") else {}
+
+    def fit_images(self, images, val, progress):
+        pieces = CutPaste3Way(CutPaste(jitter=0.4), CutPasteScar(jitter=0.4))
+        texture = TexturePaste(self.texture_source(), (0.0, 0.8), exponents=(1, 5), rotation=5.0)
+        synthetic = SyntheticImages(images, PasteEither(pieces, texture), 1.0, self.seed_, keep_normal=True)
+        prompted = PromptedImages(synthetic)
+        self.backbone_ = AlignedBackbone(self.backbone, self.stages, self.weights, self.seed_)
+        self.build(self.backbone_.grid(images.shape))
+        self.to(self.device_)
+        self.prompts_ = self.choose_prompts(images)
+        self.prompt_features_ = self.features_of_prompts(images)
+        parameters = [value for network in self.trained().values() for value in network.parameters()]
+        optimiser = torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        self.losses_ = train(
+            self,
+            prompted,
+            self.loss,
+            self.trained(),
+            optimiser,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay)],
+            clip_norm=self.clip_norm,
+            drop_last=False,
+            precision=self.precision,
+            progress=progress,
+        )
+        self.scale_ = self.scale_of_distances(prompted)
+
+    def build(self, grid: tuple[int, int]) -> None:
+        """The networks before training, for a grid of h x w features; initial weights come from the fit's seed."""
+        channels = self.backbone_.channels[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed_)
+            self.restoration_ = Restoration(
+                channels,
+                grid,
+                self.neighbours,
+                self.width,
+                self.heads,
+                self.hidden,
+                self.encoder_layers,
+                self.decoder_layers,
+                self.dropout,
+            )
+            self.refiner_ = Refiner(channels, self.refiner_width)
+
+    def trained(self) -> dict[str, nn.Module]:
+        return {"restoration": self.restoration_, "refiner": self.refiner_}
+
+    def choose_prompts(self, images: ImageSet) -> dict[str, str]:
+        """category -> the path of its prompt."""
+        chosen = {}
+        for category, rows in images.samples.groupby("category", sort=True):
+            place = np.random.default_rng([self.seed_, len(chosen)]).integers(len(rows))
+            chosen[category] = rows["image"].iat[place]
+        return chosen | (self.prompts or {})
+
+    def features_of_prompts(self, images: ImageSet) -> torch.Tensor:
+        """float [categories, C, h, w], in the order of prompts_; the files are prepared as the training images are."""
+        features = []
+        for path in self.prompts_.values():
+            pixels = ImageSet(make_samples([{"image": path}], path), **images.settings).pixels(0)
+            features += self.backbone_(pixels[None].to(self.device_))
+        return torch.cat(features)
+
+    @torch.no_grad()
+    def scale_of_distances(self, prompted: PromptedImages) -> torch.Tensor:
+        """The mean of the largest and the smallest distance in the training images and a synthetic anomaly in each."""
+        prompted.set_epoch(0)
+        samples, low, high = prompted.images.images.samples, float("inf"), 0.0
+        for index in range(len(prompted)):
+            item = prompted[index]
+            batch = torch.stack([item["normal"], item["image"]]).to(self.device_)
+            (features,) = self.backbone_(batch)
+            rebuilt = self.restoration_(features, self.prompts_of(samples.iloc[[index, index]]))
+            distance = (rebuilt - features).norm(dim=1)
+            low, high = min(low, float(distance.min())), max(high, float(distance.max()))
+        return torch.tensor((low + high) / 2, device=self.device_)
+
+    def prompts_of(self, samples) -> torch.Tensor:
+        """The prompts' features for rows of a samples table: float [B, C, h, w]."""
+        known = list(self.prompts_)
+        for category in samples["category"]:
+            if category not in known:
+                raise InputError(
+                    f"onenip has no prompt for category {category!r}; it has one for {', '.join(known)}. Fit it on "
+                    "normal images of that category too, or name one in the parameter prompts."
+                )
+        return self.prompt_features_[[known.index(category) for category in samples["category"]]]
+
+    def loss(self, batch: dict) -> dict[str, torch.Tensor]:
+        # One after the other, because an EfficientNet's first layers are large.
+        normal, changed, prompts = (self.backbone_(batch[name])[0] for name in ("normal", "image", "prompt"))
+        images = torch.cat([normal, changed])
+        restored = self.restoration_(jittered(images, self.jitter), jittered(prompts, self.jitter)).float()
+        masks = torch.cat([torch.zeros_like(batch["mask"]), batch["mask"]])
+        return {
+            "squared": F.mse_loss(restored, torch.cat([normal, normal])),
+            "dice": self.dice_weight * dice_loss(self.refine(images, restored, masks.shape[-2:]), masks),
+        }
+
+    def refine(self, features: torch.Tensor, restored: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """The refiner's probability that a pixel is anomalous: float [B, H, W]."""
+        return resized(self.refiner_((restored - features).abs()).float(), size)[:, 0].sigmoid()
+
+    def score_samples(self, batch, samples):
+        return self.score(batch, self.prompts_of(samples))
+
+    def score_batch(self, batch):
+        """The score of images whose category need not be told, because there is only one prompt."""
+        if len(self.prompts_) > 1:
+            raise InputError(f"onenip learned {', '.join(self.prompts_)}: it must be told the images' categories.")
+        return self.score(batch, self.prompt_features_.expand(len(batch), -1, -1, -1))
+
+    def score(self, batch: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (features,) = self.backbone_(batch)
+        check_shapes([features], [(self.restoration_.channels, *self.restoration_.grid)])
+        restored = self.restoration_(features, prompts)
+        size = batch.shape[-2:]
+        refined = self.refine(features, restored, size) * self.scale_
+        maps = (1 - self.refinement) * distances(features, restored, size) + self.refinement * refined
+        return window_maximum(maps, self.score_window), maps
+
+    def state(self):
+        names = torch.tensor(list(json.dumps(self.prompts_).encode()), dtype=torch.uint8)
+        learned = {"prompts": self.prompt_features_, "prompt_names": names, "scale": self.scale_}
+        return joined_state({"backbone": self.backbone_, **self.trained()}) | learned
+
+    def set_state(self, state):
+        self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_)
+        self.build(state["prompts"].shape[-2:])
+        load_joined_state({"backbone": self.backbone_, **self.trained()}, state)
+        self.prompt_features_, self.scale_ = state["prompts"], state["scale"]
+        self.prompts_ = json.loads(bytes(state["prompt_names"].tolist()))
+        self.backbone_.weights = self.weights
+        for network in self.trained().values():
+            network.eval()
+
+    def to(self, device):
+        for network in (self.backbone_, *self.trained().values()):
+            network.to(device)
+        if self.fitted_:
+            self.prompt_features_, self.scale_ = self.prompt_features_.to(device), self.scale_.to(device)

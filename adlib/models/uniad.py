@@ -1,0 +1,203 @@
+"""UniAD: "A Unified Model for Multi-class Anomaly Detection".
+
+You, Cui, Shen, Yang, Lu, Zheng, Le; NeurIPS 2022; arXiv 2206.03687. A transformer learns to rebuild the frozen features
+of the normal images of all categories together; where it fails, by Euclidean distance, is anomalous. So that it cannot
+copy its input, attention skips each token's neighbourhood, every decoder layer begins with a learned query instead of
+the image, and noise is added to the features in training. What the layers have in common with OneNIP's stands in
+adlib.models.feature_transformer.
+
+One model of all categories is what the paper trains: give fit images of several categories. Of one category it learns
+as well, which the authors have hardly tried (their code reaches less there).
+
+Follows the official code. What is ours:
+- the last epoch counts; the official code keeps the best of every tenth epoch's pixel AUROC on the TEST images. It
+  also replaces an AUROC below 0.5 by 1 minus it; adlib does so nowhere;
+- the weights are timm's of the same origin; the seed is fit's, there 133;
+- images are resized with antialiasing.
+
+Other readings, as parameters:
+- 3CAD: images of 256 pixels, on whose 16 x 16 tokens the mask grows to 9 x 9 (as in ADer's port); whether one model
+  learned all classes is not stated.
+- the paper's 8 GPUs with 8 images each: batch_size=64, the learning rate unchanged; 7 GiB.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from adlib.models.aligned_features import AlignedBackbone, distances, window_maximum
+from adlib.models.detector import Detector
+from adlib.models.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
+from adlib.models.flow_blocks import check_shapes
+from adlib.models.frozen_features import features_of, frozen_features
+from adlib.models.pasted_textures import step_schedule
+from adlib.models.training import joined_state, load_joined_state, train
+
+
+class DecoderLayer(nn.Module):
+    """A learned query per position looks at the encoded image, then at what the layer before made of it."""
+
+    def __init__(self, tokens: int, width: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(tokens, width))
+        self.to_image = Attention(width, heads, dropout)
+        self.to_previous = Attention(width, heads, dropout)
+        self.feed = feed_forward(width, hidden, dropout)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, previous, encoded, positions, blocked):
+        """previous, encoded: float [B, N, D]. Returns the same shape."""
+        x = self.query.expand(len(encoded), -1, -1)
+        x = self.norms[0](x + self.dropout(self.to_image(x, encoded, positions, blocked)))
+        x = self.norms[1](x + self.dropout(self.to_previous(x, previous, positions, blocked)))
+        return self.norms[2](x + self.dropout(self.feed(x)))
+
+
+class Reconstruction(FeatureTransformer):
+    """Features float [B, C, h, w] -> rebuilt features of the same shape."""
+
+    def __init__(self, channels, grid, neighbours, width, heads, hidden, encoder_layers, decoder_layers, dropout):
+        super().__init__(channels, grid, neighbours, width, heads, hidden, encoder_layers, dropout)
+        tokens = grid[0] * grid[1]
+        self.decoder = nn.ModuleList(DecoderLayer(tokens, width, heads, hidden, dropout) for _ in range(decoder_layers))
+        self.norm = nn.LayerNorm(width)
+        initialise(self.modules())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        positions = self.positions()
+        encoded = self.encode(self.tokens(features), positions)
+        x = encoded  # the first decoder layer has no layer before it
+        for layer in self.decoder:
+            x = layer(x, encoded, positions, self.blocked)
+        return self.features(self.norm(x))
+
+
+class UniAD(Detector):
+    """UniAD. Images of 224 pixels; at prediction they must have the size that was learned.
+
+    backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.models.backbones).
+        A ResNet-18 has the same stages 0 to 3, of 64, 64, 128 and 256 channels.
+    neighbours: side of the square of tokens around each that it does not see; None takes half the grid's, as there.
+    width, heads, hidden, encoder_layers, decoder_layers, dropout: of the transformer.
+    jitter: amount of the features' noise in training (alpha).
+    epochs, batch_size, learning_rate, weight_decay, clip_norm: of AdamW.
+    milestone, decay: after this share of the epochs the learning rate is multiplied by decay.
+    score_window: side of the mean filter before the map's maximum is taken as image score.
+    cache_gib: frozen features of the training images are kept in memory if they need no more; 0 never keeps them.
+    precision: of training, see adlib.models.training.
+    """
+
+    name = "uniad"
+    image_defaults = {"size": 224, "crop": None}
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_b4.aa_in1k",
+        weights: str = "pretrained",
+        stages: tuple[int, ...] = (0, 1, 2, 3),
+        neighbours: int | None = None,
+        width: int = 256,
+        heads: int = 8,
+        hidden: int = 1024,
+        encoder_layers: int = 4,
+        decoder_layers: int = 4,
+        dropout: float = 0.1,
+        jitter: float = 20.0,
+        epochs: int = 1000,
+        batch_size: int = 8,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 1e-4,
+        clip_norm: float = 0.1,
+        milestone: float = 0.8,
+        decay: float = 0.1,
+        score_window: int = 16,
+        cache_gib: float = 2.0,
+        precision: str = "float32",
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.stages = tuple(stages)
+        self.neighbours = neighbours
+        self.width = width
+        self.heads = heads
+        self.hidden = hidden
+        self.encoder_layers = encoder_layers
+        self.decoder_layers = decoder_layers
+        self.dropout = dropout
+        self.jitter = jitter
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.clip_norm = clip_norm
+        self.milestone = milestone
+        self.decay = decay
+        self.score_window = score_window
+        self.cache_gib = cache_gib
+        self.precision = precision
+
+    def fit_images(self, images, val, progress):
+        self.backbone_ = AlignedBackbone(self.backbone, self.stages, self.weights, self.seed_)
+        self.build(self.backbone_.grid(images.shape))
+        self.to(self.device_)
+        optimiser = torch.optim.AdamW(
+            self.reconstruction_.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        self.losses_ = train(
+            self,
+            frozen_features(self, images, self.cache_gib, progress),
+            self.loss,
+            {"reconstruction": self.reconstruction_},
+            optimiser,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay)],
+            clip_norm=self.clip_norm,
+            drop_last=False,
+            precision=self.precision,
+            progress=progress,
+        )
+
+    def build(self, grid: tuple[int, int]) -> None:
+        """The network before training, for a grid of h x w features; its initial weights come from the fit's seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed_)
+            self.reconstruction_ = Reconstruction(
+                self.backbone_.channels[0],
+                grid,
+                self.neighbours,
+                self.width,
+                self.heads,
+                self.hidden,
+                self.encoder_layers,
+                self.decoder_layers,
+                self.dropout,
+            )
+
+    def loss(self, batch: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        (features,) = features_of(self, batch)
+        return F.mse_loss(self.reconstruction_(jittered(features, self.jitter)).float(), features)
+
+    def score_batch(self, batch):
+        (features,) = self.backbone_(batch)
+        check_shapes([features], [(self.reconstruction_.channels, *self.reconstruction_.grid)])
+        maps = distances(features, self.reconstruction_(features), batch.shape[-2:])
+        return window_maximum(maps, self.score_window), maps
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"backbone": self.backbone_, "reconstruction": self.reconstruction_}
+
+    def state(self):
+        return joined_state(self.networks())
+
+    def set_state(self, state):
+        self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_)
+        self.build((len(state["reconstruction.rows"]), len(state["reconstruction.columns"])))
+        load_joined_state(self.networks(), state)
+        self.backbone_.weights = self.weights
+        self.reconstruction_.eval()
+
+    def to(self, device):
+        for network in self.networks().values():
+            network.to(device)
