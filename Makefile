@@ -12,7 +12,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ADLIB := $(BIN)/python -m adlib
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-browser lab report bench lint format clean
+.PHONY: help setup reproduce test test-browser lab report bench drill lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ bench: $(STAMP)  ## speed and memory, about 20 minutes; see benchmarks/README.md
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/metrics.py
+
+drill: $(STAMP)  ## faults at random during batches, and 2,000 runs that do nothing; about 15 minutes
+	$(BIN)/python benchmarks/drill.py
 
 lint: $(STAMP)  ## style of code and notebooks
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from adlib.runs.plan import Cell, Profile, dataset_root, distinct_runs, draw_pha
 from adlib.runs.record import FAILED
 from adlib.runs.run import Run
 from adlib.runs.store import Store
+from adlib.runs.workers import Workers
 
 PHANTOMS = REPOSITORY / "data" / "phantoms"
 
@@ -30,10 +31,12 @@ def make_plan(names: list[str], profile: Profile) -> list[Cell]:
     return plan(names, profile, PHANTOMS)
 
 
-def reproduce(names: list[str], profile: Profile, out: Path, jobs: int | None = None, progress: bool = True) -> Outcome:
+def reproduce(
+    names: list[str], profile: Profile, out: Path, jobs: int | Workers | None = None, progress: bool = True
+) -> Outcome:
     """All benchmark tables and data analyses of the papers, into `out`; what is done already is not done again.
 
-    names: papers, [] for all. jobs: runs at once. A run or notebook that fails stops no other.
+    names: papers, [] for all. jobs: runs at once on this machine, or the workers. What fails stops nothing else.
     """
     names = names or papers.list_papers()
     out = Path(out).expanduser().resolve()

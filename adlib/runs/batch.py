@@ -1,131 +1,236 @@
-"""A batch: many runs or notebooks at once, each in a process of its own; one that fails stops no other."""
+"""A batch: many runs or notebooks at once on Dask's workers; one that fails stops no other."""
 
-import json
-import os
-import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from time import monotonic, sleep
 
 from tqdm.auto import tqdm
 
-from adlib.runs.environment import REPOSITORY, available_cpus
-from adlib.runs.record import FAILED, failure
+from adlib.runs.execute import Conditions, NotebookFailed, execute, execute_notebook
+from adlib.runs.record import FAILED, FINISHED, failure
 from adlib.runs.run import Run
-from adlib.runs.store import Store
+from adlib.runs.store import Busy, Store
+from adlib.runs.workers import Workers, default_jobs, kernel_server
+
+BUSY, INTERRUPTED = "busy", "interrupted"
+PATIENCE = 5.0  # seconds that a worker waits for a run that another process works on, before it does others first
 
 
-def default_jobs() -> int:
-    """How many runs at once when nobody says: one per GPU, else one per processor, at most eight."""
-    import torch
+@dataclass
+class Task:
+    """One piece of a batch: work(*arguments, conditions) in a worker returns its outcome.
 
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return max(1, min(available_cpus(), 8))
+    An outcome is a dictionary: state (FINISHED, FAILED, BUSY or INTERRUPTED), and of a failure kind and reason.
+    """
+
+    name: str
+    title: str
+    work: Callable
+    arguments: tuple
 
 
-def run_all(runs: list[Run], store: Store, jobs: int | None = None, progress: bool = True) -> list[dict]:
+def run_all(
+    runs: list[Run],
+    store: Store,
+    jobs: int | Workers | None = None,
+    progress: bool = True,
+    work: Callable | None = None,
+) -> list[dict]:
     """Do all runs that the store does not have; returns the records of all of them, in their order.
 
-    jobs: how many at once; processors are shared among them. Each run's output goes to <store>/logs/<key>.log.
-    A run whose process dies is recorded as failed, with the last line of its log. Ctrl-C ends the processes under
-    way, keeps every finished run and raises KeyboardInterrupt.
+    jobs: how many at once on this machine, processors (or GPUs) being shared among them; or Workers.
+    work: what a worker does with (run, key, store's folder, conditions), `do_run` if None.
+    A failure of any kind is recorded as one and stops no other run. A run that another process works on is left to it.
+    Ctrl-C ends what is under way, keeps every finished run and every checkpoint, and raises KeyboardInterrupt.
+    Raises InputError when nothing can be written into the store.
     """
-    waiting = [run for run in runs if not store.is_finished(run.key)]
+    store.check_writable()
+    folder = store.folder.resolve()
+    waiting = {run.key: run for run in runs if not store.is_finished(run.key)}
+    tasks = [Task(key, run.title, work or do_run, (run.as_dict(), key, str(folder))) for key, run in waiting.items()]
+    lost = {}
+    with _open(jobs, len(tasks)) as workers, _stopper(folder, store, set(waiting)) as stop:
+        for task, outcome in _do_all(workers, tasks, stop, "runs", len(runs) - len(waiting), progress):
+            if outcome.get("unrecorded"):
+                lost[task.name] = _record_loss(waiting[task.name], store, outcome)
+    return [lost.get(run.key) or store.record(run.key) or _unknown(run) for run in runs]
 
-    def work(run: Run, start: Callable) -> str:
-        log = store.folder / "logs" / f"{run.key}.log"
-        status = start([str(store.folder.resolve())], run.as_dict(), log)
-        record = store.record(run.key)
-        if status is not None and (record is None or (status != 0 and record["status"] != FAILED)):
-            record = _record_death(run, store, status, log)
-        return f"{run.title}: {record['status'] if record else 'interrupted'}"
 
-    _in_children(waiting, work, jobs, progress, "runs", len(runs) - len(waiting))
-    return [store.record(run.key) for run in runs]
+def do_run(run: dict, key: str, folder: str, conditions: Conditions) -> dict:
+    """In a worker: execute one run into the store in `folder`; returns its outcome."""
+    try:
+        record = execute(Run(**run), Store(folder), False, key, replace(conditions, wait=PATIENCE), kernel_server())
+    except Busy:
+        return {"state": BUSY}
+    except NotebookFailed as error:
+        return {"state": INTERRUPTED, "kind": error.kind, "reason": error.reason}
+    return {"state": record["status"], "kind": record.get("kind", ""), "reason": record.get("reason", "")}
 
 
 def execute_all(
-    notebooks: list[tuple[str, dict]], folder: Path, jobs: int | None = None, progress: bool = True
+    notebooks: list[tuple[str, dict]], folder: Path, jobs: int | Workers | None = None, progress: bool = True
 ) -> list[str]:
     """Execute notebooks (name, parameters) into folder/<name>.ipynb; returns a line for each that failed."""
-    failures = []
-
-    def work(task: tuple[str, dict], start: Callable) -> str:
-        name, parameters = task
-        log = folder / "logs" / f"{name}.log"
-        if start(["--notebook", name, str((folder / f"{name}.ipynb").resolve())], parameters, log):
-            failures.append(f"notebook {name}: {_last_line(log)}")
-        return name
-
-    _in_children(notebooks, work, jobs, progress, "notebooks")
-    return sorted(failures)
+    folder = Path(folder).resolve()
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    tasks = [Task(name, name, do_notebook, (name, values, str(folder))) for name, values in notebooks]
+    with _open(jobs, len(tasks)) as workers, _stopper(folder) as stop:
+        done = list(_do_all(workers, tasks, stop, "notebooks", 0, progress))
+    return sorted(f"notebook {task.name}: {found['reason']}" for task, found in done if found["state"] == FAILED)
 
 
-def _in_children(tasks: list, work: Callable, jobs: int | None, progress: bool, what: str, done: int = 0) -> None:
-    """Call work(task, start) for every task, `jobs` at a time.
+def do_notebook(name: str, parameters: dict, folder: str, conditions: Conditions) -> dict:
+    """In a worker: execute one notebook into `folder`; returns its outcome."""
+    out, log = Path(folder) / f"{name}.ipynb", Path(folder) / "logs" / f"{name}.log"
+    log.unlink(missing_ok=True)
+    try:
+        execute_notebook(name, out, parameters, False, log, conditions, kernel_server())
+    except NotebookFailed as error:
+        return {"state": INTERRUPTED if error.kind == "interrupted" else FAILED, "reason": error.reason}
+    return {"state": FINISHED}
 
-    start(arguments, payload, log) runs adlib.runs.execute in a process of its own and returns its exit status, or None
-    when the batch is being interrupted.
+
+@contextmanager
+def _open(jobs: int | Workers | None, tasks: int) -> Iterator[Workers]:
+    """The workers that were given, which stay; or new ones, no more than there are tasks, which end with the batch."""
+    if isinstance(jobs, Workers):
+        yield jobs
+    else:
+        with Workers(max(1, min(jobs or default_jobs(), tasks))) as workers:
+            yield workers
+
+
+@contextmanager
+def _stopper(folder: Path, store: Store | None = None, keys: frozenset | set = frozenset()) -> Iterator[Path]:
+    """The file that tells workers on whatever machine to stop; written when the block is interrupted, and deleted when
+    they have let go of the runs.
     """
-    jobs = min(jobs or default_jobs(), max(1, len(tasks)))
-    threads = str(max(1, available_cpus() // jobs))
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-    children: set[subprocess.Popen] = set()
-    stopping = threading.Event()
+    stop = folder / f".stop-{uuid.uuid4().hex[:8]}"
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            stop.touch()
+        deadline = monotonic() + 20
+        while store is not None and store.running() & keys and monotonic() < deadline:
+            sleep(0.2)
+        raise
+    finally:
+        with suppress(OSError):
+            stop.unlink(missing_ok=True)
 
-    def start(arguments: list[str], payload: dict, log: Path) -> int | None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as output:
-            # Its own session, so that Ctrl-C reaches this process alone, which then ends the children in order.
-            child = subprocess.Popen(
-                [sys.executable, "-m", "adlib.runs.execute", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=REPOSITORY,
-                start_new_session=True,
-                text=True,
-            )
-            children.add(child)
-            child.communicate(json.dumps(payload))
-            children.discard(child)
-        return None if stopping.is_set() else child.returncode
 
-    with (
-        ThreadPoolExecutor(jobs) as pool,
-        tqdm(total=len(tasks) + done, initial=done, desc=what, disable=not progress) as bar,
-    ):
-        futures = [pool.submit(work, task, start) for task in tasks]
+def _do_all(
+    workers: Workers, tasks: list[Task], stop: Path, what: str, done: int, progress: bool
+) -> Iterator[tuple[Task, dict]]:
+    """Have the workers do all tasks, with one bar for them; yields each task with its outcome when it has ended."""
+    with _Bar(what, done, len(tasks), workers, progress) as bar:
+        if not tasks:
+            return
+        from distributed import as_completed
+
+        client = workers.client
+        if dashboard := workers.dashboard():
+            bar.say(f"Dask's dashboard: {dashboard}")
+        resources = workers.resources() or None
+        conditions = replace(workers.conditions, stop=str(stop))
+        submitted: dict[str, Task] = {}
+
+        def submit(task: Task, priority: int = 0):
+            key = f"{task.work.__name__}-{uuid.uuid4().hex}"
+            submitted[key] = task
+            options = {"key": key, "pure": False, "resources": resources, "priority": priority}
+            return client.submit(task.work, *task.arguments, conditions, **options)
+
+        completed = as_completed([submit(task) for task in tasks], loop=client.loop)
         try:
-            for future in as_completed(futures):
-                bar.set_postfix_str(future.result())
-                bar.update()
-        except KeyboardInterrupt:
-            stopping.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in list(children):
-                os.killpg(child.pid, signal.SIGTERM)
-            raise
+            for future in completed:
+                task, outcome = submitted[future.key], _outcome(future)
+                if outcome["state"] == BUSY:
+                    completed.add(submit(task, priority=-1))
+                    continue
+                bar.ended(task, outcome)
+                yield task, outcome
+        finally:
+            if left := list(completed.futures):
+                with suppress(Exception):  # the scheduler may be what has failed
+                    client.cancel(left, force=True)
 
 
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "ended without a word"
+def _outcome(future) -> dict:
+    """What became of a task, also where its worker could not say it."""
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker as error:
+        worker = getattr(error.last_worker, "address", error.last_worker)
+        reason = f"Several workers ended, or were ended, under this run; the last was {worker}."
+        return {"state": FAILED, "kind": "worker died", "reason": reason, "unrecorded": True}
+    except OSError as error:
+        kind = "disk full" if "No space left" in str(error) else "error"
+        return {"state": FAILED, "kind": kind, "reason": f"{type(error).__name__}: {error}", "unrecorded": True}
+    except Exception as error:  # whatever it was, it is this task's and not the batch's
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[0]}"
+        return {"state": FAILED, "kind": "error", "reason": reason, "unrecorded": True}
 
 
-def _record_death(run: Run, store: Store, status: int, log: Path) -> dict:
-    """The process of a run ended without a record: say so in one."""
-    kind, reason = "error", _last_line(log)
-    if status < 0:
-        kind, reason = "process killed", f"The run's process was ended by signal {-status}."
-        if -status == signal.SIGKILL:
-            reason += " Often the system does this when memory is short."
-    with store.claim(run.key) as folder:
+def _record_loss(run: Run, store: Store, outcome: dict) -> dict:
+    """A run failed, and its worker could not record it: do so, if the disk lets us; returns the record."""
+    record = failure(run, outcome["kind"], outcome["reason"])
+    with suppress(OSError, Busy), store.claim(run.key, wait=0) as folder:
         if folder is not None:  # else another process has finished it meanwhile
-            store.write_failure(folder, failure(run, kind, reason))
-    return store.record(run.key)
+            store.write_failure(folder, record)
+    found = store.record(run.key)
+    return found if found and found["status"] == FINISHED else record
+
+
+def _unknown(run: Run) -> dict:
+    """A run that ended and whose record is gone at once: its folder was deleted or damaged under the batch."""
+    return failure(run, "error", "The run has ended, but its record cannot be read.")
+
+
+class _Bar:
+    """The bar of a batch: done, failed, running, time left; and a line above it for each task that has ended."""
+
+    def __init__(self, what: str, done: int, waiting: int, workers: Workers, progress: bool):
+        self.bar = tqdm(total=done + waiting, initial=done, desc=what, disable=not progress, unit="")
+        self.workers, self.failed, self.slots, self.left = workers, 0, 0, threading.Event()
+        self.progress = progress and waiting > 0
+
+    def __enter__(self):
+        if self.progress:
+            threading.Thread(target=self._tick, daemon=True, name="bar").start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.left.set()
+        self.bar.close()
+
+    def say(self, line: str) -> None:
+        if self.progress:
+            self.bar.write(line, file=sys.stderr)
+
+    def ended(self, task: Task, outcome: dict) -> None:
+        self.failed += outcome["state"] == FAILED
+        reason = f": {outcome['reason']}" if outcome.get("reason") else ""
+        self.say(f"{datetime.now():%H:%M:%S} {outcome['state']} {task.title}{reason}")
+        self.bar.update()
+        self._show()
+
+    def _tick(self) -> None:
+        while not self.left.wait(1):
+            if self.workers.started:
+                self.slots = self.workers.slots()
+                self._show()
+
+    def _show(self) -> None:
+        running = min(self.slots, self.bar.total - self.bar.n)
+        self.bar.set_postfix_str(f"{self.failed} failed, {running} running")

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -45,8 +46,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def code() -> dict:
-    """adlib's version, and the commit it stands at; `dirty` when tracked files differ from that commit."""
+    """adlib's version, and the commit it stands at; `dirty` when tracked files differ from that commit.
+
+    Asked once per process: what counts is the code as it was imported.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False)
@@ -66,7 +71,9 @@ def hardware(device: str = "cpu") -> dict:
     import torch
 
     facts = {
+        "host": platform.node(),
         "machine": platform.platform(),
+        "processor": processor(),
         "cpus": available_cpus(),
         "threads": torch.get_num_threads(),
         "device": str(device),
@@ -74,6 +81,25 @@ def hardware(device: str = "cpu") -> dict:
     if str(device).startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
+
+
+def processor() -> str:
+    """Name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def oom_kills() -> int:
+    """How many processes this system has ended because memory was short (0 where it does not say)."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def available_cpus() -> int:
@@ -87,3 +113,10 @@ def peak_memory_mib() -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def peak_gpu_memory_mib(device: str = "cpu") -> float | None:
+    """Largest memory that torch has held on the GPU so far, MiB; None on other devices."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) / 2**20 if str(device).startswith("cuda") else None

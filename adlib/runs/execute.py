@@ -1,58 +1,210 @@
-"""Execute one run: papermill on 01_run.ipynb in a fresh kernel, into the store.
+"""Execute one run: papermill on 01_run.ipynb in a kernel process of its own, into the store.
 
-As a program, `python -m adlib.runs.execute STORE` reads a run as JSON from standard input, with `--notebook NAME OUT` a
-notebook's parameters; batches start one such process per run, so that whatever happens to it happens to it alone.
+Nothing here imports torch: the kernel does.
 """
 
 import json
 import os
+import shutil
 import signal
-import sys
+import socket
 import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from adlib.errors import InputError
-from adlib.runs.environment import REPOSITORY, notebook
-from adlib.runs.record import FAILED, FINISHED, failure
+from adlib.runs import kernels
+from adlib.runs.environment import REPOSITORY, notebook, oom_kills
+from adlib.runs.record import failure, write_json
 from adlib.runs.run import Run
 from adlib.runs.store import Store
 
+# Kinds of failure that may not come again, because they depend on what else the machine does.
+WORTH_A_RETRY = ("kernel died", "out of memory", "out of GPU memory")
+# Where a name says enough; other exceptions are of the kind "error".
+KINDS = {
+    InputError.__name__: "wrong input",
+    "TrainingDiverged": "diverged",
+    "MemoryError": "out of memory",
+    "_ArrayMemoryError": "out of memory",
+    "OutOfMemoryError": "out of GPU memory",
+}
+SENTENCES = {
+    "DefaultCPUAllocator": "out of memory",
+    "Cannot allocate memory": "out of memory",
+    "CUDA out of memory": "out of GPU memory",
+    "CUDA error: out of memory": "out of GPU memory",
+    "No space left on device": "disk full",
+}
 
-def execute(run: Run, store: Store, progress: bool = True) -> dict:
-    """Do a run, unless the store has it, and return its record.
 
-    A run that fails is recorded as failed, with its notebook up to the error. Wrong input (a missing folder, an
-    unknown parameter) raises InputError before anything is begun.
+@dataclass(frozen=True)
+class Conditions:
+    """How a run is executed; nothing here changes its numbers.
+
+    time_limit: seconds for the whole run, None for no limit. retries: further attempts after a failure of a kind that
+    may not come again. maps: whether anomaly maps stay in the store. wait: seconds to wait for another process that
+    works on the same run, -1 for ever. stop: a file; when it appears, the run is interrupted.
     """
-    key = run.key
-    with store.claim(key) as folder:
-        if folder is not None:
-            try:
-                execute_notebook("01_run", folder / "run.ipynb", run.as_dict() | {"out": str(folder)}, progress)
-            except NotebookFailed as error:
-                store.write_failure(folder, failure(run, error.kind, error.reason))
-    record = store.record(key)
-    if record is None:
-        raise RuntimeError(f"{run.title} left no record in {store.path(key)}.")
-    return record
+
+    time_limit: float | None = None
+    retries: int = 1
+    maps: bool = True
+    wait: float = -1
+    stop: str = ""
 
 
 class NotebookFailed(RuntimeError):
-    """A notebook did not run through. kind: "wrong input", "error", "kernel died", "timed out"; reason: one line."""
+    """A notebook did not run through.
+
+    kind: "wrong input" (a parameter, or data that are gone), "error" (any other exception), "diverged" (a loss that is
+    not finite), "out of memory", "out of GPU memory", "disk full", "kernel died", "time limit", "interrupted".
+    reason: one line.
+    """
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)
         self.kind, self.reason = kind, reason
 
 
-def execute_notebook(name: str, out: Path, parameters: dict, progress: bool = True) -> Path:
+def execute(
+    run: Run,
+    store: Store,
+    progress: bool = True,
+    key: str = "",
+    conditions: Conditions = Conditions(),
+    server: kernels.KernelServer | None = None,
+) -> dict:
+    """Do a run, unless the store has it, and return its record.
+
+    key: of the run, where it is known already. server: forks the kernel, else it is started as a program.
+    A run that fails is recorded as failed, with its notebook up to the error. Wrong input (a missing folder, an
+    unknown parameter) raises InputError before anything is begun. Raises Busy as `Store.claim` does, NotebookFailed of
+    the kind "interrupted" after an interruption, which leaves no record, and OSError when not even a record can be
+    written.
+    """
+    key = key or run.key
+    with store.claim(key, conditions.wait) as folder:
+        if folder is not None:
+            folder = folder.resolve()
+            attempts = Attempts(folder)
+            for left in range(conditions.retries, -1, -1):
+                attempts.begin()
+                error = _attempt(run, key, folder, progress, conditions, server)
+                if error is None:
+                    _complete(folder, attempts.earlier, conditions.maps)
+                    break
+                attempts.end(error)
+                if error.kind == "interrupted":
+                    raise error
+                if error.kind not in WORTH_A_RETRY or not left:
+                    _record_failure(run, store, folder, error, attempts.earlier[:-1])
+                    break
+    record = store.record(key)
+    if record is None:
+        raise RuntimeError(f"{run.title} left no record in {store.path(key)}.")
+    return record
+
+
+def _attempt(run: Run, key: str, folder: Path, progress: bool, conditions: Conditions, server) -> NotebookFailed | None:
+    """Execute the notebook of a run once; returns how it failed, or None."""
+    given = run.as_dict() | {"out": str(folder)}
+    try:
+        execute_notebook("01_run", folder / "run.ipynb", given, progress, folder / "run.log", conditions, server)
+        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        if record["key"] != key:
+            (folder / "record.json").unlink()
+            raise NotebookFailed("data changed", "Data or weights have changed since the run was planned: plan again.")
+    except NotebookFailed as error:
+        (folder / "record.json").unlink(missing_ok=True)  # the notebook failed behind its last cell
+        return error
+    except OSError as error:
+        return _of_disk(error)
+    return None
+
+
+def _complete(folder: Path, earlier: list[dict], maps: bool) -> None:
+    """Add to the record what its kernel cannot know: earlier attempts, and the sizes of the files beside it."""
+    for left in folder.glob("checkpoint*"):
+        left.unlink()
+    if not maps:
+        (folder / "predictions" / "maps.npy").unlink(missing_ok=True)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    files = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+    kept = {name: size for name, size in files.items() if name == "run.ipynb" or name.startswith("predictions/")}
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    write_json(folder / "record.json", record | {"attempts": earlier, "files": kept})
+
+
+def _record_failure(run: Run, store: Store, folder: Path, error: NotebookFailed, earlier: list[dict]) -> None:
+    """Leave the record of a failed run; on a full disk without its notebook."""
+    if error.kind not in ("time limit", *WORTH_A_RETRY):  # from a checkpoint it would fail in the same way again
+        for file in folder.glob("checkpoint*"):
+            file.unlink()
+    if error.kind == "disk full":
+        for entry in folder.iterdir():
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+    store.write_failure(folder, failure(run, error.kind, error.reason) | {"attempts": earlier})
+
+
+class Attempts:
+    """What is known of earlier attempts at a run, in a file of its folder that a kill leaves behind.
+
+    earlier: a dictionary per attempt that failed: kind, reason, ended.
+    """
+
+    def __init__(self, folder: Path):
+        self.file = folder / "attempts.json"
+        try:
+            known = json.loads(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {"earlier": [], "now": None}
+        self.earlier: list[dict] = known["earlier"]
+        if known["now"]:
+            where = "process {process} on {host}".format(**known["now"])
+            self._add("worker died", f"The worker ({where}) ended, or was ended, before the run did.")
+
+    def begin(self) -> None:
+        """A new attempt, by this process."""
+        now = {"host": socket.gethostname(), "process": os.getpid(), "started": _now()}
+        self._write({"earlier": self.earlier, "now": now})
+
+    def end(self, error: NotebookFailed) -> None:
+        """The attempt has failed."""
+        self._add(error.kind, error.reason)
+        self._write({"earlier": self.earlier, "now": None})
+
+    def _add(self, kind: str, reason: str) -> None:
+        self.earlier.append({"kind": kind, "reason": reason, "ended": _now()})
+
+    def _write(self, content: dict) -> None:
+        try:
+            write_json(self.file, content)
+        except OSError:  # a full disk: what there is to say, the record will
+            self.file.unlink(missing_ok=True)
+
+
+def execute_notebook(
+    name: str,
+    out: Path,
+    parameters: dict,
+    progress: bool = True,
+    log: Path | None = None,
+    conditions: Conditions = Conditions(),
+    server: kernels.KernelServer | None = None,
+) -> Path:
     """Execute a notebook of the repository with papermill in a fresh kernel; the result is written to `out`.
 
-    parameters: replace those in the notebook's cell tagged `parameters`.
+    parameters: replace those in the notebook's cell tagged `parameters`. log: a line per cell is added to this file,
+    and what the kernel prints beside its cells. server: forks the kernel, else it is started as a program.
     Raises NotebookFailed when a cell raises or the kernel dies; what was executed until then is in `out`.
     """
     import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
@@ -60,53 +212,116 @@ def execute_notebook(name: str, out: Path, parameters: dict, progress: bool = Tr
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     paths = [str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    # Progress bars belong to the terminal: in a stored notebook they would be dead widgets.
-    parameters = parameters | {"progress": False}
+    log = log or Path(os.devnull)
+    imports = [f"adlib.models.{parameters['method']}"] if "method" in parameters else []
+    started: list = []
+    killed_before, watch = oom_kills(), Watch(started, conditions)
     try:
         # The kernel talks through sockets in a folder of its own, not through TCP ports, which every user of the
         # machine could reach; the folder's short name keeps them below the system's limit of about 100 characters.
-        with tempfile.TemporaryDirectory(prefix="adlib-") as sockets:
+        with tempfile.TemporaryDirectory(prefix="adlib-") as sockets, watch:
             papermill.execute_notebook(
                 str(notebook(name)),
                 str(out),
-                parameters,
+                parameters | {"progress": False},  # bars are for terminals: in a stored notebook they would be dead
                 kernel_name="python3",
                 progress_bar=progress,
                 log_output=False,
                 start_timeout=300,  # a busy machine may take minutes to start a dozen kernels at once
                 cwd=str(REPOSITORY / "notebooks"),
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+                kernel_manager_class=kernels.kernel_manager(server, log, imports, started),
+                shutdown_kernel="immediate",  # all that it has to leave is on disk
+                on_cell_start=_cell_logger(log),
             )
     except PapermillExecutionError as error:
-        lines = str(error.evalue).strip().splitlines() or [""]
-        if error.ename == InputError.__name__:
-            raise NotebookFailed("wrong input", lines[0]) from error
-        raise NotebookFailed("error", f"{error.ename}: {lines[0]}") from error
-    except DeadKernelError as error:
-        raise NotebookFailed("kernel died", "The kernel died (out of memory, or killed from outside).") from error
-    except CellTimeoutError as error:
-        raise NotebookFailed("timed out", str(error).splitlines()[0]) from error
+        raise _of_exception(error.ename, str(error.evalue)) from error
+    except (DeadKernelError, RuntimeError) as error:
+        if watch.reason:
+            raise NotebookFailed(watch.kind, watch.reason) from error
+        if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
+            raise
+        status = started[-1].wait(5) if started else None
+        raise _of_death(status, oom_kills() > killed_before) from error
+    _log(log, "done")
     return out
 
 
-def main() -> int:
-    """Exit status 0 when the run is finished in the store (the notebook ran through), 1 when it failed."""
-    # A batch that is interrupted sends SIGTERM: end as after an exception, so that the kernel and its files go too.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    given = json.load(sys.stdin)
-    if sys.argv[1] == "--notebook":
-        try:
-            execute_notebook(sys.argv[2], Path(sys.argv[3]), given, progress=False)
-        except NotebookFailed as error:
-            print(error.reason, file=sys.stderr)
-            return 1
-        return 0
-    run = Run(**given)
-    record = execute(run, Store(sys.argv[1]), progress=False)
-    if record["status"] == FAILED:
-        print(record["reason"], file=sys.stderr)
-    return 0 if record["status"] == FINISHED else 1
+class Watch(threading.Thread):
+    """Ends the kernel when its time is over, or when the file appears that asks for it; `kind` and `reason` say why."""
+
+    def __init__(self, started: list, conditions: Conditions):
+        super().__init__(daemon=True, name="watch")
+        self.started, self.conditions, self.left = started, conditions, threading.Event()
+        self.kind = self.reason = ""
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.left.set()
+
+    def run(self) -> None:
+        begin, limit = time.monotonic(), self.conditions.time_limit
+        while not self.left.wait(0.5):
+            if limit is not None and time.monotonic() - begin > limit:
+                self.kind, self.reason = "time limit", f"The run took longer than its limit of {limit:g} s."
+            elif self.conditions.stop and Path(self.conditions.stop).exists():
+                self.kind, self.reason = "interrupted", "The batch was interrupted."
+            if self.reason and self.started:
+                self.started[-1].kill()
+                return
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _of_exception(name: str, text: str) -> NotebookFailed:
+    """What a notebook failed with: the exception's name and text."""
+    lines = text.strip().splitlines() or [""]
+    kind = KINDS.get(name) or next((kind for part, kind in SENTENCES.items() if part in text), "error")
+    return NotebookFailed(kind, lines[0] if kind in ("wrong input", "diverged") else f"{name}: {lines[0]}")
+
+
+def _of_death(status: int | None, memory_was_short: bool) -> NotebookFailed:
+    """What the kernel ended of: its exit status, negative for a signal; whether the system ended processes meanwhile
+    because memory was short.
+    """
+    if status == -signal.SIGKILL and memory_was_short:
+        return NotebookFailed("out of memory", "The system ended the kernel because memory was short.")
+    if status is not None and status < 0:
+        return NotebookFailed("kernel died", f"The kernel was ended by signal {-status} ({_signal_name(-status)}).")
+    return NotebookFailed("kernel died", f"The kernel ended by itself, with exit status {status}.")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def _of_disk(error: OSError) -> NotebookFailed:
+    """The worker itself could not write, or read what it wrote."""
+    kind = "disk full" if "No space left" in str(error) or "quota" in str(error) else "error"
+    return NotebookFailed(kind, f"{type(error).__name__}: {error}")
+
+
+def _cell_logger(log: Path) -> Callable:
+    """A function for nbclient that logs which cell begins."""
+
+    def on_cell_start(cell, cell_index: int) -> None:
+        if cell.cell_type == "code" and cell.source.strip():
+            _log(log, f"cell {cell_index}: {cell.source.strip().splitlines()[0]}")
+
+    return on_cell_start
+
+
+def _log(log: Path, text: str) -> None:
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{_now()} {text}\n")
+    except OSError:  # a full disk: the run itself will fail with it and say so
+        pass
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -4,7 +4,7 @@ A profile (nbconfig/profiles/*.yaml) is plain data that overrides parameters; no
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -28,7 +28,8 @@ class Cell:
     """One cell of a paper's table, for one seed: the run that fills it, or why there is none.
 
     setting: tells rows of one method apart, as in adlib.published. A table with a row per sub-class ("cloth/subclass1")
-    has one cell per product: the run reports every sub-class.
+    has one cell per product: the run reports every sub-class. The run of a joint method reports every category and
+    belongs to several cells.
     """
 
     paper: str
@@ -54,7 +55,9 @@ class Profile:
     data: "phantoms", or where the datasets lie (one folder each). seeds: how many; if not given, a paper's own number
     of replicates, else one. phantoms: options of drawing, by dataset. settings: overrides for all methods that have
     such a parameter. methods: overrides by method. categories: method -> on how many categories of each dataset it
-    runs, "other" standing for all methods that are not named; on all of them if the profile says nothing.
+    runs, "other" standing for all methods that are not named; on all of them if the profile says nothing. joint: the
+    methods of which one model learns all categories of a dataset together, where a paper has them; if not given, as
+    each paper says. No limit of categories concerns these, except 0, which leaves a method out.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Profile:
     settings: dict = field(default_factory=dict)
     methods: dict = field(default_factory=dict)
     categories: dict = field(default_factory=dict)
+    joint: list[str] | None = None
 
     def limit(self, method: str) -> int | None:
         """On how many categories of a dataset a method runs; None for all."""
@@ -96,13 +100,17 @@ def draw_phantoms(names: Iterable[str], profile: Profile, folder: Path) -> None:
     """Draw the phantoms that the papers need, if the profile runs on phantoms; those that are there stay."""
     if profile.data != "phantoms":
         return
-    for dataset in sorted({name for paper in names for name in _datasets(paper)}):
+    for dataset in sorted({name for paper in names for name in _datasets(paper, profile)}):
         if dataset in phantoms.list_phantoms():
             phantoms.draw(dataset, folder / dataset, **profile.phantoms.get(dataset, {}))
 
 
-def _datasets(paper: str) -> list[str]:
-    return [dataset for table in papers.protocol(paper)["tables"].values() for dataset in table["datasets"]]
+def _datasets(paper: str, profile: Profile) -> set[str]:
+    """The data sets of the paper's tables, and those that the profile has zero-shot methods in them learn from."""
+    tables = papers.protocol(paper)["tables"].values()
+    methods = {method for table in tables for method in table["methods"]}
+    auxiliary = {name for method in methods for name in profile.methods.get(method, {}).get("auxiliary", ())}
+    return auxiliary.union(*(table["datasets"] for table in tables))
 
 
 def dataset_root(dataset: str, profile: Profile, phantom_folder: Path) -> Path:
@@ -113,37 +121,47 @@ def dataset_root(dataset: str, profile: Profile, phantom_folder: Path) -> Path:
 def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[Cell]:
     """Every cell of every benchmark table of the papers, with its run where one is possible.
 
-    Settings of a run: the method's defaults, then the paper's, then the profile's.
+    Settings of a run: the method's defaults, then the paper's, then the profile's, then those that make it the table's
+    row that it is. Of a joint method one run, on all categories together, fills the cells of a dataset.
     """
     cells = []
     there = cache(lambda root: set(load_samples(root.name, root)["category"]) if root.is_dir() else set())
     for paper in names:
         protocol = papers.protocol(paper)
         seeds = profile.seeds or papers.replicates(paper) or 1
+        joint = protocol.get("joint", []) if profile.joint is None else profile.joint
         for table, spec in protocol["tables"].items():
-            for dataset, method, setting in product(spec["datasets"], spec["methods"], spec.get("settings", [""])):
+            settings = spec.get("settings", {"": {}})
+            for dataset, method, setting in product(spec["datasets"], spec["methods"], settings):
                 root = dataset_root(dataset, profile, phantom_folder)
                 own = protocol.get("settings", {}).get(method, {})
                 categories = list(spec.get("categories", facts(dataset).counts))
-                tried = [name for name in categories if name in there(root)][: profile.limit(method)]
+                limit = profile.limit(method)
+                limit = None if limit and method in joint else limit
+                tried = [name for name in categories if name in there(root)][:limit]
+                shared: dict[int, Run] = {}  # by seed
                 for category, seed in product(categories, range(seeds)):
                     cell = Cell(paper, table, method, dataset, category, setting, seed)
-                    _fill(cell, root, there, own, profile)
+                    _fill(cell, root, there, own, settings[setting], profile)
                     if cell.run and category not in tried:
                         cell.run, cell.missing = None, "not in this profile"
+                    if cell.run and method in joint:
+                        cell.run = shared.setdefault(seed, replace(cell.run, category=""))
                     cells.append(cell)
     return cells
 
 
-def _fill(cell: Cell, root: Path, there: Callable[[Path], set], paper_settings: dict, profile: Profile) -> None:
-    """Give the cell its run, or say why it has none. No method knows a setting of a paper's table yet."""
-    if cell.method not in list_models() or cell.setting:
+def _fill(cell: Cell, root: Path, there: Callable[[Path], set], paper: dict, row: dict, profile: Profile) -> None:
+    """Give the cell its run, or say why it has none."""
+    if cell.method not in list_models():
         cell.missing = "not implemented"
     elif cell.category not in there(root):
         cell.missing = "no data"
     else:
-        settings = paper_settings | _accepted(cell.method, profile.settings) | profile.methods.get(cell.method, {})
+        settings = paper | _accepted(cell.method, profile.settings) | profile.methods.get(cell.method, {}) | row
         cell.run = Run(cell.dataset, str(root), cell.method, cell.category, settings, cell.seed)
+        if not all(folder.exists() for folder in cell.run.auxiliary_roots.values()):
+            cell.run, cell.missing = None, "no data"
 
 
 def _accepted(method: str, settings: dict) -> dict:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ class Recorder:
         self.run = run
         self.started = _now()
         self.seconds: dict[str, float] = {}
+        self.resumed = False
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -33,6 +35,16 @@ class Recorder:
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
+
+    def checkpoint(self, out: str | Path) -> Path | None:
+        """Where training keeps its progress in the run's folder: if this attempt is killed, the next goes on from it.
+
+        The record then says `resumed`, because its times are of the last attempt alone.
+        """
+        if not out:
+            return None
+        self.resumed = any(Path(out).glob("checkpoint*"))
+        return Path(out) / "checkpoint"
 
     def finish(self, model, predictions, metrics: dict, out: str | Path = "") -> dict:
         """The record of a run that ended well; written with its predictions into the folder `out` if one is given."""
@@ -51,20 +63,25 @@ class Recorder:
                 "counts": count(self.run.samples).to_dict("index"),
             },
             "weights": model.origin,
-            "warnings": self.run.warnings + _lost_masks(predictions),
+            "choices": model.choices,
+            "warnings": list(dict.fromkeys([*self.run.warnings, *model.warnings, *_lost_masks(predictions)])),
             "reasons": metrics.pop("reasons", {}),
             "metrics": _without_nan(metrics),
+            "intervals": _intervals(predictions),
             "oracle": _oracle_decisions(predictions, metrics),
-            "groups": _metrics_of_groups(predictions),
+            "categories": _metrics_by("category", predictions),
+            "groups": _metrics_by("group", predictions),
             "seconds": self.seconds,
+            "resumed": self.resumed,
             "peak_memory_mib": round(environment.peak_memory_mib()),
+            "peak_gpu_memory_mib": environment.peak_gpu_memory_mib(model.device_),
             "environment": environment.versions() | environment.hardware(model.device_),
             "code": environment.code(),
             "started": self.started,
             "ended": _now(),
         }
         if out:
-            predictions.save(Path(out) / "predictions")
+            _save_predictions(predictions, Path(out) / "predictions")
             write_json(Path(out) / "record.json", record)
         return record
 
@@ -74,6 +91,38 @@ def _without_nan(metrics: dict) -> dict:
     return {
         name: None if math.isnan(value) else value for name, value in metrics.items() if isinstance(value, int | float)
     }
+
+
+def _intervals(predictions, replicates: int = 1000) -> dict[str, dict]:
+    """95 % bootstrap intervals of the image metrics over the test images, normal and anomalous ones drawn apart.
+
+    Returns {metric: {"low", "high", "std"}}; an undefined one is null.
+    """
+    from adlib.metrics.bootstrap import bootstrap_images
+
+    found = bootstrap_images(predictions.samples["label"].to_numpy(), predictions.scores, replicates)
+    found.pop("reasons", None)
+    return {
+        metric: _without_nan({name: values[name] for name in ("low", "high", "std")})
+        for metric, values in found.items()
+    }
+
+
+def _save_predictions(predictions, folder: Path) -> None:
+    """Scores, samples, and the maps in half the bytes: float16, memory-mapped when read.
+
+    Maps beyond float16's range of 65504 are kept as float32. Rounding to 11 bits moves pixel metrics by less than is
+    printed; those in the record come from the full maps.
+    """
+    import numpy as np
+
+    from adlib.predictions import Predictions
+
+    maps = predictions.maps
+    Predictions(predictions.scores, None, predictions.samples, predictions.settings).save(folder)
+    if maps is not None:
+        fits = len(maps) == 0 or float(np.abs(maps).max()) <= np.finfo(np.float16).max
+        np.save(folder / "maps.npy", maps.astype(np.float16 if fits else np.float32))
 
 
 def _oracle_decisions(predictions, metrics: dict) -> dict:
@@ -86,16 +135,20 @@ def _oracle_decisions(predictions, metrics: dict) -> dict:
     return _without_nan(decision_metrics(predictions.samples["label"].to_numpy(), predictions.scores, threshold))
 
 
-def _metrics_of_groups(predictions) -> dict[str, dict]:
-    """Metrics of each sub-class or modality by itself, where a category has several."""
+def _metrics_by(column: str, predictions) -> dict[str, dict]:
+    """Metrics and oracle decisions of each category of a joint run, or of each sub-class or modality of a category, by
+    itself; {} where there is only one.
+    """
     from adlib.predictions import evaluate
 
-    groups = predictions.samples["group"]
-    if groups.nunique() < 2:
+    names = predictions.samples[column]
+    if names.nunique() < 2:
         return {}
     found = {}
-    for group in sorted(groups.unique()):
-        found[group] = _without_nan(evaluate(predictions.select(groups == group)))
+    for name in sorted(names.unique()):
+        part = predictions.select(names == name)
+        metrics = evaluate(part)
+        found[name] = _without_nan(metrics) | _oracle_decisions(part, metrics)
     return found
 
 
@@ -124,7 +177,10 @@ def failure(run: Run, kind: str, reason: str) -> dict:
 def write_json(file: Path, content: dict) -> None:
     """Write beside, then rename: the file is whole or absent."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False, default=str), encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as opened:
+        opened.write(json.dumps(content, indent=1, allow_nan=False, default=str))
+        opened.flush()
+        os.fsync(opened.fileno())  # on disk before it has its name: a power cut leaves no empty record
     partial.replace(file)
 
 

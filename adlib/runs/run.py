@@ -31,10 +31,15 @@ class Run:
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """The samples table of the run's category."""
+        """The samples table of the run's category. Its training images are the supervised part of the dataset for a
+        method that learns from that and says so by a function `training_samples`.
+        """
         from adlib.datasets import load_samples
+        from adlib.models import model_class
 
-        return load_samples(self.dataset, self.root, self.category or None)
+        samples = load_samples(self.dataset, self.root, self.category or None)
+        supervised = getattr(model_class(self.method), "training_samples", None)
+        return supervised(self.dataset, samples) if supervised else samples
 
     @cached_property
     def image_settings(self) -> dict:
@@ -55,15 +60,52 @@ class Run:
 
         return create_model(self.method, **self.model_settings)
 
+    @cached_property
+    def auxiliary_roots(self) -> dict[str, Path]:
+        """Data sets that the method learns from instead of this one, and their folders: as the method's `learns_from`
+        names them ("visa:/elsewhere/visa"), or beside this one's root. Empty for all but zero-shot methods.
+        """
+        entries = (entry.partition(":") for entry in self.create_model().learns_from)
+        return {name: Path(folder or Path(self.root).parent / name) for name, _, folder in entries}
+
+    @cached_property
+    def auxiliary(self) -> pd.DataFrame | None:
+        """The labelled test images of those data sets, or None without any.
+
+        Raises InputError for a set that is not there, with how to get it, and for the target among them.
+        """
+        from adlib.datasets import load_samples
+        from adlib.samples import select
+
+        tables = []
+        for name, root in self.auxiliary_roots.items():
+            if name == self.dataset != "folder" or root == Path(self.root):
+                raise InputError(f"{self.method} must not learn from its target, {name}: set auxiliary to other sets.")
+            try:
+                tables.append(select(load_samples(name, root), split="test"))
+            except InputError as error:
+                raise InputError(f"{self.method} learns from {', '.join(self.auxiliary_roots)}: {error}") from error
+        return pd.concat(tables, ignore_index=True) if tables else None
+
     def images(self, split: str):
-        """The ImageSet of one split: "train", "val" or "test"."""
+        """The ImageSet of one split: "train", "val" or "test". A zero-shot method's "train" are the auxiliary sets."""
         from adlib.images import ImageSet
         from adlib.samples import select
 
+        if split == "train" and self.auxiliary is not None:
+            return ImageSet(self.auxiliary, **self.image_settings | {"window": None})  # a window is the target's own
         rows = select(self.samples, split=split)
         if rows.empty:
             raise InputError(f"{self.dataset} {self.category} in {self.root} has no {split} images.")
         return ImageSet(rows, **self.image_settings)
+
+    @property
+    def selection_images(self):
+        """The test images, for a method that is set to choose its epoch by them (selection="test"), as some papers did;
+        None otherwise.
+        """
+        chosen = self.create_model().parameters.get("selection") == "test"
+        return self.images("test") if chosen else None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -77,12 +119,14 @@ class Run:
         """16 hexadecimal digits: equal for equal work, wherever the data lies and whatever paper asks for it.
 
         Covers the method with every parameter, defaults included, the image settings, the seed, the data's
-        fingerprint, and the content of a weights file that is given by its path.
+        fingerprint, that of what a zero-shot method learns from, and the content of files of weights given by path.
         """
+        from adlib.samples import fingerprint
+
         parameters = dict(self.create_model().parameters)
-        weights = parameters.get("weights")
-        if weights and Path(str(weights)).suffix == ".safetensors" and Path(weights).is_file():
-            parameters["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        for name, value in parameters.items():
+            if Path(str(value)).suffix in (".safetensors", ".pth") and Path(value).is_file():
+                parameters[name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
         identity = {
             "dataset": self.dataset,
             "category": self.category,
@@ -92,6 +136,9 @@ class Run:
             "seed": self.seed,
             "data": self.fingerprint,
         }
+        if self.auxiliary is not None:
+            identity["parameters"]["auxiliary"] = list(self.auxiliary_roots)
+            identity["auxiliary"] = fingerprint(self.auxiliary)
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property

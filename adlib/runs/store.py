@@ -1,23 +1,33 @@
-"""The store: a folder of finished and failed runs, safe against kills and against a second writer.
+"""The store: a folder of finished and failed runs, safe against kills, full disks and a second writer.
 
 <store>/<key>/record.json      the record; a folder of this name is whole, never half a run
 <store>/<key>/run.ipynb        the executed notebook
+<store>/<key>/run.log          what the kernel printed, and when which cell began
 <store>/<key>/predictions/     scores, maps, samples
-<store>/.<key>.*.partial/      a run under way, or one that was killed: cleared when the run is redone
+<store>/.<key>.partial/        a run under way, or one that was killed; its checkpoint is gone on from, all else dropped
 <store>/.locks/<key>.lock      held by the process that executes the run; the system frees it on a kill
 """
 
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from adlib.runs.record import FINISHED, write_json
+from adlib.errors import InputError
+from adlib.runs.record import FAILED, FINISHED, write_json
+
+# In the folder of a run that was killed, this outlives the kill: progress of the training, and what is known of earlier
+# attempts.
+KEPT = ("checkpoint", "attempts.json")
+
+
+class Busy(Exception):
+    """Another process is working on the run."""
 
 
 class Store:
@@ -33,59 +43,151 @@ class Store:
     def record(self, key: str) -> dict | None:
         """The record of a run that has ended, well or not; None if there is none that can be read."""
         try:
-            return json.loads((self.path(key) / "record.json").read_text(encoding="utf-8"))
+            record = json.loads((self.path(key) / "record.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None  # never begun, or damaged: either way the run is to be done
+        known = isinstance(record, dict) and record.get("status") in (FINISHED, FAILED) and "run" in record
+        return record if known and record.get("key") == key else None
 
     def is_finished(self, key: str) -> bool:
-        """Whether the run ended well, so that it need not be done again."""
+        """Whether the run ended well and is whole, so that it need not be done again.
+
+        Whole: every file that the record names is there with the size that it had.
+        """
         record = self.record(key)
-        return record is not None and record.get("status") == FINISHED and record.get("key") == key
+        if record is None or record["status"] != FINISHED:
+            return False
+        return not _is_cut(self.path(key), record)
+
+    def running(self) -> set[str]:
+        """The keys of the runs that some process is working on now."""
+        keys = {partial.name[1:].partition(".")[0] for partial in self.folder.glob(".*.partial")}
+        return {key for key in keys if self._is_locked(key)}
+
+    def _is_locked(self, key: str) -> bool:
+        try:
+            with FileLock(self._lock_file(key), timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a store that cannot be written is one that nobody works in
+            return False
+
+    def _lock_file(self, key: str) -> Path:
+        return self.folder / ".locks" / f"{key}.lock"
 
     def records(self) -> list[dict]:
         """The records of all runs that have ended, oldest first."""
-        keys = [entry.name for entry in self.folder.glob("[0-9a-f]*") if entry.is_dir()]
-        found = [record for record in map(self.record, sorted(keys)) if record]
+        found = [record for record in map(self.record, self._keys()) if record]
         return sorted(found, key=lambda record: record.get("ended", ""))
 
-    def table(self) -> pd.DataFrame:
-        """One row per run: key, status, dataset, category, method, seed, its metrics, seconds per phase, reason."""
+    def damaged(self) -> list[str]:
+        """The keys of folders whose record cannot be read, or whose files are not those that the record names."""
+        records = {key: self.record(key) for key in self._keys()}
+        return [key for key, record in records.items() if not record or _is_cut(self.path(key), record)]
+
+    def _keys(self) -> list[str]:
+        return sorted(entry.name for entry in self.folder.glob("[0-9a-f]*") if entry.is_dir())
+
+    def table(self, **conditions: str) -> pd.DataFrame:
+        """One row per run that has ended: key, status, dataset, category, method, seed, its metrics, seconds per phase,
+        peak memory, whether on a phantom, when it ended, and of a failed one kind and reason.
+
+        conditions: only the rows in which these columns have these values: table(method="patchcore", status="failed").
+        """
         rows = []
         for record in self.records():
             run = record["run"]
             row = {"key": record["key"], "status": record["status"]}
-            row |= {name: run[name] for name in ("dataset", "category", "method", "seed")}
+            row |= {name: run.get(name, "") for name in ("dataset", "category", "method", "seed")}
             row |= record.get("metrics", {})
             row |= {f"{phase}_seconds": value for phase, value in record.get("seconds", {}).items()}
-            rows.append(row | {"reason": record.get("reason", "")})
-        return pd.DataFrame(rows)
+            row |= {"peak_memory_mib": record.get("peak_memory_mib"), "ended": record.get("ended", "")}
+            row |= {"phantom": bool(record.get("data", {}).get("phantom"))}
+            rows.append(row | {"kind": record.get("kind", ""), "reason": record.get("reason", "")})
+        table = pd.DataFrame(rows)
+        for column, value in conditions.items():
+            table = table[table[column].astype(str) == str(value)] if len(table) else table
+        return table.reset_index(drop=True)
+
+    def check_writable(self) -> None:
+        """Raise InputError, with the sentence that helps, if nothing can be written here."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                file.write(b" " * 4096)
+        except OSError as error:
+            raise InputError(
+                f"Nothing can be written into {self.folder} ({error.strerror}): make room or give another --out."
+            ) from error
 
     @contextmanager
-    def claim(self, key: str) -> Iterator[Path | None]:
-        """Work on a run alone: yields an empty folder to work in, or None if the run is finished by now.
+    def claim(self, key: str, wait: float = -1) -> Iterator[Path | None]:
+        """Work on a run alone: yields a folder to work in, or None if the run is finished by now.
 
-        Waits while another process works on the same run. What is in the folder when the block ends becomes the
-        run, at once and whole, if a record is in it; otherwise it is dropped.
+        The folder is empty but for what an attempt that failed or was killed has left: its checkpoint, attempts.json.
+        wait: how many seconds to wait while another process works on the same run, before Busy is raised; -1 for ever.
+        What is in the folder when the block ends becomes the run, at once and whole, if a record is in it; otherwise
+        it is dropped, but for a checkpoint.
         """
-        locks = self.folder / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{key}.lock"):
+        self._lock_file(key).parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._lock_file(key), timeout=wait)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise Busy(key) from error
+        try:
             if self.is_finished(key):
                 yield None
                 return
-            for left in self.folder.glob(f".{key}.*.partial"):
-                shutil.rmtree(left)
-            partial = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{key}.", suffix=".partial"))
-            partial.chmod(0o755)
+            partial = self.folder / f".{key}.partial"
+            partial.mkdir(exist_ok=True)
+            _delete(entry for entry in _entries(partial) if not _outlives(entry))
+            for checkpoint in self.path(key).glob("checkpoint*"):  # of a failed run that may go on
+                checkpoint.replace(partial / checkpoint.name)
             try:
                 yield partial
                 if (partial / "record.json").exists():
-                    if self.path(key).exists():  # a failed attempt: the new one replaces it
+                    _delete([partial / "attempts.json"])  # the record has them
+                    if self.path(key).exists():  # a failed attempt or a damaged run: the new one replaces it
                         shutil.rmtree(self.path(key))
                     partial.replace(self.path(key))
             finally:
-                shutil.rmtree(partial, ignore_errors=True)
+                resumable = any(entry.name.startswith("checkpoint") for entry in _entries(partial))
+                _delete([entry for entry in _entries(partial) if not _outlives(entry)] if resumable else [partial])
+        finally:
+            lock.release()
 
     def write_failure(self, folder: Path, record: dict) -> None:
         """Leave a failed run's record in its claimed folder."""
         write_json(folder / "record.json", record)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _outlives(entry: Path) -> bool:
+    """Whether an entry of a killed run's folder is for the next attempt."""
+    return entry.name.startswith(KEPT) and not entry.name.endswith(".partial")
+
+
+def _delete(entries: Iterable[Path]) -> None:
+    """Delete files and folders, as far as that is possible: what stays is deleted by the next attempt."""
+    for entry in list(entries):
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                entry.unlink()
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
+
+
+def _is_cut(folder: Path, record: dict) -> bool:
+    return any(_size(folder / name) != size for name, size in record.get("files", {}).items())

@@ -1,0 +1,100 @@
+"""Joint runs: one run learns all categories of a dataset, and each category's cell reads its own numbers from it."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import make_tree
+
+from adlib import ImageSet, Predictions, evaluate, load_samples
+from adlib.report import comparison
+from adlib.runs import Recorder, Run, Store
+from adlib.runs.plan import distinct_runs, plan, read_profile, state, write_plan
+from adlib.runs.record import write_json
+from adlib.samples import select
+
+TINY = {"backbone": "resnet18.tv_in1k", "weights": "random", "stages": [1], "epochs": 0, "size": 32}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two of 3CAD's eight classes, with the folder names of its archive."""
+    for category in ("Aluminum_Ipad", "Copper_Stator"):
+        make_tree(tmp_path / "three_cad", category, train=2)
+    return tmp_path
+
+
+def cells_of(data, method, **content):
+    content = {"methods": {method: TINY}, "categories": {method: None, "other": 0}} | content
+    file = data / "quick.yaml"
+    file.write_text(json.dumps(content))
+    profile = read_profile(str(file), data=data, seeds=content.get("seeds"))
+    return [cell for cell in plan(["three_cad"], profile, data) if cell.method == method], profile
+
+
+def test_a_joint_method_has_one_run_per_dataset_and_seed(data):
+    cells, _ = cells_of(data, "uniad", seeds=2)
+    ready = [cell for cell in cells if cell.run]
+    assert {cell.table for cell in ready} == {"3", "4", "5"}
+    assert {cell.category for cell in ready} == {"AI", "CS"}
+    assert {(cell.run.category, cell.run.seed, cell.seed) for cell in ready} == {("", 0, 0), ("", 1, 1)}
+    assert len(distinct_runs(cells)) == 2
+    assert {cell.missing for cell in cells if not cell.run} == {"no data"}
+
+
+def test_a_joint_run_learns_every_category_whatever_the_limit_but_none(data):
+    limited, _ = cells_of(data, "uniad", categories={"other": 1})
+    assert {cell.category for cell in limited if cell.run} == {"AI", "CS"}
+    left_out, _ = cells_of(data, "uniad", categories={"other": 0})
+    assert {cell.missing for cell in left_out} == {"no data", "not in this profile"}
+
+
+def test_a_profile_says_otherwise_than_the_paper(data):
+    apart, _ = cells_of(data, "uniad", joint=[])
+    assert {cell.run.category for cell in apart if cell.run} == {"AI", "CS"}
+    together, _ = cells_of(data, "rd4ad", joint=["rd4ad"], methods={})
+    assert {cell.run.category for cell in together if cell.run} == {""}
+
+
+def test_each_category_reads_its_own_numbers_from_the_joint_record(data):
+    """AI is scored by the truth, CS by its opposite: 100 and 0 percent, never flipped; pooled neither."""
+    cells, profile = cells_of(data, "uniad")
+    out, run = data / "out", next(cell.run for cell in cells if cell.run)
+    record = joint_record(run, out)
+    assert 0 < record["metrics"]["image_auroc"] < 1
+    assert record["categories"]["CS"]["image_auroc"] == 0
+    assert (record["categories"]["AI"]["tp"], record["categories"]["AI"]["fp"]) == (4, 0)
+    assert set(record["data"]["counts"]) == {"AI", "CS"}
+
+    write_plan(cells, profile, out)
+    assert {state(cell, Store(out / "runs")) for cell in cells if cell.run} == {"done"}
+    table = comparison("three_cad", "4", out)
+    ours = table[(table["method"] == "uniad") & (table["metric"] == "image_auroc")].set_index("category")
+    assert ours.loc[["AI", "CS", "average"], "ours"].tolist() == pytest.approx([100, 0, 50])
+    assert ours.loc["average", "state"] == "partly"
+    assert ours.loc["ACC", "state"] == "no data"
+
+
+def joint_record(run: Run, out) -> dict:
+    """The record of predictions made of the ground truth, in the store."""
+    test = ImageSet(select(load_samples("three_cad", run.root), split="test"), size=32)
+    scores = np.where(test.samples["category"] == "AI", test.labels, 1 - test.labels)
+    predictions = Predictions(scores, test.masks(), test.samples, test.settings)
+    model = run.create_model()
+    model.device_ = "cpu"
+    record = Recorder(run).finish(model, predictions, evaluate(predictions))
+    folder = Store(out / "runs").path(run.key)
+    folder.mkdir(parents=True)
+    write_json(folder / "record.json", record)
+    return record
+
+
+def test_a_run_on_one_category_has_no_numbers_by_category(data):
+    run = Run("three_cad", str(data / "three_cad"), "uniad", "AI", TINY)
+    test = ImageSet(select(run.samples, split="test"), size=32)
+    model = run.create_model()
+    model.device_ = "cpu"
+    predictions = Predictions(test.labels, None, test.samples, test.settings)
+    record = Recorder(run).finish(model, predictions, evaluate(predictions))
+    assert record["categories"] == {}
+    assert record["choices"] == {}
