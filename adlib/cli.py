@@ -57,21 +57,32 @@ def datasets(data: Data = None) -> None:
 
 
 @app.command()
-def models() -> None:
-    """List the methods, their parameters with defaults, and whether their default weights are here."""
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[METHOD]...", help="for all about these methods")
+    ] = None,
+) -> None:
+    """List the methods in a table; of those that are named, what they are and their parameters with defaults."""
     import inspect
 
-    from adlib.models import list_models, model_class
-    from adlib.models.backbones import needed_weights, weights_file
+    from adlib.models import model_class
+    from adlib.models.backbones import weights_file
+    from adlib.models.facts import default_weights, method_table
 
-    for name in list_models():
+    if not names:
+        table = method_table()
+        widths = {column: max(len(column), *table[column].str.len()) for column in table}
+        for row in [dict(zip(table, table, strict=True)), *table.to_dict("records")]:
+            print("  ".join(row[column].ljust(width) for column, width in widths.items()).rstrip())
+        print("\nParameters of a method: adlib models METHOD")
+    for name in names or []:
         detector = model_class(name)
         print(f"{name:12} {inspect.getmodule(detector).__doc__.splitlines()[0]}")
         for parameter in list(inspect.signature(detector.__init__).parameters.values())[1:]:
             print(f"{'':12} {parameter.name} = {parameter.default!r}")
         for key, value in detector.image_defaults.items():
             print(f"{'':12} {key} = {value!r}")
-        for weights in (weights for weights, methods in needed_weights().items() if name in methods):
+        if weights := default_weights(name):
             print(f"{'':12} weights: {weights_file(weights) or 'not in ADLIB_WEIGHTS, will be asked of the hub'}")
 
 
@@ -191,20 +202,26 @@ def plan(
     out: Out = Path("reports"),
     seeds: Seeds = None,
 ) -> None:
-    """List every run of the papers' tables and its state: done, failed, to do, or why there is none."""
+    """List every run of the papers' tables and its state (done, running, failed, to do, or why there is none); then
+    what those that are left will cost.
+    """
     from collections import Counter
 
     from adlib.papers import list_papers
     from adlib.reproduce import make_plan
-    from adlib.runs.plan import read_profile, state
+    from adlib.runs.estimate import estimate
+    from adlib.runs.plan import distinct_runs, read_profile, state
     from adlib.runs.store import Store
 
     store, states = Store(out.expanduser().resolve() / "runs"), Counter()
-    for cell in make_plan(papers or list_papers(), read_profile(profile, data, seeds)):
-        states[now := state(cell, store)] += 1
-        place = f"{cell.dataset}/{cell.category}"
+    cells, running = make_plan(papers or list_papers(), read_profile(profile, data, seeds)), store.running()
+    for cell in cells:
+        now = "running" if cell.run and cell.run.key in running else state(cell, store)
+        states[now] += 1
+        place = ", ".join(filter(None, [f"{cell.dataset}/{cell.category}", cell.setting]))
         print(f"{now:16} {cell.paper} table {cell.table}: {cell.method} on {place}, seed {cell.seed}")
     print("; ".join(f"{number} {name}" for name, number in states.items()))
+    print(estimate(distinct_runs(cells), store))
 
 
 @app.command()
@@ -213,15 +230,26 @@ def reproduce(
     profile: ProfileName = "smoke",
     data: Data = None,
     out: Out = Path("reports"),
-    jobs: Annotated[int | None, typer.Option(min=1, help="runs at once")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="runs at once on this machine")] = None,
     seeds: Seeds = None,
+    scheduler: Annotated[str, typer.Option(metavar="tcp://HOST:PORT", help="use this Dask cluster's workers")] = "",
+    time_limit: Annotated[float | None, typer.Option(min=0, metavar="MINUTES", help="of each run")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="after a dead kernel or short memory")] = 1,
+    maps: Annotated[bool, typer.Option("--maps/--no-maps", help="keep the anomaly maps of every run")] = True,
 ) -> None:
     """Do every run of the papers' tables, execute their notebooks, render the report. Call again to resume."""
-    from adlib.reproduce import reproduce as reproduce_papers
-    from adlib.runs.plan import read_profile
+    import signal
 
+    from adlib.reproduce import reproduce as reproduce_papers
+    from adlib.runs.execute import Conditions
+    from adlib.runs.plan import read_profile
+    from adlib.runs.workers import Workers
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    conditions = Conditions(None if time_limit is None else 60 * time_limit, retries, maps)
     try:
-        outcome = reproduce_papers(papers or [], read_profile(profile, data, seeds), out, jobs)
+        with Workers(jobs, scheduler, conditions) as workers:
+            outcome = reproduce_papers(papers or [], read_profile(profile, data, seeds), out, workers)
     except KeyboardInterrupt:
         print("\nadlib: interrupted; finished runs are kept, call again to go on.", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -231,6 +259,38 @@ def reproduce(
     print(outcome.index)
     if outcome.failures:
         raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    out: Out = Path("reports"),
+    dataset: Annotated[str | None, typer.Option(help="of this dataset alone")] = None,
+    category: Annotated[str | None, typer.Option(help="of this category alone")] = None,
+    method: Annotated[str | None, typer.Option(help="of this method alone")] = None,
+    status: Annotated[str | None, typer.Option(help="finished or failed")] = None,
+    csv: Annotated[Path | None, typer.Option(help="write all columns to this file")] = None,
+) -> None:
+    """List the runs that are stored, oldest first, those under way, and those that are damaged."""
+    import pandas as pd
+
+    from adlib.runs.store import Store
+
+    store = Store(out.expanduser().resolve() / "runs")
+    wanted = {"dataset": dataset, "category": category, "method": method, "status": status}
+    found = store.table(**{name: value for name, value in wanted.items() if value is not None})
+    if csv is not None:
+        found.to_csv(csv, index=False)
+    for row in found.to_dict("records"):
+        place = "/".join(filter(None, [row["dataset"], row["category"]]))
+        numbers = {name: row.get(name) for name in ("image_auroc", "pixel_auroc", "aupro")}
+        numbers = " ".join(f"{name} {value:.4f}" for name, value in numbers.items() if pd.notna(value))
+        said = f"{row['kind']}: {row['reason']}" if row["reason"] else numbers
+        print(f"{row['key']} {row['status']:8} {row['method']} on {place}, seed {row['seed']} {said}")
+    for key in sorted(store.running()):
+        print(f"{key} running")
+    for key in store.damaged():
+        print(f"{key} damaged  will be done again")
+    print(f"{len(found)} runs in {store.folder}")
 
 
 @app.command()
@@ -298,6 +358,33 @@ def pretrain(
     file = {"bundled": lambda: bundled_file(backbone), "random": lambda: None}.get(start, lambda: Path(start))()
     settings = {"backbone": backbone, "classes": classes, "size": size, "seed": seed, "on": on, "start": file}
     print(train(out, minutes, learning_rate=learning_rate, device=device, workers=workers, **settings))
+
+
+@app.command()
+def distill(
+    images: Annotated[Path, typer.Option("--images", help="folder of photographs, the more varied the better")],
+    out: Annotated[Path, typer.Option("--out", help=".safetensors file to write")],
+    network: Annotated[str, typer.Option(help="small or medium")] = "small",
+    backbone: Annotated[str, typer.Option(help="timm name of the network to learn from")] = "wide_resnet101_2.tv_in1k",
+    weights: Annotated[str, typer.Option(help="its weights: pretrained, bundled, or a file")] = "pretrained",
+    steps: Annotated[int, typer.Option(min=1)] = 60_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="photographs per step")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="of Adam")] = 1e-4,
+    size: Annotated[int, typer.Option(min=32, help="side of the teacher's images, pixels")] = 256,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, or float16 (GPU)")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    seed: int = 0,
+) -> None:
+    """Make the teacher that efficientad needs from your photographs; the same call resumes what was stopped.
+
+    In the folder ADLIB_WEIGHTS it is found as efficientad_teacher_small.safetensors, or _medium; elsewhere give
+    --set teacher=FILE.
+    """
+    from adlib.pretrain import distil
+
+    settings = {"network": network, "backbone": backbone, "weights": weights, "steps": steps, "size": size}
+    settings |= {"batch_size": batch_size, "learning_rate": learning_rate, "precision": precision}
+    print(distil(images, out, device=device, seed=seed, **settings))
 
 
 @app.command("inspect")

@@ -105,6 +105,33 @@ def show_predictions(predictions: Predictions, indices: list[int], title: str = 
     return figure
 
 
+def show_illustrations(model, predictions: Predictions, indices: list[int]) -> Figure | None:
+    """The pictures that a method makes on its way to its scores (Detector.illustrate), one column per sample.
+
+    The images stand in the first row with the ground truth outlined, and one row per kind of picture below. None for a
+    method that makes no pictures, and for no samples.
+    """
+    import torch
+
+    if not indices:
+        return None
+    items = [predictions.images[index] for index in indices]
+    batch = torch.stack([item["image"] for item in items])
+    with torch.inference_mode():
+        pictures = model.illustrate(batch.to(model.device_))
+    if not pictures:
+        return None
+    figure, axes = _grid(1 + len(pictures), len(indices))
+    for row, (name, shown) in zip(axes, {"image": batch, **pictures}.items(), strict=True):
+        for axis, picture in zip(row, shown, strict=True):
+            axis.imshow(picture.float().cpu().clamp(0, 1).permute(1, 2, 0).numpy())
+        row[0].set_title(name, fontsize=8, loc="left")
+    for axis, item in zip(axes[0], items, strict=True):
+        _outline(axis, item["mask"].numpy())
+    plt.close(figure)
+    return figure
+
+
 def score_histogram(predictions: Predictions) -> Figure:
     """Image scores of normal and anomalous images; the overlap is what AUROC measures."""
     figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")

@@ -17,7 +17,10 @@ def adlib(*arguments: object) -> subprocess.CompletedProcess:
 
 def test_lists():
     assert "CC BY-NC-SA 4.0" in adlib("datasets").stdout
-    assert "coreset_ratio = 0.1" in adlib("models").stdout
+    assert "coreset_ratio = 0.1" in adlib("models", "patchcore").stdout
+    table = adlib("models").stdout.splitlines()
+    assert table[0].split() == ["method", "family", "year", "scores", "trained", "weights", "data", "joint", "papers"]
+    assert any(line.startswith("patchcore ") and line.endswith("cxr_ad, miic") for line in table)
     assert "table II" in adlib("papers").stdout
 
 

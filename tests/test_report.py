@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from adlib import InputError
+from adlib.papers import protocol
 from adlib.report import banner, comparison, metric_table, paper_banner, run_table, show_comparison, warnings_of
 from adlib.report.pages import notebook_title, render_notebook, render_report
 from adlib.runs import Run, Store
@@ -125,6 +126,27 @@ def test_phantom_numbers_are_marked_and_warned_of(tmp_path):
     index = render_report(tmp_path).read_text()
     assert 'class="adlib-warning"' in index
     assert "Phantom data: drawn." in index
+
+
+def test_rows_of_one_method_are_told_apart_by_their_setting(tmp_path):
+    """Table 6 of 3CAD: six rows of CFRG; those whose runs are done stand beside the published ones."""
+    settings = list(protocol("three_cad")["tables"]["6"]["settings"])
+    place = {"paper": "three_cad", "table": "6", "dataset": "three_cad", "category": "AI", "method": "cfrg"}
+    cells = [place | {"setting": name, "seed": 0, "missing": "not in this profile", "key": ""} for name in settings]
+    for number, setting in enumerate(["no push", ""]):
+        left = leave_run(tmp_path, "AI", 0.7 + 0.1 * number, seed=number, dataset="three_cad")
+        cells[settings.index(setting)] |= {"key": left["key"], "missing": ""}
+    (tmp_path / "plans").mkdir()
+    write_json(tmp_path / "plans" / "three_cad.json", {"paper": "three_cad", "cells": cells})
+    table = comparison("three_cad", "6", tmp_path)
+    scores = table[table["metric"] == "image_auroc"].set_index("setting")
+    assert scores.index.tolist() == settings
+    assert scores["published"].tolist() == [82.2, 79.1, 85.9, 85.9, 85.7, 86.5]
+    assert scores["ours"].dropna().to_dict() == pytest.approx({"no push": 70, "": 80})
+    assert scores.loc["no recovery", "state"] == "not in this profile"
+    page = show_comparison(table, "image_auroc").data
+    assert all(f"average, {name}</th>" in page for name in settings if name)
+    assert run_table("three_cad", tmp_path)["setting"].tolist() == ["no push", ""]
 
 
 def test_a_paper_without_runs_claims_nothing(tmp_path):

@@ -36,6 +36,14 @@ def metric_table(metrics: Mapping) -> HTML:
     )
 
 
+def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
+    """A record's metrics by category, one row each, in percent; a sentence where there is one category only."""
+    if not metrics:
+        return HTML("<p>One category: its metrics are those above.</p>")
+    table = pd.DataFrame(metrics).T
+    return (100 * table[[name for name in table if "threshold" not in name]].astype(float)).round(2)
+
+
 def published_table(paper: str, table: str) -> pd.DataFrame:
     """One table of a paper as text: rows dataset and category, columns its metrics, "" where nothing is printed."""
     printed = papers.published(paper)
@@ -45,11 +53,13 @@ def published_table(paper: str, table: str) -> pd.DataFrame:
 
 
 def _records(paper: str, out: str | Path) -> list[dict]:
-    """The finished records behind a paper's tables, each once."""
-    store = Store(Path(out) / "runs")
-    keys = dict.fromkeys(cell["key"] for cell in (read_plan(paper, out) or {"cells": []})["cells"] if cell["key"])
-    found = map(store.record, keys)
-    return [record for record in found if record and record["status"] == FINISHED]
+    """The finished records behind a paper's tables, each once, with the "setting" of the row that it belongs to."""
+    store, settings = Store(Path(out) / "runs"), {}
+    for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
+        if cell["key"]:
+            settings.setdefault(cell["key"], cell["setting"])  # equal work has one setting, or the first one's name
+    found = [(store.record(key), setting) for key, setting in settings.items()]
+    return [record | {"setting": setting} for record, setting in found if record and record["status"] == FINISHED]
 
 
 def warnings_of(paper: str, out: str | Path) -> list[str]:
@@ -65,15 +75,20 @@ def paper_banner(paper: str, out: str | Path) -> HTML:
 
 
 def run_table(paper: str, out: str | Path) -> pd.DataFrame:
-    """The finished runs behind a paper's tables, one row each: metrics in percent, seconds of fit and predict."""
+    """The finished runs behind a paper's tables, one row each: metrics in percent, seconds of fit and predict.
+
+    The column "setting" tells rows of one method apart; it is there where a table has such rows.
+    """
     rows = []
     for record in _records(paper, out):
         run, seconds = record["run"], record["seconds"]
-        row = {name: run[name] for name in ("method", "dataset", "category", "seed")}
+        row = {name: run[name] for name in ("method", "dataset", "category", "seed")} | {"setting": record["setting"]}
+        row["category"] = row["category"] or "all"
         row |= {
             name: 100 * value
             for name, value in record["metrics"].items()
             if value is not None and "threshold" not in name
         }
         rows.append(row | {"fit s": seconds["fit"], "predict s": seconds["predict"]})
-    return pd.DataFrame(rows).round(2)
+    table = pd.DataFrame(rows).round(2)
+    return table if "setting" in table and table["setting"].any() else table.drop(columns="setting", errors="ignore")

@@ -9,6 +9,7 @@ from IPython.display import HTML
 
 from adlib import papers
 from adlib.errors import InputError
+from adlib.models.facts import FACTS
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 
@@ -32,12 +33,12 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     out: the folder with runs/ and plans/.
     Columns: dataset, category, setting, method, metric, published, recomputed, ours, sd, seeds, difference, state,
     phantom.
-    published: as printed, percent but for MCC and counts. recomputed: in average rows the mean of the printed
-    categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for one).
-    difference: ours - published, in percentage points. state: "done", "partly" (an average that lacks categories, or
-    seeds missing), "to do", "failed", "not implemented", "no data", "not in this profile". phantom: whether any of our
-    numbers comes from drawn data. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test
-    images: an oracle.
+    published: as printed, percent but for MCC and counts; NaN for a dash. recomputed: in average rows the mean of the
+    printed categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for
+    one). difference: ours - published, in percentage points. state: "done", "partly" (an average that lacks categories,
+    or seeds missing), "to do", "failed", "not implemented", "no data", "not in this profile". phantom: whether any of
+    our numbers comes from drawn data. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the
+    test images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
@@ -46,6 +47,7 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
         raise InputError(f"{paper} has no benchmark table {table!r}; it has {known}.")
     printed = papers.published(paper)
     printed = printed[(printed["table"] == table) & printed["metric"].isin(spec["metrics"])]
+    printed = _with_dashes(printed, spec["methods"])
     ours = average_rows(_our_cells(paper, table, printed, out))
 
     joined = printed[[*KEYS, "value"]].rename(columns={"value": "published"}).merge(ours, on=KEYS, how="left")
@@ -54,6 +56,14 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     joined["difference"] = joined["ours"] - joined["published"]
     joined["recomputed"] = _recomputed(joined)
     return joined[[*KEYS, "published", "recomputed", "ours", "sd", "seeds", "difference", "state", "phantom"]]
+
+
+def _with_dashes(printed: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
+    """Every method in every row of a metric: without a value where the paper prints a dash, as for a method without
+    maps.
+    """
+    rows = printed[[key for key in KEYS if key != "method"]].drop_duplicates()
+    return rows.merge(pd.DataFrame({"method": methods}), how="cross").merge(printed, on=KEYS, how="left")
 
 
 def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -> pd.DataFrame:
@@ -70,7 +80,7 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
         groups = [name for name in categories if name.startswith(f"{cell['category']}/")]
         for category in groups or [cell["category"]]:
             for metric in metrics:
-                value = _our_value(record, category.partition("/")[2], metric) if done else float("nan")
+                value = _our_value(record, category, metric) if done else float("nan")
                 key = [cell["dataset"], category, cell["setting"], cell["method"], metric]
                 rows.append([*key, value, state, phantom])
     seeds = pd.DataFrame(rows, columns=[*KEYS, "value", "state", "phantom"])
@@ -89,9 +99,18 @@ def unit(metric: str) -> str:
     return "count" if metric in COUNTS else "fraction" if metric in AS_FRACTION else "percent"
 
 
-def _our_value(record: dict, group: str, metric: str) -> float:
-    """One number of a record in the paper's unit; NaN where it is undefined or not recorded."""
-    metrics = record.get("groups", {}).get(group, {}) if group else record["metrics"] | record.get("oracle", {})
+def _our_value(record: dict, category: str, metric: str) -> float:
+    """One number of a record in the paper's unit; NaN where it is undefined or not recorded.
+
+    category: of the table, "cloth/subclass4" for a sub-class. A run on several categories has them one by one.
+    """
+    category, _, group = category.partition("/")
+    if group:
+        metrics = record.get("groups", {}).get(group, {})
+    elif record.get("categories"):
+        metrics = record["categories"].get(category, {})
+    else:
+        metrics = record["metrics"] | record.get("oracle", {})
     value = metrics.get(OUR_NAMES.get(metric, metric))
     if value is None:
         return float("nan")
@@ -152,7 +171,7 @@ def comparison_page(table: pd.DataFrame) -> str:
     """The HTML of `show_comparison`; every text escaped."""
     methods = list(dict.fromkeys(table["method"]))
     ours_title = "ours, phantom" if table["phantom"].any() else "ours"
-    top = "".join(f'<th colspan="3" scope="colgroup">{escape(method)}</th>' for method in methods)
+    top = "".join(f'<th colspan="3" scope="colgroup">{escape(_title(method))}</th>' for method in methods)
     second = f'<th scope="col">published</th><th scope="col">{ours_title}</th><th scope="col">difference</th>'
     decimals = table["published"].map(_decimals).max()
     several = table["dataset"].nunique() > 1
@@ -173,6 +192,11 @@ def comparison_page(table: pd.DataFrame) -> str:
     )
 
 
+def _title(method: str) -> str:
+    """The method's name over its columns."""
+    return f"{method} (surrogate)" if method in FACTS and FACTS[method].surrogate else method
+
+
 def _decimals(value: float) -> int:
     """How many decimals a printed number needs, at most 4."""
     return len(f"{value:.4f}".rstrip("0").partition(".")[2])
@@ -180,14 +204,16 @@ def _decimals(value: float) -> int:
 
 def _cells(cell: pd.Series, decimals: int) -> str:
     """Published, ours and difference; published with the decimals of its table, ours with two (counts with none)."""
-    published = f"{cell['published']:.{decimals}f}"
+    published = "–" if pd.isna(cell["published"]) else f"{cell['published']:.{decimals}f}"
     if pd.notna(cell["recomputed"]) and f"{cell['recomputed']:.{decimals}f}" != published:
         mean = f"{cell['recomputed']:.{decimals}f}"
         published += f' <span title="mean of the printed categories">({mean})</span>'
     if pd.isna(cell["ours"]):
-        state = "undefined" if cell["state"] == "done" else cell["state"]
+        undefined = "–" if pd.isna(cell["published"]) else "undefined"
+        state = undefined if cell["state"] == "done" else cell["state"]
         return f'<td class="published">{published}</td><td class="missing" colspan="2">{escape(state)}</td>'
     digits = 0 if cell["metric"] in COUNTS else 2
     ours = f"{cell['ours']:.{digits}f}" + (f" ± {cell['sd']:.2f}" if pd.notna(cell["sd"]) else "")
     ours += " (partly)" if cell["state"] == "partly" else ""
-    return f'<td class="published">{published}</td><td>{ours}</td><td>{cell["difference"]:+.{digits}f}</td>'
+    difference = "" if pd.isna(cell["difference"]) else f"{cell['difference']:+.{digits}f}"
+    return f'<td class="published">{published}</td><td>{ours}</td><td>{difference}</td>'
