@@ -40,7 +40,7 @@ reproduce: $(STAMP)  ## all papers on phantom data; then open reports/index.html
 	$(ADLIB) reproduce --profile smoke $(if $(JOBS),--jobs $(JOBS))
 
 test: $(STAMP)  ## all tests but those in a browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 test-browser: $(STAMP)  ## JupyterLab, the app and a report in Chromium, where it is installed
 	$(BIN)/python -m pytest tests/browser

@@ -72,7 +72,7 @@ def trained(number: int, seed: int, train: adlib.ImageSet, arguments: argparse.N
         number=number or None,
         shuffle_seed=seed,
         probability=arguments.probability,
-        augmentation="none",
+        augmentation=arguments.augmentation,
         brightness=1.5 if arguments.modality == "LSM-1" else 1.0,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=0.003)
     parser.add_argument("--probability", type=float, default=1 / 4)
+    parser.add_argument("--augmentation", default="ASM", help="of normal patches and real defects alike, or none")
     parser.add_argument("--weights", default="bundled")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="cpu")

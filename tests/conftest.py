@@ -1,4 +1,4 @@
-"""Shared by all tests: small trees of images, and where the real images may be."""
+"""Shared by all tests: small trees of images, where the real images may be, and who runs beside whom."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,20 @@ import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Processes that run tests side by side share the processors, instead of each taking all of them.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+
+
+def pytest_collection_modifyitems(items):
+    """Give one process all tests of a file, or of a method in files that try every method: they share fixtures."""
+    from adlib import list_models
+
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else []
+        methods = [value for value in values if isinstance(value, str) and value in list_models()]
+        item.add_marker(pytest.mark.xdist_group(" ".join([item.path.name, *methods[:1]])))
 
 
 @pytest.fixture(scope="session")

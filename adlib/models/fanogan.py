@@ -1,4 +1,4 @@
-"""f-AnoGAN: "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks".
+"""Fast AnoGAN: "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks".
 
 Schlegl, Seeboeck, Waldstein, Langs, Schmidt-Erfurth; Medical Image Analysis 54, 2019, pages 30-44. First a Wasserstein
 GAN with gradient penalty learns to draw patches of normal images; then, with the GAN frozen, an encoder learns where
