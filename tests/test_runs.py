@@ -212,6 +212,12 @@ def test_profiles_are_named_and_checked(tmp_path):
 # Execution
 
 
+def outputs_of(folder) -> list[dict]:
+    """What the cells of a run's notebook show, each as a dictionary by MIME type."""
+    cells = nbformat.read(folder / "run.ipynb", 4).cells
+    return [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+
+
 @pytest.mark.slow
 def test_papermill_leaves_record_notebook_and_predictions(tree, tmp_path):
     store, run = Store(tmp_path / "store"), run_on(tree)
@@ -228,10 +234,9 @@ def test_papermill_leaves_record_notebook_and_predictions(tree, tmp_path):
     predictions = Predictions.load(folder / "predictions")
     # Stored maps are float16: what is computed of them again differs by their rounding.
     assert record["metrics"] == pytest.approx(evaluate(predictions), rel=2e-3, abs=2e-3)
-    notebook = nbformat.read(folder / "run.ipynb", 4)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
-    assert any("Random weights" in output.get("data", {}).get("text/html", "") for output in outputs)
+    outputs = outputs_of(folder)
+    assert sum("image/png" in output for output in outputs) == 5
+    assert any("Random weights" in output.get("text/html", "") for output in outputs)
 
     before = (folder / "record.json").stat().st_mtime_ns
     assert execute(run, store, progress=False) == record  # done: nothing is redone
@@ -249,6 +254,7 @@ def test_one_failing_run_stops_no_other(tree, tmp_path):
     assert "gone.safetensors does not exist" in first["reason"]
     assert (store.path(bad.key) / "run.ipynb").exists()
     assert second["status"] == "finished"
+    assert sum("image/png" in output for output in outputs_of(store.path(good.key))) == 5  # in a forked kernel, too
 
 
 def adlib_command(*arguments: str, **options) -> subprocess.Popen:

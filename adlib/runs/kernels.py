@@ -259,7 +259,11 @@ def _become_kernel(request: dict) -> None:
 
         arguments = [*request["arguments"], f"--IPKernelApp.parent_handle={os.getppid()}"]
         sys.argv = ["ipykernel", *arguments]
-        IPKernelApp.launch_instance(arguments)
+        kernel = IPKernelApp.instance()
+        kernel.initialize(arguments)
+        # Figures become pictures by what the backend sets up on import in a kernel; here it was imported before.
+        kernel.shell.enable_matplotlib("inline")
+        kernel.start()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
