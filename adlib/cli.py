@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from adlib.cli_weights import distill, pretrain, weights_app
 from adlib.errors import InputError
 
 app = typer.Typer(
@@ -19,8 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-weights_app = typer.Typer(help="Pretrained weights: which are needed, and how to take them to an offline machine.")
 app.add_typer(weights_app, name="weights")
+app.command()(pretrain)
+app.command()(distill)
 
 Root = Annotated[Path, typer.Option("--root", help="the dataset's folder (or a .csv file)")]
 Out = Annotated[Path, typer.Option("--out", help="folder of runs and report")]
@@ -331,62 +333,6 @@ def report(out: Out = Path("reports")) -> None:
     print(render_report(out.expanduser().resolve()))
 
 
-@app.command()
-def pretrain(
-    minutes: Annotated[float, typer.Option("--minutes", help="time to train")],
-    out: Annotated[Path, typer.Option("--out", help=".safetensors file to write")],
-    on: Annotated[Path | None, typer.Option("--on", help="folder of your own normal images to adapt to")] = None,
-    start: Annotated[
-        str | None, typer.Option("--start", help="weights to begin from: a file, bundled, or random")
-    ] = None,
-    backbone: Annotated[str, typer.Option(help="timm name")] = "resnet18",
-    classes: Annotated[int, typer.Option(min=2, help="formulas to tell apart")] = 1000,
-    size: Annotated[int, typer.Option(min=32, help="side of the training images, pixels")] = 96,
-    learning_rate: Annotated[float, typer.Option(help="at its highest")] = 0.1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="processes that draw images")] = 1,
-    seed: int = 0,
-) -> None:
-    """Train features on images drawn from formulas, for --set weights=FILE; the same call resumes what was stopped.
-
-    With --on, the bundled features are adapted to your images unless --start says otherwise.
-    """
-    from adlib.models.backbones import bundled_file
-    from adlib.pretrain import pretrain as train
-
-    start = start or ("bundled" if on else "random")
-    file = {"bundled": lambda: bundled_file(backbone), "random": lambda: None}.get(start, lambda: Path(start))()
-    settings = {"backbone": backbone, "classes": classes, "size": size, "seed": seed, "on": on, "start": file}
-    print(train(out, minutes, learning_rate=learning_rate, device=device, workers=workers, **settings))
-
-
-@app.command()
-def distill(
-    images: Annotated[Path, typer.Option("--images", help="folder of photographs, the more varied the better")],
-    out: Annotated[Path, typer.Option("--out", help=".safetensors file to write")],
-    network: Annotated[str, typer.Option(help="small or medium")] = "small",
-    backbone: Annotated[str, typer.Option(help="timm name of the network to learn from")] = "wide_resnet101_2.tv_in1k",
-    weights: Annotated[str, typer.Option(help="its weights: pretrained, bundled, or a file")] = "pretrained",
-    steps: Annotated[int, typer.Option(min=1)] = 60_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="photographs per step")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="of Adam")] = 1e-4,
-    size: Annotated[int, typer.Option(min=32, help="side of the teacher's images, pixels")] = 256,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, or float16 (GPU)")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
-    seed: int = 0,
-) -> None:
-    """Make the teacher that efficientad needs from your photographs; the same call resumes what was stopped.
-
-    In the folder ADLIB_WEIGHTS it is found as efficientad_teacher_small.safetensors, or _medium; elsewhere give
-    --set teacher=FILE.
-    """
-    from adlib.pretrain import distil
-
-    settings = {"network": network, "backbone": backbone, "weights": weights, "steps": steps, "size": size}
-    settings |= {"batch_size": batch_size, "learning_rate": learning_rate, "precision": precision}
-    print(distil(images, out, device=device, seed=seed, **settings))
-
-
 @app.command("inspect")
 def inspect_stored_runs(
     keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="runs; all if none is given")] = None,
@@ -399,26 +345,6 @@ def inspect_stored_runs(
     from adlib.app import serve
 
     serve(out, keys or [], root, port, browser)
-
-
-@weights_app.command("list")
-def list_weights() -> None:
-    """Which weights the methods need by default, and whether they are here."""
-    from adlib.models.backbones import needed_weights, weights_file
-
-    for name, methods in needed_weights().items():
-        print(f"{name}: {', '.join(methods)}: {weights_file(name) or 'not in ADLIB_WEIGHTS'}")
-
-
-@weights_app.command("pack")
-def pack_weights(
-    folder: Path, name: Annotated[list[str] | None, typer.Option(help="timm names; the defaults if not given")] = None
-) -> None:
-    """Fetch weights into a folder, to be copied to an offline machine and named by ADLIB_WEIGHTS."""
-    from adlib.models.backbones import needed_weights, pack
-
-    for each in name or needed_weights():
-        print(pack(each, folder))
 
 
 if __name__ == "__main__":
