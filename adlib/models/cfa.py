@@ -29,6 +29,7 @@ from adlib.errors import InputError
 from adlib.models.anomaly_map import smooth, upsample
 from adlib.models.backbones import Backbone
 from adlib.models.detector import Detector
+from adlib.models.memory_bank import BankSearch
 from adlib.models.training import joined_state, load_joined_state, train
 
 
@@ -109,6 +110,7 @@ class CFA(Detector):
 
     name = "cfa"
     image_defaults = {"size": 256, "crop": 224}
+    search_: BankSearch | None = None  # of the memory bank, made when it is first searched
 
     def __init__(
         self,
@@ -214,8 +216,8 @@ class CFA(Detector):
 
     def score_batch(self, batch):
         patches, grid = self.patches(batch)
-        rows = nearest_centres(patches, self.memory_bank_, self.attracted)
-        distances = squared_distances(patches, self.memory_bank_, rows).sqrt()  # [B * h * w, K]
+        self.search_ = BankSearch.of(self.memory_bank_, self.search_)
+        distances = self.search_.nearest(patches, self.attracted).sqrt()  # [B * h * w, K]
         scores = (F.softmin(distances, dim=1)[:, 0] * distances[:, 0]).view(len(batch), *grid)
         maps = smooth(upsample(scores, batch.shape[-2:]), self.smoothing)
         return (maps if self.image_score == "smoothed" else scores).amax((1, 2)), maps

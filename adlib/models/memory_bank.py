@@ -8,7 +8,7 @@ import torch
 
 from adlib.models.distance_bounds import fit_outline
 
-SMALLEST = 4096  # stored features below which the search in groups gains nothing
+SMALLEST = 2048  # stored features below which the search in groups gains nothing
 CHUNK = 2048  # pairs whose whole features are compared at a time; few enough for a processor's cache
 
 
@@ -44,17 +44,22 @@ class BankSearch:
     all rows are compared.
     """
 
-    def __init__(self, features: torch.Tensor):
-        self.features = features
-        self.grouped = features.device.type == "cpu" and len(features) >= SMALLEST and features.shape[1] >= 32
+    def __init__(self, bank: torch.Tensor):
+        self.bank = self.features = bank
+        self.grouped = bank.device.type == "cpu" and len(bank) >= SMALLEST and bank.shape[1] >= 32
         if self.grouped:
-            self._group(max(16, int(1.8 * math.sqrt(len(features)))))
+            self._group(max(16, int(1.8 * math.sqrt(len(bank)))))
 
     def nearest(self, queries: torch.Tensor, neighbours: int = 1) -> torch.Tensor:
         """Float [Q, D] on the bank's device -> squared distances to the k nearest, float [Q, k], ascending."""
         if self.grouped:
             return self._search(queries, neighbours)
         return nearest(queries, self.features, neighbours)
+
+    @classmethod
+    def of(cls, bank: torch.Tensor, last: "BankSearch | None") -> "BankSearch":
+        """The last one made, if it is of this bank, else a new one: for detectors, whose bank may be exchanged."""
+        return last if last is not None and last.bank is bank else cls(bank)
 
     def _group(self, number: int, rounds: int = 8) -> None:
         """Divide the bank: k-means from rows evenly spaced, so that the same bank always has the same groups."""

@@ -98,6 +98,7 @@ class PatchCore(Detector):
 
     name = "patchcore"
     image_defaults = {"size": 256, "crop": 224}
+    search_: BankSearch | None = None  # of the memory bank, made when it is first searched
 
     def __init__(
         self,
@@ -151,7 +152,7 @@ class PatchCore(Detector):
         if self.shards_ == 1:
             projections = projections.to(self.device_)
         kept = k_centre_greedy_in_shards(projections, count, store.shard_rows, seed=self.seed_, progress=progress)
-        self.memory_bank_, self.search_ = store.take(kept).to(self.device_), None
+        self.memory_bank_ = store.take(kept).to(self.device_)
         del projections
         store.close()
 
@@ -178,8 +179,7 @@ class PatchCore(Detector):
 
     def score_batch(self, batch):
         patches, grid = self.embed(batch)
-        if self.search_ is None:
-            self.search_ = BankSearch(self.memory_bank_)
+        self.search_ = BankSearch.of(self.memory_bank_, self.search_)
         distances = self.search_.nearest(patches.flatten(0, 1), self.neighbours).mean(1)
         patch_scores = distances.view(len(batch), *grid)
         return patch_scores.amax((1, 2)), smooth(upsample(patch_scores, batch.shape[-2:]), self.smoothing)
@@ -189,12 +189,11 @@ class PatchCore(Detector):
         return {"memory_bank": self.memory_bank_, **backbone}
 
     def set_state(self, state):
-        self.memory_bank_, self.search_ = state.pop("memory_bank"), None
+        self.memory_bank_ = state.pop("memory_bank")
         self.backbone_ = Backbone(self.backbone, self.stages, "random")
         self.backbone_.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items()})
         self.backbone_.weights = self.weights
 
     def to(self, device):
         self.backbone_.to(device)
-        if self.memory_bank_.device != device:
-            self.memory_bank_, self.search_ = self.memory_bank_.to(device), None
+        self.memory_bank_ = self.memory_bank_.to(device)
