@@ -308,7 +308,9 @@ def table(
     for name in [table] if table else protocol(paper)["tables"]:
         cells = comparison(paper, name, out)
         print(f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else ""))
-        shown = cells.drop(columns=["phantom", "recomputed"] + ["setting"] * (not cells["setting"].any()))
+        shown = cells.drop(
+            columns=["paper", "table", "phantom", "recomputed"] + ["setting"] * (not cells["setting"].any())
+        )
         print(shown.to_string(index=False, na_rep="-", float_format="%.2f"))
 
 

@@ -46,7 +46,7 @@ def reproduce(
     failures = [f"{Run(**record['run']).title}: {record['reason']}" for record in records if record["status"] == FAILED]
 
     notebooks = [task for name in names for task in paper_notebooks(name, profile, out)]
-    notebooks += [(notebook, {}) for notebook in papers.ACROSS]
+    notebooks += [(notebook, {"out": str(out)}) for notebook in papers.ACROSS]
     failures += execute_all(notebooks, out / "notebooks", jobs, progress)
     return Outcome(render_report(out), len(records) - sum(r["status"] == FAILED for r in records), failures)
 

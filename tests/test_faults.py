@@ -2,6 +2,7 @@
 record says what is not so. `make drill` does the same for longer, at random.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -338,7 +339,8 @@ def test_an_interrupted_run_leaves_its_checkpoint_and_no_record(server, tree, tm
 
 
 BATCH = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
 sys.path[:0] = [{tests!r}, {repository!r}]
 from pathlib import Path
 from adlib.runs import Run, Store
@@ -363,20 +365,26 @@ def test_when_the_batch_itself_is_ended_its_workers_and_kernels_end_too(tree, tm
     places = {"tests": REPOSITORY / "tests", "repository": REPOSITORY, "tree": tree, "store": store.folder}
     script.write_text(BATCH.format(**{name: str(place) for name, place in places.items()}))
     batch = subprocess.Popen([sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (list(store.folder.glob("*/record.json")) and has_begun_to_fit(store)):
-        assert batch.poll() is None, batch.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    below = psutil.Process(batch.pid).children(recursive=True)
-    assert len(below) >= 3  # worker, kernel server, kernel
-    if number == signal.SIGINT:
-        os.killpg(batch.pid, number)  # as a terminal does, to all
-    else:
-        batch.kill()
-    _, alive = psutil.wait_procs(below, timeout=30)
-    assert alive == []
-    assert batch.wait(30) != 0
+    below = []
+    try:
+        deadline = time.monotonic() + 120
+        while not (list(store.folder.glob("*/record.json")) and has_begun_to_fit(store)):
+            assert batch.poll() is None, batch.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        below = psutil.Process(batch.pid).children(recursive=True)
+        assert len(below) >= 3  # worker, kernel server, kernel
+        if number == signal.SIGINT:
+            os.killpg(batch.pid, number)  # as a terminal does, to all
+        else:
+            batch.kill()
+        _, alive = psutil.wait_procs(below, timeout=30)
+        assert alive == []
+        assert batch.wait(30) != 0
+    finally:  # a run without end must not outlive a test that failed
+        for process in (batch, *below):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     finished, endless = trained(tree, epochs=1), trained(tree, **ENDLESS)
     assert store.is_finished(finished.key)
     assert store.running() == set()

@@ -128,6 +128,71 @@ def test_phantom_numbers_are_marked_and_warned_of(tmp_path):
     assert "Phantom data: drawn." in index
 
 
+@pytest.mark.parametrize(
+    ("score", "kind", "text"),
+    [
+        (0.9943, "close", "+0.00 ≈"),
+        (0.9843, "close", "-1.00 ≈"),
+        (0.9643, "near", "-3.00 ▽"),
+        (0.6043, "far", "-39.00 ▼"),
+    ],
+)
+def test_differences_are_marked_by_their_size(tmp_path, score, kind, text):
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", score)])
+    page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    assert page.count(f'<td class="{kind}"') == 1  # the average is of one category of five, and not marked
+    assert f">{text}</td>" in page
+    assert "within 1 point" in page
+
+
+def test_differences_of_phantoms_are_not_marked(tmp_path):
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, phantom={"seed": 0})])
+    page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    assert "-9.43</td>" in page
+    for mark in ("≈", "▽", "▼", "△", "▲", 'class="near"', 'class="far"'):
+        assert mark not in page
+
+
+def test_one_run_shows_its_bootstrap_interval_and_several_their_spread(tmp_path):
+    interval = {"image_auroc": {"low": 0.85, "high": 0.96, "std": 0.03}}
+    one, two = (leave_run(tmp_path, "UB", 0.90 + 0.04 * seed, seed, intervals=interval) for seed in (0, 1))
+    leave_plan(tmp_path, [one])
+    page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    assert "(85.00 to 96.00)</small>" in page
+    leave_plan(tmp_path, [one, two])
+    page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    assert "92.00 ± 2.83</td>" in page
+    assert "<small" not in page
+
+
+def test_orders_of_methods_are_compared_below_the_table(tmp_path):
+    """PatchCore 99.43, OneNIP 89.79 ... on UB: see table_2.csv; ours in the reverse of the printed order."""
+    printed = comparison("cxr_ad", "II", tmp_path).query("category == 'UB' and metric == 'image_auroc'")
+    order, cells = printed.sort_values("published")["method"], []
+    for place, method in enumerate(order):
+        left = leave_run(tmp_path, "UB", 0.9 - 0.1 * place, seed=place)
+        cells.append(left | {"method": method, "seed": 0})
+    leave_plan(tmp_path, cells)
+    page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    assert "Order of methods on cxr_ad: Kendall&#x27;s tau -1.00" in page.replace("'", "&#x27;")
+    assert "over 3 methods and 1 category." in page
+    assert "on mvtec_ad: not compared, fewer than three methods have both numbers." in page
+
+
+def test_notes_stand_beside_what_they_concern_and_are_escaped(tmp_path, monkeypatch):
+    about = protocol("cxr_ad")
+    about["notes"] = {"patchcore and onenip": 'a <b> "quoted"', "image_auroc": "of <images>", "sizes": "general"}
+    about["tables"]["II"]["notes"] = "of the <table>"
+    monkeypatch.setattr("adlib.papers.protocol", lambda name: about)
+    table = comparison("cxr_ad", "II", tmp_path)
+    page = show_comparison(table, "image_auroc").data
+    assert page.count('<sup title="a &lt;b&gt; &quot;quoted&quot;">1</sup>') == 2
+    assert "<li>patchcore and onenip: a &lt;b&gt; &quot;quoted&quot;</li>" in page
+    assert "<p>of &lt;images&gt;</p><p>of the &lt;table&gt;</p>" in page
+    assert "general" not in page
+    assert "of &lt;images&gt;" not in show_comparison(table, "pixel_auroc").data
+
+
 def test_rows_of_one_method_are_told_apart_by_their_setting(tmp_path):
     """Table 6 of 3CAD: six rows of CFRG; those whose runs are done stand beside the published ones."""
     settings = list(protocol("three_cad")["tables"]["6"]["settings"])

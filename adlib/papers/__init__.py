@@ -11,7 +11,7 @@ import yaml
 
 from adlib.errors import InputError
 
-ACROSS = ["61_published_tables_audit"]  # notebooks about all papers together
+ACROSS = ["60_across_papers", "61_published_tables_audit"]  # notebooks about all papers together
 _FOLDER = Path(__file__).parent
 COLUMNS = ["table", "method", "dataset", "category", "metric", "value", "setting"]
 

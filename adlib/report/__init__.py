@@ -10,20 +10,45 @@ from adlib.report.facts import (
     run_table,
     warnings_of,
 )
-from adlib.report.tables import comparison, show_comparison
+from adlib.report.published_bars import published_bars
+from adlib.report.rank_figures import critical_difference_diagrams, rank_heat_map
+from adlib.report.ranks import (
+    LOWER_IS_BETTER,
+    blocks,
+    dataset_means,
+    order_agreement,
+    rank_agreement,
+    rank_tests,
+    standing,
+)
+from adlib.report.run_pictures import prediction_grid, run_illustration
+from adlib.report.tables import comparison, comparisons, show_comparison
 from adlib.report.training_preview import paper_training_preview, training_preview
 
 __all__ = [
+    "LOWER_IS_BETTER",
     "banner",
+    "blocks",
     "category_table",
     "comparison",
+    "comparisons",
+    "critical_difference_diagrams",
+    "dataset_means",
     "fact_table",
     "metric_table",
+    "order_agreement",
     "paper_banner",
     "paper_training_preview",
+    "prediction_grid",
+    "published_bars",
     "published_table",
+    "rank_agreement",
+    "rank_heat_map",
+    "rank_tests",
+    "run_illustration",
     "run_table",
     "show_comparison",
+    "standing",
     "training_preview",
     "warnings_of",
 ]
