@@ -262,7 +262,7 @@ def kill_each_kernel_when(ready: Callable[[], bool], times: int) -> threading.Th
 
 def has_begun_to_fit(store: Store) -> bool:
     logs = list(store.folder.glob(".*.partial/run.log"))
-    return any(log.read_text().rstrip().endswith('with recorder.phase("fit"):') for log in logs)
+    return any(log.read_text().rstrip().endswith("place = recorder.checkpoint(out)") for log in logs)
 
 
 @forking
