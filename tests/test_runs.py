@@ -92,12 +92,12 @@ def test_a_claimed_folder_appears_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".locks"]
 
     with pytest.raises(OSError, match="disk"), store.claim("0" * 16) as folder:
-        write_json(folder / "record.json", {"status": "finished", "key": "0" * 16})
+        write_json(folder / "record.json", {"status": "finished", "key": "0" * 16, "run": {}})
         raise OSError("disk is full")
     assert store.record("0" * 16) is None
 
     with store.claim("0" * 16) as folder:
-        write_json(folder / "record.json", {"status": "finished", "key": "0" * 16})
+        write_json(folder / "record.json", {"status": "finished", "key": "0" * 16, "run": {}})
     assert store.is_finished("0" * 16)
     with store.claim("0" * 16) as folder:
         assert folder is None
@@ -123,7 +123,7 @@ def test_a_damaged_record_counts_as_not_done(tmp_path):
 
 def _hold(folder, ready, leave):
     with Store(folder).claim("b" * 16) as partial:
-        write_json(partial / "record.json", {"status": "finished", "key": "b" * 16})
+        write_json(partial / "record.json", {"status": "finished", "key": "b" * 16, "run": {}})
         ready.set()
         leave.wait(60)
 

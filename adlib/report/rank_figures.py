@@ -13,7 +13,7 @@ def rank_heat_map(values: pd.DataFrame, title: str, label: str = "") -> Figure:
 
     values: of `dataset_means` or `standing`. label: of the colour scale.
     """
-    shown = values.dropna(how="all").dropna(axis="columns", how="all")
+    shown = values.astype(float).dropna(how="all").dropna(axis="columns", how="all")
     height = 1.6 + 0.28 * len(shown)
     figure, axis = plt.subplots(figsize=(2.8 + 1.1 * max(3, shown.shape[1]), height), layout="constrained")
     axis.set_title(title, fontsize=10)
