@@ -173,8 +173,7 @@ def test_the_smoke_profile_gives_every_trained_method_a_small_budget():
     budgets = read_profile("smoke").methods
     trained = [name for name in list_models() if "epochs" in inspect.signature(model_class(name).__init__).parameters]
     assert trained
-    lengths = {name: budgets.get(name, {}).get("epochs", budgets.get(name, {}).get("steps", 1000)) for name in trained}
-    assert {name: length for name, length in lengths.items() if length > 20} == {}
+    assert {name for name in trained if budgets.get(name, {}).get("epochs", 1000) > 10} == set()
 
 
 @pytest.mark.parametrize("profile", sorted((REPOSITORY / "nbconfig" / "profiles").glob("*.yaml")), ids=lambda p: p.stem)
