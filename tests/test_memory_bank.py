@@ -10,8 +10,8 @@ from conftest import make_tree
 from adlib import ImageSet, InputError, create_model, load_samples
 from adlib.models import memory_bank
 from adlib.models.coreset import covering_radius, k_centre_greedy, k_centre_greedy_in_shards
-from adlib.models.distance_bounds import fit_outline
-from adlib.models.memory_bank import BankSearch
+from adlib.models.distance_bounds import fit_outline, fit_search_outline
+from adlib.models.memory_bank import BankSearch, in_threads
 from adlib.models.patch_store import PatchStore, parse_bytes
 from adlib.samples import select
 
@@ -33,6 +33,9 @@ def test_outlines_are_never_farther_apart_than_features():
     outlines = outline(features)
     outlined, whole = ((some[:, None] - some).norm(dim=2) for some in (outlines, features))
     assert (outlined <= whole + 1e-9).all()
+    axes = fit_search_outline(features.float()).axes
+    assert 6 <= axes.shape[1] <= 32  # as many as there is to tell, and not the noise
+    torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1]), rtol=0, atol=1e-5)
     far = whole > whole.median()
     assert (outlined[far] / whole[far]).mean() > 0.9  # and near to it, or they would spare nothing
 
@@ -55,6 +58,24 @@ def test_search_in_groups_is_exact(kind, neighbours, precision, monkeypatch):
     found = search.nearest(queries, neighbours)
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
     assert torch.equal(torch.cat([search.nearest(part, neighbours) for part in queries.split(70)]), found)
+
+
+def test_threads_share_the_queries_and_change_nothing():
+    bank, queries = clustered(5000, 48, seed=1), clustered(6500, 48, seed=2)
+    search, threads = BankSearch(bank), torch.get_num_threads()
+    alone = search._search(queries, 1)
+    try:
+        torch.set_num_threads(3)
+        seen = []
+        in_threads(lambda part: seen.append((len(part), torch.get_num_threads())) or part, queries)
+        assert sorted(seen) == [(2166, 1), (2167, 1), (2167, 1)]
+        assert torch.equal(search.nearest(queries), alone)
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError):
+            in_threads(lambda part: 1 // 0, queries)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_search_copes_with_equal_features_and_small_banks():

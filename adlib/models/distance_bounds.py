@@ -13,6 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+# Costs of a search, in multiplications of a fast product: the share of a bank that a query is compared with in outline;
+# a multiplication of an axis, at full precision; a value of a pair of features that are fetched from main memory.
+OPEN, AXIS, PAIR = 0.12, 4, 100
+
 
 @dataclass
 class Outline:
@@ -25,24 +29,55 @@ class Outline:
     axes: torch.Tensor
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        centred = features.to(self.mean.dtype) - self.mean
-        inside = centred @ self.axes
-        rest = (centred.square().sum(1) - inside.square().sum(1)).clamp_(min=0).sqrt_()
-        return torch.cat([inside, rest[:, None]], 1)
+        features = features.to(self.mean.dtype)
+        inside = torch.addmm(-(self.mean @ self.axes), features, self.axes)
+        length = torch.cdist(features, self.mean[None], compute_mode="donot_use_mm_for_euclid_dist")
+        rest = (length.square_() - inside.square().sum(1, keepdim=True)).clamp_(min=0).sqrt_()
+        return torch.cat([inside, rest], 1)
 
 
-def fit_outline(features: torch.Tensor, energy: float = 0.95, largest: float = 0.5, sample: int = 20000) -> Outline:
+def fit_outline(features: torch.Tensor, energy: float = 0.95, largest: float = 0.5) -> Outline:
     """The outline on the principal axes of the features, float [N, D] of any precision, on any device.
 
     energy: share of the variance that the axes hold, with as few axes as that takes and at most `largest` of all D;
     their number plus four is a multiple of 16 where it can be, which leaves room for what products are padded with.
-    sample: how many rows, evenly spaced, decide.
     """
+    mean, values, vectors = _principal_axes(features)
+    needed = int((values.cumsum(0) < energy * values.sum()).sum()) + 1
+    kept = min(-(-(needed + 4) // 16) * 16 - 4, max(1, int(largest * features.shape[1])))
+    return Outline(mean, vectors[:, :kept].contiguous())
+
+
+def fit_search_outline(bank: torch.Tensor, queries: int = 256, members: int = 20000) -> Outline:
+    """The outline with which a search in a bank, float32 [M, D], is cheapest: more axes make each comparison dearer
+    and leave fewer pairs whose features must be compared in full.
+
+    The count of what is left is taken where it can be known: for rows of the bank, evenly spaced, as queries, among
+    evenly spaced members.
+    """
+    mean, _, axes = _principal_axes(bank)
+    members = (bank[:: -(-len(bank) // members)] - mean) @ axes
+    own = torch.arange(0, len(members), -(-len(members) // queries), device=bank.device)
+    queries = members[own]
+    distance = torch.cdist(queries, members).square_()
+    distance[torch.arange(len(own)), own] = torch.inf  # itself
+    nearest = distance.amin(1, keepdim=True)
+    best, axes_of_best, inside, done = torch.inf, 0, torch.zeros_like(distance), 0
+    for kept in (count for count in range(12, bank.shape[1], 16) if count < 128 or count % 64 == 60):
+        inside += torch.cdist(queries[:, done:kept], members[:, done:kept]).square_()
+        rest = queries[:, kept:].norm(dim=1, keepdim=True) - members[:, kept:].norm(dim=1)
+        left = (inside + rest.square() <= nearest).sum() / len(own) * len(bank) / len(members)
+        cost = kept * (OPEN * len(bank) + AXIS * bank.shape[1]) + PAIR * bank.shape[1] * float(left)
+        if cost < best:
+            best, axes_of_best = cost, kept
+        done = kept
+    return Outline(mean, axes[:, :axes_of_best].contiguous())
+
+
+def _principal_axes(features: torch.Tensor, sample: int = 20000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean [D], variances [D] and orthonormal axes [D, D], the largest variance first, of evenly spaced rows."""
     rows = features[:: -(-len(features) // sample)].to(torch.promote_types(features.dtype, torch.float32))
     mean = rows.mean(0)
     covariance = ((rows - mean).T @ (rows - mean)).double()
     values, vectors = torch.linalg.eigh(covariance)
-    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    needed = int((values.cumsum(0) < energy * values.sum()).sum()) + 1
-    kept = min(-(-(needed + 4) // 16) * 16 - 4, max(1, int(largest * features.shape[1])))
-    return Outline(mean, vectors[:, :kept].to(rows.dtype).contiguous())
+    return mean, values.flip(0).clamp(min=0), vectors.flip(1).to(rows.dtype)

@@ -2,14 +2,18 @@
 
 import math
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
 
-from adlib.models.distance_bounds import fit_outline
+from adlib.models.distance_bounds import fit_search_outline
 
 SMALLEST = 2048  # stored features below which the search in groups gains nothing
-CHUNK = 2048  # pairs whose whole features are compared at a time; few enough for a processor's cache
+STEP, ROWS = 32, 256  # what the sides of products are rounded up to
+NEVER = 1e38  # half the squared length of members that fill up a group
+CHUNK = 512  # pairs that are compared at a time; few enough for a processor's cache
 
 
 def nearest(queries: torch.Tensor, bank: torch.Tensor, neighbours: int = 1, chunk: int = 1024) -> torch.Tensor:
@@ -38,10 +42,10 @@ class BankSearch:
     On a CPU, a bank of some size is divided into groups by k-means on the features' outlines (see
     adlib.models.distance_bounds). For a query, the nearest member of the nearest group is an upper bound; a group
     whose ball lies farther away is skipped as a whole, a member whose outline lies farther away is rejected, and the
-    few that are left are compared in full. Outlines are compared in bfloat16 where the processor multiplies that
+    few that are left are compared in full. Outlines are first compared in bfloat16 where the processor multiplies that
     faster, with limits that allow for all rounding. What is found is exact: the distances are those of `nearest`,
-    computed from differences, to about 1e-6 of themselves. On a GPU, where one large product beats many small ones,
-    all rows are compared.
+    computed from differences, to about 1e-6 of themselves. Each thread searches for queries of its own. On a GPU,
+    where one large product beats many small ones, all rows are compared.
     """
 
     def __init__(self, bank: torch.Tensor):
@@ -53,7 +57,7 @@ class BankSearch:
     def nearest(self, queries: torch.Tensor, neighbours: int = 1) -> torch.Tensor:
         """Float [Q, D] on the bank's device -> squared distances to the k nearest, float [Q, k], ascending."""
         if self.grouped:
-            return self._search(queries, neighbours)
+            return in_threads(lambda part: self._search(part, neighbours), queries)
         return nearest(queries, self.features, neighbours)
 
     @classmethod
@@ -63,7 +67,7 @@ class BankSearch:
 
     def _group(self, number: int, rounds: int = 8) -> None:
         """Divide the bank: k-means from rows evenly spaced, so that the same bank always has the same groups."""
-        self.outline = fit_outline(self.features, energy=0.98, largest=0.34)
+        self.outline = fit_search_outline(self.features)
         outlines = torch.cat([self.outline(part) for part in self.features.split(65536)])
         centres = outlines[torch.linspace(0, len(outlines) - 1, number).long()]
         for _ in range(rounds):
@@ -88,66 +92,110 @@ class BankSearch:
         self.lengths = torch.zeros(len(present)).scatter_reduce(0, label, outlines.norm(dim=1), "amax")
         halves = _in_three(outlines.square().sum(1, keepdim=True) / 2, self.precision)
         joined = torch.cat([rounded, halves], 1).index_select(0, rows)
-        self.members = [part.T for part in joined.split(sizes.tolist())]
+        self.outlines = outlines.index_select(0, rows)
+        self.members = [_padded(part).T for part in joined.split(sizes.tolist())]
 
     def _search(self, queries: torch.Tensor, neighbours: int) -> torch.Tensor:
         outlines = self.outline(queries)
         norms = outlines.square().sum(1)
         away = torch.addmm(self.centre_norms, outlines, self.centres.T, alpha=-2).add_(norms[:, None])
         own = away.argmin(1)
-        away = away.clamp_(min=0).sqrt_()  # [Q, groups], to their centres
         rounded = outlines.to(self.precision)
         lost = (outlines - rounded.float()).norm(dim=1)
         rounded = torch.cat([rounded, rounded.new_full((len(rounded), 3), -1.0)], 1)
         # rounded @ members[group] is near q·b - |b|²/2, which is larger the nearer b is: (|q|² - |q - b|²) / 2.
 
+        pairs, counts = [], torch.bincount(own, minlength=len(self.members)).tolist()
+        for group, some, likeness in self._likeness(rounded, own.argsort(), counts):
+            if self.starts[group + 1] - self.starts[group] >= neighbours:
+                pairs.append((some, likeness.topk(neighbours, 1).indices + self.starts[group]))
         upper = torch.full((len(queries),), torch.inf)  # what the k-th nearest is not farther than
-        for group, some in enumerate(own.argsort().split(torch.bincount(own, minlength=len(self.members)).tolist())):
-            if len(some) and self.members[group].shape[1] >= neighbours:
-                likeness = rounded.index_select(0, some) @ self.members[group]
-                first = likeness.topk(neighbours, 1).indices.flatten() + self.starts[group]
-                distance = self._distances(queries, some.repeat_interleave(neighbours), first)
-                upper[some] = distance.view(-1, neighbours).amax(1)
+        if pairs:
+            query, member = map(torch.cat, zip(*pairs, strict=True))
+            distance = self._distances(queries, query.repeat_interleave(neighbours), member.flatten())
+            upper[query] = distance.view(-1, neighbours).amax(1)
         upper = upper + 1e-5 * (norms + upper)  # for what float32 rounds
 
-        open_groups = (away - self.radii).clamp_(min=0).square_() <= upper[:, None]
-        error = torch.outer(lost, self.lengths) + torch.outer(norms.sqrt(), self.lost)  # of a likeness
-        error += torch.finfo(self.precision).eps * (norms + upper)[:, None]
-        least = ((norms - upper)[:, None] / 2 - error).to(self.precision).T.contiguous()
-        found = [[], [], []]
-        for group, some in enumerate(open_groups.T.nonzero()[:, 1].split(open_groups.sum(0).tolist())):
-            if len(some):
-                likeness = rounded.index_select(0, some) @ self.members[group]
-                query, member = (likeness >= least[group][some][:, None]).nonzero(as_tuple=True)
-                found[0].append(some[query])
-                found[1].append(member + self.starts[group])
-                found[2].append(likeness[query, member])
-        query, member, likeness = map(torch.cat, found)
+        open_groups = away <= (self.radii + upper.sqrt()[:, None]).square_()
+        group, query = open_groups.T.nonzero(as_tuple=True)
+        error = lost[query] * self.lengths[group] + norms.sqrt()[query] * self.lost[group]  # of a likeness
+        error += (torch.finfo(self.precision).eps / 3 * (norms + upper))[query]  # it is rounded to eps / 2 of itself
+        least = (((norms - upper) / 2)[query] - error).clamp_(min=-NEVER / 2)
+        pairs, start = [], 0
+        for group, some, likeness in self._likeness(rounded, query, open_groups.sum(0).tolist()):
+            bound = least[start : start + len(some)]
+            start += len(some)
+            hit = (likeness.amax(1) >= bound).nonzero()[:, 0]
+            row, member = (likeness.index_select(0, hit) >= bound[hit][:, None]).nonzero(as_tuple=True)
+            pairs.append((some[hit[row]], member + self.starts[group]))
+        query, member = map(torch.cat, zip(*pairs, strict=True))
+
+        # What is left is compared in whole outlines, then in whole features: the likeliest first, if there is but one
+        # to find, because it spares most of the others.
+        lower = _distances(outlines, query, self.outlines, member)
+        near = lower <= upper[query]
+        query, member, lower = query[near], member[near], lower[near]
         if neighbours == 1:
-            return self._nearest_of(queries, query, member, likeness.float(), norms, upper, error.amax(1))[:, None]
+            least = torch.full_like(upper, torch.inf).scatter_reduce(0, query, lower, "amin")
+            best = (lower == least[query]).nonzero()[:, 0]
+            nearest = torch.full_like(upper, torch.inf)
+            nearest.scatter_reduce_(0, query[best], self._distances(queries, query[best], member[best]), "amin")
+            near = lower <= (nearest + 1e-5 * (norms + nearest))[query]
+            query, member = query[near], member[near]
+            return nearest.scatter_reduce(0, query, self._distances(queries, query, member), "amin")[:, None]
         distance = self._distances(queries, query, member)
         order = distance.argsort()
         order = order[query[order].argsort(stable=True)]  # by query, then by distance
         counts = torch.bincount(query, minlength=len(queries))
         return distance[order][(counts.cumsum(0) - counts)[:, None] + torch.arange(neighbours)]
 
-    def _nearest_of(self, queries, query, member, likeness, norms, upper, error) -> torch.Tensor:
-        """The smallest distance of each query among its pairs: the likeliest first, which spares most of the others."""
-        likeliest = torch.full_like(upper, -torch.inf).scatter_reduce(0, query, likeness, "amax")
-        best = (likeness == likeliest[query]).nonzero()[:, 0]
-        nearest_so_far = torch.full_like(upper, torch.inf)
-        nearest_so_far.scatter_reduce_(0, query[best], self._distances(queries, query[best], member[best]), "amin")
-        upper = torch.minimum(upper, nearest_so_far + 1e-5 * (norms + nearest_so_far))
-        left = (likeness >= ((norms - upper) / 2 - error)[query]).nonzero()[:, 0]
-        query, member = query[left], member[left]
-        return nearest_so_far.scatter_reduce(0, query, self._distances(queries, query, member), "amin")
+    def _likeness(self, rounded: torch.Tensor, query: torch.Tensor, counts: list[int]):
+        """Products of groups: yields the group, its queries and float32 [queries, members padded to whole STEPs].
+
+        query: indices, group by group; counts: of each group. Products are made for rounded-up numbers of rows, so
+        that few shapes occur: for each new one, the library that multiplies compiles a program.
+        """
+        query = torch.cat([query, query.new_zeros(ROWS)])
+        start = 0
+        for group, count in enumerate(counts):
+            if count:
+                step = ROWS if count > ROWS else STEP
+                some = query[start : start + -(-count // step) * step]
+                yield group, some[:count], (rounded.index_select(0, some) @ self.members[group])[:count].float()
+                start += count
 
     def _distances(self, queries: torch.Tensor, query: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
-        """Squared distances of pairs: indices int64 [P] of queries and of members -> float [P]."""
-        # index_select copies whole rows where indexing would go value by value.
-        parts = zip(query.split(CHUNK), member.split(CHUNK), strict=True)
-        differences = (queries.index_select(0, one).sub_(self.features.index_select(0, two)) for one, two in parts)
-        return torch.cat([difference.square_().sum(1) for difference in differences])
+        return _distances(queries, query, self.features, member)
+
+
+def _distances(some: torch.Tensor, one: torch.Tensor, others: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+    """Squared distances of pairs: indices int64 [P] of rows of one matrix and of another -> float [P]."""
+    # index_select copies whole rows where indexing would go value by value; a few at a time stay in the cache.
+    pairs = zip(one.split(CHUNK), two.split(CHUNK), strict=True)
+    differences = (some.index_select(0, left).sub_(others.index_select(0, right)) for left, right in pairs)
+    return torch.cat([difference.square_().sum(1) for difference in differences])
+
+
+def in_threads(work: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, fewest: int = 2048) -> torch.Tensor:
+    """work(rows), in as many parts as torch has threads; each part, of at least `fewest` rows, in a thread of its own.
+
+    For work of many small steps, in which threads that share each step would spend their time waiting for each other.
+    """
+    threads = torch.get_num_threads()
+    parts = min(threads, len(rows) // fewest)
+    if parts < 2:
+        return work(rows)
+
+    def alone(part: torch.Tensor) -> torch.Tensor:
+        torch.set_num_threads(1)  # of this thread, and the default of threads to come
+        with torch.inference_mode():
+            return work(part)
+
+    try:
+        with ThreadPoolExecutor(parts) as pool:
+            return torch.cat(list(pool.map(alone, rows.tensor_split(parts))))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @cache
@@ -163,6 +211,14 @@ def fast_precision() -> torch.dtype:
             times.append(time.perf_counter() - start)
         best[precision] = min(times)
     return min(best, key=best.get)
+
+
+def _padded(members: torch.Tensor) -> torch.Tensor:
+    """Rows [n, d] filled up to whole STEPs with rows that are like no query: the last columns are the half norms."""
+    filled = members.new_zeros(-(-len(members) // STEP) * STEP, members.shape[1])
+    filled[: len(members)] = members
+    filled[len(members) :, -1] = NEVER
+    return filled
 
 
 def _in_three(values: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
