@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from adlib.analysis import read_grey
 from adlib.images import read_image, read_mask
@@ -162,6 +163,8 @@ def plot_distribution(tables: dict[str, pd.DataFrame], column: str, xlabel: str,
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     joined = pd.concat([table[[column]].assign(reading=name) for name, table in tables.items()], ignore_index=True)
     sns.histplot(joined, x=column, hue="reading", bins=30, log_scale=log, element="step", ax=axis)
+    axis.get_legend().set_title("")
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel=xlabel, ylabel="count")
     plt.close(figure)
     return figure
@@ -183,6 +186,7 @@ def plot_shares(tables: dict[str, pd.DataFrame]) -> Figure:
     joined = pd.concat([table.reset_index().assign(reading=name) for name, table in tables.items()], ignore_index=True)
     joined["percent"] = 100 * joined["share"]
     sns.barplot(joined, x=joined.columns[0], y="percent", hue="reading", ax=axis)
+    axis.get_legend().set_title("")
     for bars in axis.containers:
         axis.bar_label(bars, fmt="%.0f", fontsize=8)
     axis.set(xlabel="", ylabel="percent of defects")

@@ -186,3 +186,31 @@ def test_profiles_set_parameters_that_exist(profile):
         own = {name: value for name, value in settings.items() if name not in ("size", "crop", "window")}
         create_model(method, **own)
         assert set(model_class(method).image_defaults) >= set(settings) - set(own)
+
+
+def test_what_the_notebooks_conclude_from_the_published_tables():
+    """ "What to take away" of 21, 31, 41, 42 and 51; that of 60 is checked in test_ranks.py."""
+    isp = published("isp_ad")
+    isp = isp[isp["table"].isin(["4", "5", "6"])]
+    isp = isp.pivot_table(index=["table", "method"], columns="metric", values="value")
+    assert (isp["fpr"] > 0.59).mean() > 0.5  # most rows miss the rates asked for
+    assert (isp.loc[isp["pro"] < 5, "pixel_auroc"] > 80).sum() == 3
+
+    miic = published("miic")
+    assert miic.loc[miic["metric"] == "pixel_auroc", "value"].min() > 98
+    share = 116 / 1390  # chance: AP is the share of anomalous images, F1 that of calling all anomalous
+    assert (round(100 * share), round(100 * 2 * share / (1 + share))) == (8, 15)
+
+    three_cad = published("three_cad")
+    both = three_cad[(three_cad["table"] == "5") & (three_cad["metric"] == "image_auroc")]
+    both = both.pivot_table(index="method", columns="dataset", values="value")
+    lost = both["mvtec_ad"] - both["three_cad"]
+    assert (round(lost.min()), round(lost.max())) == (12, 26)
+    rows = three_cad[three_cad["table"] == "6"].pivot_table(index="setting", columns="metric", values="value")
+    assert rows.loc["", "pixel_auroc"] - rows.loc["no recovery", "pixel_auroc"] == pytest.approx(6.8)
+    assert rows.loc["no recovery", "pixel_ap"] > rows.loc["", "pixel_ap"]
+    assert ((rows.loc[""] - rows).drop("")["image_auroc"] < 1).sum() == 3
+
+    texture = published("texture_ad")
+    texture = texture.loc[texture["metric"] == "image_auroc", "value"]
+    assert texture.between(40, 65).mean() > 0.8

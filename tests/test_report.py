@@ -1,13 +1,25 @@
 """The report: published beside ours, escaped, in red where it must be."""
 
 import math
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
 
 from adlib import InputError
 from adlib.papers import protocol
-from adlib.report import banner, comparison, metric_table, paper_banner, run_table, show_comparison, warnings_of
+from adlib.report import (
+    banner,
+    comparison,
+    metric_table,
+    paper_banner,
+    run_table,
+    show_comparison,
+    show_runs,
+    warnings_of,
+)
 from adlib.report.pages import notebook_title, render_notebook, render_report
 from adlib.runs import Run, Store
 from adlib.runs.record import failure, write_json
@@ -128,6 +140,20 @@ def test_phantom_numbers_are_marked_and_warned_of(tmp_path):
     assert "Phantom data: drawn." in index
 
 
+def test_numbers_link_to_the_run_or_to_the_list_of_their_runs(tmp_path):
+    cells = [leave_run(tmp_path, "UB", 0.9, seed=seed) for seed in (0, 1)] + [leave_run(tmp_path, "DC", 0.8)]
+    for each in cells:
+        (tmp_path / "runs" / each["key"] / "run.ipynb").write_text("{}")
+    leave_plan(tmp_path, [*cells, leave_run(tmp_path, "CDIP", 0.7)])  # this one has left no notebook
+    table = comparison("cxr_ad", "II", tmp_path)
+    assert row(table, "UB")["runs"] == f"{cells[0]['key']} {cells[1]['key']}"
+    page = show_comparison(table, "image_auroc").data
+    assert f'<a href="../html/runs/{cells[2]["key"]}.html">80.00</a>' in page
+    assert '<a href="../index.html?find=patchcore%20on%20cxr_ad%2FUB%2C#runs" title="2 runs">90.00 ± 0.00</a>' in page
+    assert '<a href="../index.html?find=patchcore%20on%20cxr_ad#runs" title="3 runs">80.00</a>' in page
+    assert "<td>70.00</td>" in page
+
+
 @pytest.mark.parametrize(
     ("score", "kind", "text"),
     [
@@ -212,6 +238,24 @@ def test_rows_of_one_method_are_told_apart_by_their_setting(tmp_path):
     page = show_comparison(table, "image_auroc").data
     assert all(f"average, {name}</th>" in page for name in settings if name)
     assert run_table("three_cad", tmp_path)["setting"].tolist() == ["no push", ""]
+    assert len(run_table("three_cad", tmp_path, ["6"])) == 2
+    assert run_table("three_cad", tmp_path, ["3"]).empty
+    assert f'<a href="../html/runs/{left["key"]}.html">{left["key"]}</a>' in show_runs("three_cad", tmp_path).data
+
+
+def test_a_sub_class_that_the_data_lack_is_said_to_be_missing(tmp_path):
+    groups = {"subclass1": {"image_auroc": 0.6}, "subclass2": {"image_auroc": None}}
+    left = leave_run(tmp_path, "cloth", 0.6, dataset="texture_ad", groups=groups)
+    place = {"paper": "texture_ad", "table": "2", "method": "simplenet"}
+    (tmp_path / "plans").mkdir()
+    write_json(tmp_path / "plans" / "texture_ad.json", {"paper": "texture_ad", "cells": [left | place]})
+    table = comparison("texture_ad", "2", tmp_path).query("metric == 'image_auroc' and method == 'simplenet'")
+    states = table.set_index("category")["state"]
+    assert states["cloth/subclass1"] == states["cloth/subclass2"] == "done"
+    assert states["cloth/subclass4"] == "no data"
+    assert states["average"] == "partly"
+    page = show_comparison(table, "image_auroc").data
+    assert (page.count(">undefined<"), page.count(">no data<")) == (1, 3)
 
 
 def test_a_paper_without_runs_claims_nothing(tmp_path):
@@ -226,6 +270,15 @@ def test_banner_is_red_only_with_reason_and_escapes():
     assert "#b00020" in red
     for none in ([], [""]):
         assert "adlib-warning" not in banner(none).data
+
+
+def test_banner_counts_the_runs_of_a_statement_and_joins_those_on_several_data_sets():
+    drawn = [f"Phantom data: drawn by adlib, not {name}. They say nothing about it." for name in ("miic", "cxr_ad")]
+    page = banner([*drawn, drawn[0], "Random weights.", "Bundled weights."]).data
+    assert "drawn by adlib, not cxr_ad, miic. They say" in page
+    assert page.count("(3 runs)") == 1
+    assert page.count("<br>") == 2  # the two short ones are no one statement
+    assert "Random weights.<br>Bundled weights." in page
 
 
 def test_undefined_metrics_say_why():
@@ -296,3 +349,52 @@ def test_page_is_rendered_again_only_when_the_notebook_changed(executed, tmp_pat
     nbformat.write(notebook, executed)
     render_notebook(executed, page, "index.html")
     assert page.stat().st_mtime_ns > before
+
+
+class Addresses(HTMLParser):
+    """The addresses that a page refers to, and the places in it that can be referred to."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.used, self.places = [], set()
+        self.feed(page)
+
+    def handle_starttag(self, _, attributes):
+        given = dict(attributes)
+        self.used += [given[name] for name in ("href", "src") if given.get(name)]
+        self.places.add(given.get("id"))
+
+
+def broken_links(folder: Path) -> list[str]:
+    """What the pages below a folder refer to and is not in it; addresses of the outside world are broken, too."""
+    pages = {file.resolve(): Addresses(file.read_text(encoding="utf-8")) for file in folder.rglob("*.html")}
+    broken = []
+    for file, page in pages.items():
+        for address in page.used:
+            parts = urlsplit(address)
+            target = (file.parent / unquote(parts.path)).resolve() if parts.path else file
+            inside = not parts.scheme and not parts.netloc and target.is_file() and target.is_relative_to(folder)
+            lost = parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].places
+            if parts.scheme != "data" and (not inside or lost):
+                broken.append(f"{file.relative_to(folder)}: {address}")
+    return broken
+
+
+def test_a_report_refers_to_nothing_outside_of_its_folder(executed, tmp_path):
+    out = tmp_path / "out"
+    cells = [leave_run(out, "UB", 0.9, seed=seed) for seed in (0, 1)] + [leave_run(out, "DC", 0.8)]
+    for each in cells:
+        (out / "runs" / each["key"] / "run.ipynb").write_bytes(executed.read_bytes())
+    leave_plan(out, cells)
+    shown = show_comparison(comparison("cxr_ad", "II", out), "image_auroc").data
+    output = nbformat.v4.new_output("display_data", {"text/html": shown})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output])])
+    (out / "notebooks").mkdir()
+    nbformat.write(notebook, out / "notebooks" / "11_cxr_ad_benchmark.ipynb")
+    index = render_report(out).read_text()
+    assert f'<a href="html/runs/{cells[2]["key"]}.html">80.00</a>' in index
+    assert "html/runs/" in (out / "html" / "11_cxr_ad_benchmark.html").read_text()
+    moved = out.rename(tmp_path / "moved")
+    assert broken_links(moved.resolve()) == []
+    (moved / "html" / "runs" / f"{cells[2]['key']}.html").unlink()
+    assert len(broken_links(moved.resolve())) == 4  # in two metrics of the index, in its list, in the notebook's page

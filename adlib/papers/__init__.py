@@ -4,6 +4,8 @@ A paper is one folder here. Its CSV files are tidy, with the columns table, meth
 value, setting; values as printed, errors included. audit.yaml lists what can be recomputed from them.
 """
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +13,8 @@ import yaml
 
 from adlib.errors import InputError
 
-ACROSS = ["60_across_papers", "61_published_tables_audit"]  # notebooks about all papers together
+# Notebooks about all papers together, each with whether it reads our runs.
+ACROSS = {"60_across_papers": True, "61_published_tables_audit": False}
 _FOLDER = Path(__file__).parent
 COLUMNS = ["table", "method", "dataset", "category", "metric", "value", "setting"]
 
@@ -29,7 +32,14 @@ def _folder(name: str) -> Path:
 
 def protocol(name: str) -> dict:
     """The paper's protocol: title, source, notebooks, tables and the settings of its runs, as in paper.yaml."""
-    return yaml.safe_load((_folder(name) / "paper.yaml").read_text(encoding="utf-8"))
+    file = _folder(name) / "paper.yaml"
+    return deepcopy(_parsed(file, file.stat().st_mtime_ns))
+
+
+@cache
+def _parsed(file: Path, _changed: int) -> dict:
+    """What a YAML file says; read once for each state of the file."""
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def published(name: str) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from adlib.report.facts import (
     paper_banner,
     published_table,
     run_table,
+    show_runs,
     warnings_of,
 )
 from adlib.report.published_bars import published_bars
@@ -22,7 +23,8 @@ from adlib.report.ranks import (
     standing,
 )
 from adlib.report.run_pictures import prediction_grid, run_illustration
-from adlib.report.tables import comparison, comparisons, show_comparison
+from adlib.report.table_html import show_comparison
+from adlib.report.tables import comparison, comparisons
 from adlib.report.training_preview import paper_training_preview, training_preview
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "run_illustration",
     "run_table",
     "show_comparison",
+    "show_runs",
     "standing",
     "training_preview",
     "warnings_of",

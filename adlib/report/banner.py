@@ -1,21 +1,59 @@
 """The banner that stands in red above results that must not be taken for more than they are."""
 
+from collections import Counter
 from collections.abc import Iterable
 from html import escape
 
 from IPython.display import HTML
 
+FEW_WORDS = 8  # shorter statements that differ in a word are different ones
+
 
 def banner(warnings: Iterable[str]) -> HTML:
     """A red box with the distinct warnings ("" is none), or one plain line without any. Styles are inline: it looks
     the same in JupyterLab, in the HTML report and on paper.
+
+    warnings: of one run or of many. One that several runs have says of how many; those that differ in one word alone
+    (the name of a data set) are one statement.
     """
-    texts = list(dict.fromkeys(filter(None, warnings)))
-    if not texts:
+    statements = _statements(filter(None, warnings))
+    if not statements:
         return HTML('<p class="adlib-clear">Real data, trained weights.</p>')
     style = (
         "background:#b00020;color:#fff;padding:.6em 1em;border-radius:4px;font-weight:600;"
         "-webkit-print-color-adjust:exact;print-color-adjust:exact"
     )
-    lines = "<br>".join(escape(text) for text in texts)
+    lines = "<br>".join(
+        escape(text) + (f' <span style="font-weight:400">({count} runs)</span>' if count > 1 else "")
+        for text, count in statements
+    )
     return HTML(f'<div class="adlib-warning" role="alert" style="{style}">{lines}</div>')
+
+
+def _statements(warnings: Iterable[str]) -> list[tuple[str, int]]:
+    """Each distinct statement with how often it is made, in the order of the first ones."""
+    groups: list[dict] = []
+    for text, count in Counter(warnings).items():
+        words = text.split()
+        for group in groups:
+            place = _only_difference(group["words"], words)
+            if place is not None and group["place"] in (None, place):
+                group["place"], group["count"] = place, group["count"] + count
+                group["variants"].append(words[place])
+                break
+        else:
+            groups.append({"words": words, "place": None, "variants": [], "count": count})
+    for group in groups:
+        if group["variants"]:
+            first, *others = group["words"][group["place"]], *group["variants"]
+            named = sorted(word.rstrip(".,;:") for word in (first, *others))
+            group["words"][group["place"]] = ", ".join(named) + first[len(first.rstrip(".,;:")) :]
+    return [(" ".join(group["words"]), group["count"]) for group in groups]
+
+
+def _only_difference(first: list[str], second: list[str]) -> int | None:
+    """The place of the one word in which two sentences differ; None if they differ otherwise or have few words."""
+    if len(first) != len(second) or len(first) < FEW_WORDS:
+        return None
+    places = [place for place, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
+    return places[0] if len(places) == 1 else None

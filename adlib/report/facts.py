@@ -1,6 +1,7 @@
 """Small tables for notebooks: what was run, its metrics, the runs behind a paper's table."""
 
 import math
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -52,11 +53,14 @@ def published_table(paper: str, table: str) -> pd.DataFrame:
     return wide.map(lambda value: "" if math.isnan(value) else f"{value:.10g}")
 
 
-def _records(paper: str, out: str | Path) -> list[dict]:
-    """The finished records behind a paper's tables, each once, with the "setting" of the row that it belongs to."""
+def _records(paper: str, out: str | Path, tables: list[str] | None = None) -> list[dict]:
+    """The finished records behind a paper's tables, each once, with the "setting" of the row that it belongs to.
+
+    tables: of these alone; of all if None.
+    """
     store, settings = Store(Path(out) / "runs"), {}
     for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
-        if cell["key"]:
+        if cell["key"] and (tables is None or cell["table"] in tables):
             settings.setdefault(cell["key"], cell["setting"])  # equal work has one setting, or the first one's name
     found = [(store.record(key), setting) for key, setting in settings.items()]
     return [record | {"setting": setting} for record, setting in found if record and record["status"] == FINISHED]
@@ -74,13 +78,15 @@ def paper_banner(paper: str, out: str | Path) -> HTML:
     return banner(warnings_of(paper, out))
 
 
-def run_table(paper: str, out: str | Path) -> pd.DataFrame:
+def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> pd.DataFrame:
     """The finished runs behind a paper's tables, one row each: metrics in percent, seconds of fit and predict.
 
-    The column "setting" tells rows of one method apart; it is there where a table has such rows.
+    tables: those of these tables alone; of all if None.
+    The column "run" is the key of the run; "setting" tells rows of one method apart, and is there where a table has
+    such rows.
     """
     rows = []
-    for record in _records(paper, out):
+    for record in _records(paper, out, tables):
         run, seconds = record["run"], record["seconds"]
         row = {name: run[name] for name in ("method", "dataset", "category", "seed")} | {"setting": record["setting"]}
         row["category"] = row["category"] or "all"
@@ -89,6 +95,17 @@ def run_table(paper: str, out: str | Path) -> pd.DataFrame:
             for name, value in record["metrics"].items()
             if value is not None and "threshold" not in name
         }
-        rows.append(row | {"fit s": seconds["fit"], "predict s": seconds["predict"]})
+        rows.append(row | {"fit s": seconds["fit"], "predict s": seconds["predict"], "run": record["key"]})
     table = pd.DataFrame(rows).round(2)
     return table if "setting" in table and table["setting"].any() else table.drop(columns="setting", errors="ignore")
+
+
+def show_runs(paper: str, out: str | Path, tables: list[str] | None = None, home: str = "../") -> HTML:
+    """`run_table` with a link to each run's page. home: as of `show_comparison`."""
+    found = run_table(paper, out, tables)
+    if found.empty:
+        return HTML("<p>None yet.</p>")
+    found.insert(0, "run", found.pop("run"))
+    page = found.to_html(index=False, na_rep="–", border=0)
+    link = rf'<td><a href="{escape(home)}html/runs/\1.html">\1</a></td>'
+    return HTML(re.sub(r"<td>([0-9a-f]{16})</td>", link, page))

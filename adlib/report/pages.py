@@ -3,6 +3,7 @@
 import math
 import re
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -11,13 +12,15 @@ import nbformat
 import adlib
 from adlib import papers
 from adlib.report.banner import banner
-from adlib.report.tables import comparison, comparison_page, read_plan, unit
+from adlib.report.table_html import comparison_page
+from adlib.report.tables import comparison, read_plan, unit
 from adlib.runs import environment
 from adlib.runs.record import FAILED
 from adlib.runs.run import Run
 from adlib.runs.store import Store
 
 TEMPLATES = environment.REPOSITORY / "nbconfig" / "nbconvert"
+SCRIPT = Path(__file__).with_name("tables.js")
 INDEX_METRICS = ["image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro"]
 
 
@@ -29,8 +32,6 @@ def render_notebook(source: Path, target: Path, home: str, title: str = "") -> P
     newest = max(file.stat().st_mtime for file in (source, *(TEMPLATES / "adlib").iterdir()))
     if target.exists() and target.stat().st_mtime > newest:
         return target
-    from nbconvert import HTMLExporter
-
     notebook = nbformat.read(source, as_version=4)
     about = {
         "title": title or notebook_title(notebook),
@@ -39,15 +40,22 @@ def render_notebook(source: Path, target: Path, home: str, title: str = "") -> P
         "alt": _alternative_texts(notebook),
         "footer": f"adlib {adlib.__version__}, executed notebook {source.name}",
     }
-    exporter = HTMLExporter(
+    page, _ = _exporter().from_notebook_node(notebook, resources={"adlib": about})
+    _write(target, page)
+    return target
+
+
+@cache
+def _exporter():
+    """The one exporter of all pages: reading the templates takes longer than filling them."""
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter(
         template_name="adlib",
         extra_template_basedirs=[str(TEMPLATES)],
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
-    page, _ = exporter.from_notebook_node(notebook, resources={"adlib": about})
-    _write(target, page)
-    return target
 
 
 def notebook_title(notebook) -> str:
@@ -102,10 +110,11 @@ def render_report(out: str | Path) -> Path:
     code = environment.code()
     page = template.render(
         style=_style(),
+        script=SCRIPT.read_text(encoding="utf-8"),
         banner=banner(text for record in done for text in record["warnings"]).data if done else "",
         done=len(done),
         failures=[_failed_row(record, out) for record in records if record["status"] == FAILED],
-        runs=[_run_row(record) for record in done],
+        runs=[_run_row(record, out) for record in done],
         metrics=INDEX_METRICS,
         across=[_page(name, out) for name in papers.ACROSS],
         papers=[_paper(name, out) for name in papers.list_papers() if read_plan(name, out)],
@@ -123,7 +132,7 @@ def _paper(name: str, out: Path) -> dict:
     for table, spec in protocol["tables"].items():
         cells = comparison(name, table, out)
         parts = [
-            {"metric": metric, "unit": unit(metric), "html": comparison_page(cells[cells["metric"] == metric])}
+            {"metric": metric, "unit": unit(metric), "html": comparison_page(cells[cells["metric"] == metric], "")}
             for metric in spec["metrics"]
         ]
         tables.append({"name": table, "title": spec["title"], "parts": parts})
@@ -146,21 +155,26 @@ def _page(notebook: str, out: Path) -> dict:
     return page
 
 
-def _run_row(record: dict) -> dict:
+def _run_row(record: dict, out: Path) -> dict:
     values = [record["metrics"].get(name) for name in INDEX_METRICS]
     return {
         "title": Run(**record["run"]).title,
-        "href": f"html/runs/{record['key']}.html",
+        "href": _run_page(record["key"], out),
         "metrics": ["undefined" if value is None or math.isnan(value) else f"{value:.4f}" for value in values],
         "seconds": f"{sum(record['seconds'].values()):.1f}",
     }
 
 
 def _failed_row(record: dict, out: Path) -> dict:
-    page = f"html/runs/{record['key']}.html"
     return {
         "title": Run(**record["run"]).title,
-        "href": page if (out / page).exists() else "",
+        "href": _run_page(record["key"], out),
         "kind": record["kind"],
         "reason": record["reason"],
     }
+
+
+def _run_page(key: str, out: Path) -> str:
+    """The address of a run's page in the index; "" where there is none, for the run has left no notebook."""
+    page = f"html/runs/{key}.html"
+    return page if (out / page).exists() else ""
