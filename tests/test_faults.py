@@ -172,13 +172,34 @@ def test_a_full_disk_fails_the_runs_that_do_not_fit_and_spoils_none(tmp_path):
 
 ENDLESS = {"epochs": 100_000, "batch_size": 4}
 SMALL = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 32, "crop": None}
-# Read by the kernel server alone, when it starts: checkpoints after every step, and one method that is broken.
+# Read by the kernel server alone, when it starts: checkpoints after every step, and one method that is broken, by seed.
 FAULTY = """
+import os, resource, signal
+import numpy, torch
 import adlib.models.detector
 adlib.models.detector.Detector.checkpoint_interval = 0.0
 from adlib.models.padim import PaDiM
-def fit_images(*_): raise ArithmeticError("injected")
-PaDiM.fit_images = fit_images
+
+def injected():
+    raise ArithmeticError("injected")
+
+def short_of_memory(work):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+    work()
+
+def on_the_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+FAULTS = [
+    injected,
+    lambda: short_of_memory(lambda: bytearray(2**34)),
+    lambda: short_of_memory(lambda: numpy.ones(2**31)),
+    lambda: short_of_memory(lambda: torch.ones(2**32)),
+    on_the_gpu,
+    lambda: os.kill(os.getpid(), signal.SIGKILL),
+]
+PaDiM.fit_images = lambda self, *_: FAULTS[self.seed_]()
 """
 forking = pytest.mark.skipif(not can_fork(), reason="kernels are forked on Linux alone")
 
@@ -262,7 +283,7 @@ def kill_each_kernel_when(ready: Callable[[], bool], times: int) -> threading.Th
 
 def has_begun_to_fit(store: Store) -> bool:
     logs = list(store.folder.glob(".*.partial/run.log"))
-    return any(log.read_text().rstrip().endswith("place = recorder.checkpoint(out)") for log in logs)
+    return any("recorder.checkpoint(out)" in log.read_text().rstrip().rpartition("\n")[2] for log in logs)
 
 
 @forking
@@ -296,6 +317,30 @@ def test_what_ends_a_run_is_told_apart(server, tree, tmp_path):
     make_tree(tree)
     (tree / "thing" / "train" / "good" / "000.png").unlink()
     assert outcome(gone)[0] == "data changed"  # what was fitted is not what was planned
+
+
+@forking
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seed", "kills", "kind", "reason"),
+    [
+        (1, 0, "out of memory", "MemoryError: "),
+        (2, 0, "out of memory", "MemoryError: Unable to allocate 16.0 GiB"),
+        (3, 0, "out of memory", "RuntimeError: "),
+        (4, 0, "out of GPU memory", "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB."),
+        (5, 1, "out of memory", "The system ended the kernel because memory was short."),
+        (5, 0, "kernel died", "The kernel was ended by signal 9 (SIGKILL)."),
+    ],
+)
+def test_short_memory_is_told_apart_and_tried_again(server, tree, tmp_path, monkeypatch, seed, kills, kind, reason):
+    """Python, NumPy and torch under a limit that the system sets; kills: by how many the system's own count rises."""
+    counter = count(step=kills)
+    monkeypatch.setattr("adlib.runs.execute.oom_kills", lambda: next(counter))
+    run = Run("folder", str(tree), "padim", "thing", SMALL, seed)
+    record = execute(run, Store(tmp_path), False, conditions=Conditions(retries=1), server=server)
+    assert record["kind"] == kind
+    assert record["reason"].startswith(reason)
+    assert [attempt["kind"] for attempt in record["attempts"]] == [kind]
 
 
 @forking

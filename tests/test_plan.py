@@ -10,7 +10,8 @@ from adlib import ImageSet, Predictions, evaluate, load_samples
 from adlib.report import comparison
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.plan import distinct_runs, plan, read_profile, state, write_plan
-from adlib.runs.record import write_json
+from adlib.runs.plan_text import plan_text
+from adlib.runs.record import failure, write_json
 from adlib.samples import select
 
 TINY = {"backbone": "resnet18.tv_in1k", "weights": "random", "stages": [1], "epochs": 0, "size": 32}
@@ -98,3 +99,64 @@ def test_a_run_on_one_category_has_no_numbers_by_category(data):
     record = Recorder(run).finish(model, predictions, evaluate(predictions))
     assert record["categories"] == {}
     assert record["choices"] == {}
+
+
+# What `adlib plan` prints
+
+
+def test_a_plan_without_data_says_what_is_missing_and_how_to_get_it(tmp_path):
+    folder = tmp_path / "datasets"
+    profile = read_profile("paper", data=folder)
+    text = plan_text(plan(["cxr_ad"], profile, tmp_path), profile, Store(tmp_path / "runs"))
+    assert f"Data that are not in {folder}, which does not exist:" in text
+    assert f"`adlib fetch mvtec_ad --out {folder}`" in text
+    assert "cxr_ad (15 cells): the paper calls the set public" in text
+    assert str(folder / "cxr_ad" / "CDIP" / "train" / "good") in text
+    assert text.endswith("60 cells of tables: 60 no data.\nNo run is possible yet.")
+
+
+def test_a_plan_on_phantoms_says_of_which_data_sets_there_is_none(tmp_path):
+    profile = read_profile("smoke")
+    text = plan_text(plan(["cxr_ad"], profile, tmp_path), profile, Store(tmp_path / "runs"))
+    assert "No phantom can be drawn of" in text
+    assert "mvtec_ad (45 cells)" in text
+    assert "--data DIR" in text
+
+
+def test_a_plan_says_what_is_done_running_failed_damaged_and_half_there(data):
+    cells, profile = cells_of(data, "padim", methods={"padim": {"weights": "random"}}, seeds=2)
+    cells = [cell for cell in cells if cell.table == "3"]
+    store, (done, failed, running, cut) = Store(data / "runs"), distinct_runs(cells)
+    for run in (done, cut):
+        with store.claim(run.key) as folder:
+            (folder / "run.ipynb").write_text("{}")
+            files = {"run.ipynb": 2 if run is done else 3}
+            write_json(
+                folder / "record.json", {"status": "finished", "key": run.key, "run": run.as_dict(), "files": files}
+            )
+    with store.claim(failed.key) as folder:
+        store.write_failure(folder, failure(failed, "out of memory", "MemoryError: too large"))
+    with store.claim(running.key):
+        text = plan_text(cells, profile, store)
+        listed = plan_text(cells, profile, store, every_cell=True)
+    assert "  padim  three_cad   1 done, 1 running, 1 failed, 1 to do, 12 no data" in text
+    assert f"  {failed.title}: out of memory: MemoryError: too large" in text
+    assert "three_cad (12 cells): there, but without ACC" in text
+    assert "16 cells of tables: 1 done, 1 running, 1 failed, 1 to do, 12 no data.\n4 runs fill 4 of them.\n" in text
+    assert "of disk for 3 runs; 3 of them were never timed" in text
+    assert (
+        f"running             three_cad table 3: padim on three_cad/{running.category}, seed {running.seed}" in listed
+    )
+    assert listed.count("three_cad table 3: padim on") == 16
+
+
+def test_a_plan_with_nothing_left_says_whether_data_are_missing(data):
+    cells, profile = cells_of(data, "padim", methods={"padim": {"weights": "random"}})
+    cells = [cell for cell in cells if cell.table == "3"]
+    store = Store(data / "runs")
+    for run in distinct_runs(cells):
+        with store.claim(run.key) as folder:
+            write_json(folder / "record.json", {"status": "finished", "key": run.key, "run": run.as_dict()})
+    assert plan_text(cells, profile, store).endswith("Nothing is left to do with the data that are there.")
+    there = [cell for cell in cells if cell.run]
+    assert plan_text(there, profile, store).endswith("2 runs fill 2 of them.\nNothing is left to do.")

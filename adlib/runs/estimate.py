@@ -9,6 +9,7 @@ from adlib.runs.record import FINISHED
 from adlib.runs.run import Run
 from adlib.runs.store import Store
 
+NOTHING_LEFT = "Nothing is left to do."
 GUESSED_HOURS = 0.5  # of a run of which nothing like it was timed
 NOTEBOOK_BYTES = 2_000_000  # a run's notebook with its pictures, record and scores
 BYTES_PER_PIXEL = 2  # float16
@@ -27,7 +28,7 @@ class Estimate:
 
     def __str__(self) -> str:
         if not self.timed + self.guessed:
-            return "Nothing is left to do."
+            return NOTHING_LEFT
         text = f"About {self.hours:.1f} hours of one worker (a GPU, where there is one) and {_size(self.disk_bytes)}"
         text += f" of disk for {self.timed + self.guessed} runs"
         if self.guessed:
@@ -40,7 +41,8 @@ def estimate(runs: Iterable[Run], store: Store) -> Estimate:
 
     A run takes as long per image as the median of the finished runs of the same method with the same settings, whatever
     their seed and data; an hour on another machine is another hour, so the records should come from yours. Runs that
-    went on from a checkpoint are left out: their record times the last part alone. Without any, GUESSED_HOURS.
+    went on from a checkpoint are left out: their record times the last part alone. Those that took images or features
+    over from other runs are shorter for it, and count only where there is no other. Without any, GUESSED_HOURS.
     Disk: float16 maps at the size that is scored, and NOTEBOOK_BYTES.
     """
     timings = _timings(store)
@@ -63,13 +65,16 @@ def estimate(runs: Iterable[Run], store: Store) -> Estimate:
 
 def _timings(store: Store) -> dict[tuple, list[float]]:
     """(method, settings) -> seconds per image of the finished runs."""
-    found = defaultdict(list)
+    found, shorter = defaultdict(list), defaultdict(list)
     for record in store.records():
         images = sum(sum(counts.values()) for counts in record.get("data", {}).get("counts", {}).values())
         if record["status"] == FINISHED and images and not record.get("resumed"):
             seconds = sum(record["seconds"].values()) / images
-            found[record["run"]["method"], _settings(record["run"]["settings"])].append(seconds)
-    return found
+            shared = record.get("shared", {})
+            took_over = shared.get("features_read") or shared.get("images_read")
+            times = shorter if took_over else found
+            times[record["run"]["method"], _settings(record["run"]["settings"])].append(seconds)
+    return shorter | found
 
 
 def _settings(settings: dict) -> str:

@@ -20,6 +20,8 @@ from adlib.runs.record import FAILED, write_json
 from adlib.runs.run import Run
 from adlib.runs.store import Store
 
+# Of a cell's run; the last three are of cells without one.
+STATES = ("done", "running", "failed", "to do", "no data", "not in this profile", "not implemented")
 PROFILES = REPOSITORY / "nbconfig" / "profiles"
 
 
@@ -41,6 +43,7 @@ class Cell:
     seed: int
     run: Run | None = None
     missing: str = ""  # "not implemented", "no data", "not in this profile"
+    lacks: list[Path] = field(default_factory=list)  # folders of the data sets that it has no data for
 
     def as_dict(self) -> dict:
         names = ("paper", "table", "method", "dataset", "category", "setting", "seed", "missing")
@@ -156,12 +159,12 @@ def _fill(cell: Cell, root: Path, there: Callable[[Path], set], paper: dict, row
     if cell.method not in list_models():
         cell.missing = "not implemented"
     elif cell.category not in there(root):
-        cell.missing = "no data"
+        cell.missing, cell.lacks = "no data", [root]
     else:
         settings = paper | _accepted(cell.method, profile.settings) | profile.methods.get(cell.method, {}) | row
         cell.run = Run(cell.dataset, str(root), cell.method, cell.category, settings, cell.seed)
-        if not all(folder.exists() for folder in cell.run.auxiliary_roots.values()):
-            cell.run, cell.missing = None, "no data"
+        if lacks := [folder for folder in cell.run.auxiliary_roots.values() if not folder.exists()]:
+            cell.run, cell.missing, cell.lacks = None, "no data", lacks
 
 
 def _accepted(method: str, settings: dict) -> dict:
@@ -178,13 +181,13 @@ def distinct_runs(cells: Iterable[Cell]) -> list[Run]:
 
 
 def state(cell: Cell, store: Store) -> str:
-    """ "done", "failed", "to do", "not implemented", "no data" or "not in this profile"."""
+    """One of STATES but "running". A run whose files are damaged is to do."""
     if cell.run is None:
         return cell.missing
     record = store.record(cell.run.key)
-    if record is None:
-        return "to do"
-    return "failed" if record["status"] == FAILED else "done"
+    if record is not None and record["status"] == FAILED:
+        return "failed"
+    return "done" if store.is_finished(cell.run.key) else "to do"
 
 
 def write_plan(cells: list[Cell], profile: Profile, out: Path) -> None:

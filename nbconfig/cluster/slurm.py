@@ -1,7 +1,7 @@
 """Start Dask workers on Slurm, one job per GPU, for `adlib reproduce --scheduler ADDRESS`; Ctrl-C ends them.
 
     pip install -e '.[cluster]'
-    python nbconfig/cluster/slurm.py --jobs 8 --partition gpu --interface ib0
+    python nbconfig/cluster/slurm.py --jobs 8 --partition gpu --interface ib0 [--show]
 
 It needs the clone, its environment, the data and the output folder on a file system that all nodes share. Run it where
 it may stay for as long as the batch takes (a login node in tmux, or a job of its own). A job that Slurm takes back or
@@ -24,6 +24,7 @@ parser.add_argument("--memory", default="32GB", help="memory of a job")
 parser.add_argument("--hours", type=int, default=24, help="time limit of a job")
 parser.add_argument("--gpu", default="--gres=gpu:1", help="how this cluster's Slurm is asked for a GPU")
 parser.add_argument("--interface", help="network interface of the nodes, e.g. ib0")
+parser.add_argument("--show", action="store_true", help="print the job that Slurm would get, and end")
 given = parser.parse_args()
 
 cluster = SLURMCluster(
@@ -39,6 +40,10 @@ cluster = SLURMCluster(
     worker_extra_args=["--resources", f"GPU=1,CPU={given.cpus}", "--no-dashboard"],
     python=sys.executable,
 )
+if given.show:
+    print(cluster.job_script())
+    cluster.close()
+    sys.exit()
 cluster.adapt(minimum_jobs=given.jobs, maximum_jobs=given.jobs)  # jobs that end are replaced
 print(f"adlib reproduce --profile paper --data DIR --out DIR --scheduler {cluster.scheduler_address}", flush=True)
 try:
