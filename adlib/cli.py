@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 the work failed (one line per failure, the rest finished);
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ Root = Annotated[Path, typer.Option("--root", help="the dataset's folder (or a .
 Out = Annotated[Path, typer.Option("--out", help="folder of runs and report")]
 Data = Annotated[Path | None, typer.Option("--data", help="folder with one folder per dataset")]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="repeat every run with this many seeds")]
+CacheLimit = Annotated[str, typer.Option("--cache-limit", metavar="SIZE", help="of the cache: it grows no further")]
 ProfileName = Annotated[str, typer.Option("--profile", help="smoke, paper, or a .yaml file")]
 
 
@@ -167,20 +169,25 @@ def run(
     seed: int = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     out: Out = Path("reports"),
+    cache: Annotated[str, typer.Option(metavar="DIR|none", help="share images and features with other runs")] = "none",
+    cache_limit: CacheLimit = "20GB",
 ) -> None:
     """Fit and score one method on one category, as a notebook; prints where the record and the page are.
 
     Settings are the method's parameters and size, crop, window of the images: --set backbone=resnet18.tv_in1k
     """
+    from adlib.models.patch_store import parse_bytes
     from adlib.report.pages import render_report
-    from adlib.runs.execute import execute
+    from adlib.reproduce import shared_cache
+    from adlib.runs.execute import Conditions, execute
     from adlib.runs.run import Run, parse_settings
     from adlib.runs.store import Store
 
     values = parse_settings([*(set_ or []), *(settings or [])])
     this = Run(dataset, str(root.expanduser().resolve()), method, category, values, seed, device)
     store = Store(out.expanduser().resolve() / "runs")
-    record = execute(this, store)
+    with shared_cache(out, cache) as folder:
+        record = execute(this, store, conditions=Conditions(cache=folder, cache_limit=parse_bytes(cache_limit)))
     index = render_report(out.expanduser().resolve())
     print(store.path(this.key) / "record.json")
     print(index.parent / "html" / "runs" / f"{this.key}.html")
@@ -203,27 +210,20 @@ def plan(
     data: Data = None,
     out: Out = Path("reports"),
     seeds: Seeds = None,
+    cells: Annotated[bool, typer.Option("--cells", help="a line for every cell of the tables")] = False,
 ) -> None:
-    """List every run of the papers' tables and its state (done, running, failed, to do, or why there is none); then
-    what those that are left will cost.
+    """Show how much of the papers' tables is done, running, failed, to do, and why the rest cannot be; which data are
+    missing and how to get them; what the runs that are left will cost.
     """
-    from collections import Counter
-
     from adlib.papers import list_papers
     from adlib.reproduce import make_plan
-    from adlib.runs.estimate import estimate
-    from adlib.runs.plan import distinct_runs, read_profile, state
+    from adlib.runs.plan import read_profile
+    from adlib.runs.plan_text import plan_text
     from adlib.runs.store import Store
 
-    store, states = Store(out.expanduser().resolve() / "runs"), Counter()
-    cells, running = make_plan(papers or list_papers(), read_profile(profile, data, seeds)), store.running()
-    for cell in cells:
-        now = "running" if cell.run and cell.run.key in running else state(cell, store)
-        states[now] += 1
-        place = ", ".join(filter(None, [f"{cell.dataset}/{cell.category}", cell.setting]))
-        print(f"{now:16} {cell.paper} table {cell.table}: {cell.method} on {place}, seed {cell.seed}")
-    print("; ".join(f"{number} {name}" for name, number in states.items()))
-    print(estimate(distinct_runs(cells), store))
+    chosen = read_profile(profile, data, seeds)
+    planned = make_plan(papers or list_papers(), chosen)
+    print(plan_text(planned, chosen, Store(out.expanduser().resolve() / "runs"), cells))
 
 
 @app.command()
@@ -238,19 +238,30 @@ def reproduce(
     time_limit: Annotated[float | None, typer.Option(min=0, metavar="MINUTES", help="of each run")] = None,
     retries: Annotated[int, typer.Option(min=0, help="after a dead kernel or short memory")] = 1,
     maps: Annotated[bool, typer.Option("--maps/--no-maps", help="keep the anomaly maps of every run")] = True,
+    cache: Annotated[
+        str,
+        typer.Option(metavar="DIR|none", help="where runs share images and features; OUT/cache, deleted at the end"),
+    ] = "",
+    cache_limit: CacheLimit = "20GB",
 ) -> None:
     """Do every run of the papers' tables, execute their notebooks, render the report. Call again to resume."""
     import signal
 
+    from adlib.models.patch_store import parse_bytes
     from adlib.reproduce import reproduce as reproduce_papers
+    from adlib.reproduce import shared_cache
     from adlib.runs.execute import Conditions
     from adlib.runs.plan import read_profile
     from adlib.runs.workers import Workers
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-    conditions = Conditions(None if time_limit is None else 60 * time_limit, retries, maps)
+    seconds = None if time_limit is None else 60 * time_limit
+    conditions = Conditions(seconds, retries, maps, cache_limit=parse_bytes(cache_limit))
     try:
-        with Workers(jobs, scheduler, conditions) as workers:
+        with (
+            shared_cache(out, cache) as folder,
+            Workers(jobs, scheduler, replace(conditions, cache=folder)) as workers,
+        ):
             outcome = reproduce_papers(papers or [], read_profile(profile, data, seeds), out, workers)
     except KeyboardInterrupt:
         print("\nadlib: interrupted; finished runs are kept, call again to go on.", file=sys.stderr)
@@ -309,7 +320,7 @@ def table(
         cells = comparison(paper, name, out)
         print(f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else ""))
         shown = cells.drop(
-            columns=["paper", "table", "phantom", "recomputed"] + ["setting"] * (not cells["setting"].any())
+            columns=["paper", "table", "phantom", "recomputed", "runs"] + ["setting"] * (not cells["setting"].any())
         )
         print(shown.to_string(index=False, na_rep="-", float_format="%.2f"))
 

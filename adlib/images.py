@@ -8,6 +8,7 @@ black and white, and what lies outside is clipped. A picture inside an HDF5 file
 """
 
 import hashlib
+import math
 import struct
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from adlib import hdf5
 from adlib.errors import InputError
@@ -187,7 +188,7 @@ class ImageSet(Dataset):
             stored = self._load(index)
         else:
             if self._cached is None:
-                self._cached = np.load(self._build_cache(), mmap_mode="r")
+                self._cached = np.load(self.build_cache(), mmap_mode="r")
             stored = self._cached[index]
         return torch.from_numpy(stored.astype(np.float32)) / np.iinfo(stored.dtype).max
 
@@ -220,9 +221,23 @@ class ImageSet(Dataset):
         top, left = ((full - part) // 2 for full, part in zip(self.size, self.crop, strict=True))
         return pixels[..., top : top + self.crop[0], left : left + self.crop[1]]
 
-    def _build_cache(self) -> Path:
+    @property
+    def cache_file(self) -> Path:
+        """The file of the cache, whether it is there yet or not."""
         identity = f"{fingerprint(self.samples)} {self.size} {self.crop} {self.window}"
-        file = self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
+        return self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the cache takes on disk, with 16-bit images twice that."""
+        return len(self) * 3 * math.prod(self.shape)
+
+    def build_cache(self, workers: int = 0) -> Path:
+        """Decode and resize all images into the cache, if it is not there yet; returns its file.
+
+        workers: processes that do so beside this one. Raises OSError when the disk is full.
+        """
+        file = self.cache_file
         if file.exists():
             return file
         self.cache.mkdir(parents=True, exist_ok=True)
@@ -231,22 +246,41 @@ class ImageSet(Dataset):
         with FileLock(file.with_suffix(".lock")):
             if not file.exists():
                 partial = file.with_suffix(".partial")
-                if not self._write_all(partial, np.uint8):
-                    self._write_all(partial, np.uint16)
+                if not self._write_all(partial, np.uint8, workers):
+                    self._write_all(partial, np.uint16, workers)
                 partial.replace(file)
         return file
 
-    def _write_all(self, name: Path, dtype: type) -> bool:
+    def _write_all(self, name: Path, dtype: type, workers: int) -> bool:
         """Write every image into one .npy file; False as soon as an image has more bits than dtype."""
-        shape = (len(self), 3, *self.shape)
-        array = np.lib.format.open_memmap(name, mode="w+", dtype=dtype, shape=shape)
-        for index in range(len(self)):
-            pixels = self._load(index)
-            if pixels.dtype == np.uint16 and dtype == np.uint8:
-                return False
-            array[index] = pixels if pixels.dtype == dtype else pixels.astype(dtype) * 257
-        array.flush()
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+        # Written as a stream: on a full disk a memory-mapped file would end the process, this raises OSError.
+        with name.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header | {"shape": (len(self), 3, *self.shape)})
+            options = {"batch_size": None, "num_workers": workers, "collate_fn": _unchanged}
+            # A generator of its own: the random numbers of a training must not depend on whether the cache was there.
+            for pixels in DataLoader(_Stored(self), **options, generator=torch.Generator()):
+                if pixels.dtype == np.uint16 and dtype == np.uint8:
+                    return False
+                file.write(np.ascontiguousarray(pixels if pixels.dtype == dtype else pixels.astype(dtype) * 257))
         return True
+
+
+class _Stored(Dataset):
+    """The pixels of an ImageSet as its cache keeps them."""
+
+    def __init__(self, images: ImageSet):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images._load(index)
+
+
+def _unchanged(item):
+    return item
 
 
 def _pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:

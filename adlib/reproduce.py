@@ -1,5 +1,8 @@
 """Reproduce papers: draw or find the data, do the runs, execute the papers' notebooks, render the report."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +49,29 @@ def reproduce(
     failures = [f"{Run(**record['run']).title}: {record['reason']}" for record in records if record["status"] == FAILED]
 
     notebooks = [task for name in names for task in paper_notebooks(name, profile, out)]
-    notebooks += [(notebook, {"out": str(out)}) for notebook in papers.ACROSS]
+    notebooks += [(notebook, {"out": str(out)} if reads else {}) for notebook, reads in papers.ACROSS.items()]
     failures += execute_all(notebooks, out / "notebooks", jobs, progress)
     return Outcome(render_report(out), len(records) - sum(r["status"] == FAILED for r in records), failures)
+
+
+@contextmanager
+def shared_cache(out: Path, given: str = "") -> Iterator[str]:
+    """The folder in which the runs of a batch share decoded images and frozen features.
+
+    given: a folder, which is kept; "none" for no sharing, which gives ""; "" for out/cache, which is deleted when the
+    block ends, however it does, unless another process still does runs of `out`.
+    """
+    if given == "none":
+        yield ""
+    elif given:
+        yield str(Path(given).expanduser().resolve())
+    else:
+        out = Path(out).expanduser().resolve()
+        try:
+            yield str(out / "cache")
+        finally:
+            if not Store(out / "runs").running():
+                shutil.rmtree(out / "cache", ignore_errors=True)
 
 
 def paper_notebooks(name: str, profile: Profile, out: Path) -> list[tuple[str, dict]]:

@@ -269,3 +269,14 @@ def test_estimate_scales_what_was_timed_and_says_what_is_guessed(tmp_path):
     assert found.disk_bytes == 2 * (8 * 64 * 64 * 2 + 2_000_000)
     assert "1 of them were never timed and are guessed at 0.5 hours each" in str(found)
     assert str(estimate(runs[:2], store)) == "Nothing is left to do."
+
+
+def test_estimate_prefers_runs_that_took_nothing_over_from_others(tmp_path):
+    tree, store = make_tree(tmp_path / "tree"), Store(tmp_path / "runs")
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "crop": None}
+    runs = [Run("folder", str(tree), "padim", "thing", settings, seed) for seed in range(3)]
+    counts = {"data": {"counts": {"thing": {"train": 6, "test_normal": 4, "test_anomalous": 4}}}}
+    finished(store, runs[0], seconds={"fit": 10.0}, shared={"features_read": 14}, **counts)
+    assert estimate(runs, store).hours == pytest.approx(2 * 10 / 3600)
+    finished(store, runs[1], seconds={"fit": 70.0}, shared={"features_read": 0}, **counts)
+    assert estimate(runs, store).hours == pytest.approx(70 / 3600)

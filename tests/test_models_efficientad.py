@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from adlib import ImageSet, InputError, create_model, load_samples
 from adlib.models import efficientad
+from adlib.models.detector import joined_state
 from adlib.models.efficientad import DRAWN_PENALTY, NO_PENALTY, TrainingImages, hard_loss, jittered
 from adlib.models.patch_description import Autoencoder, PatchDescription, channel_statistics, load_teacher, luminance
-from adlib.models.training import joined_state
 from adlib.samples import select
 from adlib.synthesis import texture_source
 

@@ -11,12 +11,13 @@ from conftest import make_tree
 from torch import nn
 
 from adlib import ImageSet, InputError, create_model, load_samples
-from adlib.models import msflow, pyramidflow, uflow
+from adlib.models import flow_blocks, msflow, pyramidflow, uflow
 from adlib.models.fastflow import FastFlowNet
 from adlib.models.flow_blocks import (
     CouplingBlock,
     Flow,
     InvertibleConvolution,
+    ScaleNorms,
     TokenBackbone,
     atan_clamp,
     convolutions,
@@ -129,6 +130,30 @@ def test_gradients_reach_every_parameter(name):
     negative_log_likelihood([latents] if name == "block" else latents, log_det).backward()
     still = [key for key, value in net.named_parameters() if value.grad is None or not value.grad.any()]
     assert not still
+
+
+@pytest.mark.parametrize("cached", [1, 2**20])
+@pytest.mark.parametrize("name", ["block", "fastflow", "uflow", "msflow"])
+def test_prediction_gives_the_latents_of_training(name, cached, monkeypatch):
+    """All images at a time or each alone; and the features are left as they were."""
+    monkeypatch.setattr(flow_blocks, "CACHED_VALUES", cached)
+    make, shapes = NETWORKS[name]
+    torch.manual_seed(0)
+    net, levels = disturbed(make()), random_levels(shapes, count=3)
+    before = [level.clone() for level in levels]
+    if name == "block":
+        torch.testing.assert_close(net.latent(levels[0]), net(levels[0])[0])
+    else:
+        torch.testing.assert_close(net.latents(levels), net(levels)[0])
+    torch.testing.assert_close(levels, before, rtol=0, atol=0)
+
+
+def test_scale_norms_are_layer_norms():
+    norms = ScaleNorms([(3, 4, 2)])
+    disturbed(norms)
+    x = random_levels([(3, 4, 2)], count=2)[0]
+    torch.testing.assert_close(norms([x])[0], norms[0](x))
+    torch.testing.assert_close(ScaleNorms([(3, 4, 2)], affine=False)([x])[0], F.layer_norm(x, (3, 4, 2)))
 
 
 def test_invertible_convolution_keeps_volume():

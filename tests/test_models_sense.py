@@ -46,7 +46,7 @@ SMOKE = {
         "step": 50,
         "start": 400,
         "conditioning": 16.0,
-        "adaptation_epochs": 2,
+        "adaptation_epochs": 1,
         "adaptation_batch_size": 8,
         "adaptation_conditioning": 8.0,
         "smoothing": 2.0,

@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from adlib import ImageSet, InputError, load_samples
-from adlib.models.detector import Detector
-from adlib.models.training import TrainingDiverged, joined_state, load_joined_state, train
+from adlib.models.detector import Detector, joined_state, load_joined_state
+from adlib.models.training import TrainingDiverged, train
 from adlib.samples import select
 from adlib.synthesis import SyntheticImages
 

@@ -37,7 +37,7 @@ from adlib.models.detector import Detector
 from adlib.models.draem import focal_loss
 from adlib.models.pasted_textures import check_sides
 from adlib.models.prompts import ANOMALOUS, NORMAL, TEMPLATES, HybridPrompts, fill_from_official, sentences
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 SCALE = 100.0  # of cosines, before a softmax
 
@@ -256,18 +256,12 @@ class AdaCLIP(Detector):
         maps = enlarged(pixels.mean(1), batch.shape[-2:]).softmax(1)[:, 1]
         return image.softmax(1)[:, 1], smooth(maps, self.smoothing)
 
-    def state(self):
-        return joined_state({"towers": self.towers_, "prompts": self.prompts_})
+    def networks(self):
+        return {"towers": self.towers_, "prompts": self.prompts_}
 
-    def set_state(self, state):
+    def build_for(self, state):
         self.build("random")
-        load_joined_state({"towers": self.towers_, "prompts": self.prompts_}, state)
-        self.prompts_.eval()
         self.prompts_origin_ = {"file": self.prompts}
-
-    def to(self, device):
-        self.towers_.to(device)
-        self.prompts_.to(device)
 
 
 def enlarged(logits: torch.Tensor, size: torch.Size) -> torch.Tensor:

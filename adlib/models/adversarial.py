@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from adlib.errors import InputError
 from adlib.images import ImageSet
 from adlib.models.detector import Detector
-from adlib.models.training import joined_state, load_joined_state
 
 COLLAPSED = 0.1  # diversity under which a generator counts as collapsed
 WATCHED = 64  # images that are looked at
@@ -75,23 +74,12 @@ class AdversarialDetector(Detector):
         """Make the networks with their initial weights, from seed_."""
         raise NotImplementedError
 
-    def networks(self) -> dict[str, torch.nn.Module]:
-        """The networks by name, once `build` has made them."""
-        raise NotImplementedError
-
     def state(self):
-        return joined_state(self.networks()) | {"diversity": torch.tensor(self.diversity_, dtype=torch.float64)}
+        return super().state() | {"diversity": torch.tensor(self.diversity_, dtype=torch.float64)}
 
-    def set_state(self, state):
+    def build_for(self, state):
         self.diversity_ = float(state.pop("diversity"))
         self.build()
-        load_joined_state(self.networks(), state)
-        for network in self.networks().values():
-            network.eval()
-
-    def to(self, device):
-        for network in self.networks().values():
-            network.to(device)
 
 
 @torch.no_grad()

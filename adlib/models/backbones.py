@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from adlib.errors import InputError
+from adlib.models.feature_cache import looked_up
 
 # ImageNet statistics: what all torchvision and most timm weights were trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -63,6 +64,9 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return looked_up(self, x, self.compute)
+
+    def compute(self, x: torch.Tensor) -> list[torch.Tensor]:
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return self.net(x)
 

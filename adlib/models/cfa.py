@@ -30,7 +30,7 @@ from adlib.models.anomaly_map import smooth, upsample
 from adlib.models.backbones import Backbone
 from adlib.models.detector import Detector
 from adlib.models.memory_bank import BankSearch
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 
 class PatchDescriptor(nn.Module):
@@ -222,18 +222,16 @@ class CFA(Detector):
         maps = smooth(upsample(scores, batch.shape[-2:]), self.smoothing)
         return (maps if self.image_score == "smoothed" else scores).amax((1, 2)), maps
 
-    def state(self):
-        networks = joined_state({"backbone": self.backbone_, "descriptor": self.descriptor_})
-        return {"memory_bank": self.memory_bank_, **networks}
+    def networks(self):
+        return {"backbone": self.backbone_, "descriptor": self.descriptor_}
 
-    def set_state(self, state):
+    def state(self):
+        return {"memory_bank": self.memory_bank_, **super().state()}
+
+    def build_for(self, state):
         self.memory_bank_ = state.pop("memory_bank")
         self.build("random")
-        load_joined_state({"backbone": self.backbone_, "descriptor": self.descriptor_}, state)
-        self.backbone_.weights = self.weights
-        self.descriptor_.eval()
 
     def to(self, device):
-        self.backbone_.to(device)
-        self.descriptor_.to(device)
+        super().to(device)
         self.memory_bank_ = self.memory_bank_.to(device)

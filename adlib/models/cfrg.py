@@ -40,7 +40,7 @@ from adlib.models.distillation import (
     teacher_shape,
 )
 from adlib.models.pasted_textures import PastingDetector, check_sides, folder_name, step_schedule
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 from adlib.synthesis import SyntheticImages, TexturePaste
 
 
@@ -290,14 +290,5 @@ class CFRG(PastingDetector):
         maps = smooth(maps, self.smoothing)
         return maps.amax((1, 2)), maps
 
-    def state(self):
-        return joined_state({"backbone": self.backbone_, **self.trained_})
-
-    def set_state(self, state):
-        self.build("random")
-        load_joined_state({"backbone": self.backbone_, **self.trained_}, state)
-        self.backbone_.weights = self.weights
-
-    def to(self, device):
-        self.backbone_.to(device)
-        self.trained_.to(device)
+    def networks(self):
+        return {"backbone": self.backbone_, **self.trained_}

@@ -133,7 +133,10 @@ class _Bound:
         self.outline: Outline | None = None
         if features.shape[1] >= 32 and len(features) > BLOCK:
             self.outline = fit_outline(features)
-            self.outlines = torch.cat([self.outline(part) for part in features.split(BLOCK)])
+            size = self.outline(features[:1]).shape[1]
+            self.outlines = self.outline.mean.new_empty(len(features), size)  # filled in place: joining doubles it
+            for start in range(0, len(features), BLOCK):
+                self.outlines[start : start + BLOCK] = self.outline(features[start : start + BLOCK])
             self.norms = self.outlines.square().sum(1)
             # Rounding may lift a bound above its distance; by far less than this.
             self.doubt = 1e-5 * self.norms + 1e-5 * float(self.norms.mean())

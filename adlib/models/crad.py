@@ -30,7 +30,7 @@ from adlib.models.detector import Detector
 from adlib.models.flow_blocks import check_shapes
 from adlib.models.frozen_features import features_of, frozen_features
 from adlib.models.pasted_textures import step_schedule
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 
 class ContinuousMemory(nn.Module):
@@ -262,15 +262,8 @@ class CRAD(Detector):
         return {"backbone": self.backbone_, "reconstruction": self.reconstruction_}
 
     def state(self):
-        return joined_state(self.networks()) | {"grid": torch.tensor(self.reconstruction_.shape[1:])}
+        return super().state() | {"grid": torch.tensor(self.reconstruction_.shape[1:])}
 
-    def set_state(self, state):
+    def build_for(self, state):
         self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_, grid="finest")
         self.build(tuple(state["grid"].tolist()))
-        load_joined_state(self.networks(), state)
-        self.backbone_.weights = self.weights
-        self.reconstruction_.eval()
-
-    def to(self, device):
-        for network in self.networks().values():
-            network.to(device)

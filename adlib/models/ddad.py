@@ -32,7 +32,7 @@ from adlib.models.denoising_unet import denoising_unet
 from adlib.models.detector import Detector
 from adlib.models.distillation import image_cosine_distance
 from adlib.models.pasted_textures import check_sides
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 TIMES = 1000  # of the diffusion; its variances rise linearly from 1e-4 to 0.02
 BALANCES = ("training", "image", "batch")
@@ -331,15 +331,8 @@ class DDAD(Detector):
         return {"unet": self.unet_, "features": self.features_}
 
     def state(self):
-        return {"largest": self.largest_, **joined_state(self.networks())}
+        return {"largest": self.largest_, **super().state()}
 
-    def set_state(self, state):
+    def build_for(self, state):
         self.largest_ = state.pop("largest")
         self.build("random")
-        load_joined_state(self.networks(), state)
-        for network in self.networks().values():
-            network.eval()
-
-    def to(self, device):
-        for network in self.networks().values():
-            network.to(device)

@@ -22,7 +22,7 @@ from adlib.models.anomaly_map import upsample
 from adlib.models.backbones import MEAN, STD, Backbone, build_network
 from adlib.models.distillation import ResidualBlock, cosine_distance
 from adlib.models.pasted_textures import PastingDetector, Turn, TurnedSyntheticImages, folder_name
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 from adlib.synthesis import TexturePaste
 
 # How the official code turns the normal images of each MVTec AD category before the synthesis; not at all those that
@@ -254,15 +254,3 @@ class DeSTSeg(PastingDetector):
         maps = upsample(self.segment(batch).sigmoid(), batch.shape[-2:])
         values = maps.flatten(1)
         return values.topk(min(self.top, values.shape[1])).values.mean(1), maps
-
-    def state(self):
-        return joined_state(self.networks())
-
-    def set_state(self, state):
-        self.build("random")
-        load_joined_state(self.networks(), state)
-        self.backbone_.weights = self.weights
-
-    def to(self, device):
-        for network in self.networks().values():
-            network.to(device)

@@ -4,7 +4,8 @@ A method subclasses `Detector` and writes
     __init__       stores its parameters, with the paper's settings as defaults
     fit_images     learns from normal images, into attributes that end in "_"
     score_batch    images [B, 3, H, W] -> scores [B], maps [B, H, W] or None
-    state          the learned tensors, by name; and set_state, which takes them back
+    networks       its networks by name; and build, which makes them anew for a saved detector
+    state, to      where it learned other tensors as well
 """
 
 import glob
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 
 from adlib.errors import InputError
 from adlib.images import ImageSet
+from adlib.models.feature_cache import LIMIT, FeatureCache
 from adlib.predictions import Predictions
 
 _WEIGHTS_WARNINGS = {
@@ -38,6 +40,7 @@ class Detector:
     image_defaults: dict = {"size": 256, "crop": None}  # how the method's paper prepares its images
     checkpoint_interval: float = 300.0  # seconds between two writes of a training's checkpoint
     accepts_anomalous: bool = False  # whether fit also learns from images that are labelled anomalous
+    feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
     learns_from: tuple[
         str, ...
     ] = ()  # data sets that a zero-shot method is fitted on, instead of the one it is tried on
@@ -128,12 +131,26 @@ class Detector:
         """(index of the first image, float [B, 3, H, W] on the device) over the images in their order."""
         workers = loader_workers(self.device_)
         loader = DataLoader(PixelsOnly(images), batch_size, num_workers=workers, pin_memory=workers > 0)
+        if self.feature_cache is not None:
+            self.feature_cache.begin()
         with tqdm(total=len(images), desc=f"{self.name} {what}", unit="image", disable=not progress) as bar:
             start = 0
             for batch in loader:
-                yield start, batch.to(self.device_, non_blocking=True)
+                batch = batch.to(self.device_, non_blocking=True)
+                if self.feature_cache is not None:
+                    self.feature_cache.offer(batch)
+                yield start, batch
                 start += len(batch)
                 bar.update(len(batch))
+
+    def share(self, folder: str | Path, limit: float = LIMIT):
+        """Look frozen features up in a folder before computing them, and keep new ones there for other detectors.
+
+        No number changes, to the last bit. folder: as long as it holds less than `limit` bytes it grows; delete it when
+        you like. "" shares nothing. Methods without a frozen backbone, and GPUs, ignore it. Returns self.
+        """
+        self.feature_cache = FeatureCache(folder, limit) if str(folder) else None
+        return self
 
     def check_fitted(self) -> None:
         if not getattr(self, "fitted_", False):
@@ -172,11 +189,24 @@ class Detector:
         """
         return self.score_batch(batch)
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The networks by name. `state`, `set_state` and `to` follow from them; a method adds what else it learned."""
         raise NotImplementedError
 
+    def build_for(self, state: dict[str, torch.Tensor]) -> None:
+        """Make the networks that a state is then loaded into, and take from it what belongs to none of them."""
+        self.build("random")
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return joined_state(self.networks())
+
     def set_state(self, state: dict[str, torch.Tensor]) -> None:
-        raise NotImplementedError
+        self.build_for(state)
+        load_joined_state(self.networks(), state)
+        for network in self.networks().values():
+            network.eval()
+        if hasattr(self, "backbone_"):
+            self.backbone_.weights = self.weights
 
     def illustrate(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Pictures that a fitted method makes of images on its way to their scores, such as reconstructions.
@@ -188,7 +218,8 @@ class Detector:
 
     def to(self, device: torch.device) -> None:
         """Move networks and learned tensors to the device."""
-        raise NotImplementedError
+        for network in self.networks().values():
+            network.to(device)
 
 
 class PixelsOnly(torch.utils.data.Dataset):
@@ -241,3 +272,15 @@ def choose_device(device: str) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device={device!r}, but torch sees no CUDA device: use device='cpu', see `adlib doctor`.")
     return chosen
+
+
+def joined_state(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    """The tensors of several networks in one dictionary: "decoder.conv.weight" and so on."""
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+
+
+def load_joined_state(modules: dict[str, torch.nn.Module], state: dict[str, torch.Tensor]) -> None:
+    """Give the networks what `joined_state` took from them."""
+    for name, module in modules.items():
+        own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        module.load_state_dict(own)

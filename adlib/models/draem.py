@@ -33,7 +33,7 @@ from adlib.models.pasted_textures import (
     folder_name,
     step_schedule,
 )
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 from adlib.synthesis import TexturePaste
 
 # Network
@@ -249,15 +249,5 @@ class DRAEM(PastingDetector):
         means = F.avg_pool2d(maps[:, None], self.score_window, stride=1, padding=self.score_window // 2)
         return means.amax((1, 2, 3)), maps
 
-    def state(self):
-        return joined_state(self.networks())
-
-    def set_state(self, state):
+    def build_for(self, state):
         self.build()
-        load_joined_state(self.networks(), state)
-        for network in self.networks().values():
-            network.eval()
-
-    def to(self, device):
-        for network in self.networks().values():
-            network.to(device)

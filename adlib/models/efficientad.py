@@ -45,7 +45,7 @@ from adlib.models.patch_description import (
     teacher_file,
 )
 from adlib.models.stfpm import split
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 from adlib.synthesis import TextureFolder, texture_source
 
 DRAWN_PENALTY = "Penalty images: drawn textures, where the paper's are of ImageNet."
@@ -358,16 +358,12 @@ class EfficientAD(Detector):
 
     def state(self):
         learned = {"size": self.size_, "statistics": self.statistics_, "quantiles": self.quantiles_}
-        return joined_state(self.networks()) | learned
+        return super().state() | learned
 
-    def set_state(self, state):
+    def build_for(self, state):
         self.build(tuple(state["size"].tolist()))
-        load_joined_state(self.networks(), state)
         self.statistics_, self.quantiles_ = state["statistics"], state["quantiles"]
-        for network in self.networks().values():
-            network.eval()
 
     def to(self, device):
-        for network in self.networks().values():
-            network.to(device)
+        super().to(device)
         self.statistics_, self.quantiles_ = self.statistics_.to(device), self.quantiles_.to(device)

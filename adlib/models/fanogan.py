@@ -322,9 +322,9 @@ class FAnoGAN(AdversarialDetector):
     def state(self):
         return super().state() | {"gradient_norm": torch.tensor(self.gradient_norm_, dtype=torch.float64)}
 
-    def set_state(self, state):
+    def build_for(self, state):
         self.gradient_norm_ = float(state.pop("gradient_norm"))
-        super().set_state(state)
+        super().build_for(state)
 
 
 def steps_done(optimiser: torch.optim.Adam) -> int:

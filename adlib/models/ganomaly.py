@@ -239,6 +239,6 @@ class GANomaly(AdversarialDetector):
     def state(self):
         return {"side": torch.tensor(self.side_)} | super().state()
 
-    def set_state(self, state):
+    def build_for(self, state):
         self.side_ = int(state.pop("side"))
-        super().set_state(state)
+        super().build_for(state)

@@ -370,5 +370,6 @@ class GLASS(PastingDetector, SimpleNet):
                 near = project(near, centres, nearest, farthest)
         return near
 
-    def patch_scores(self, patches):
-        return self.discriminator_(patches).sigmoid()
+    @staticmethod
+    def patch_scores(answers):
+        return answers.sigmoid()

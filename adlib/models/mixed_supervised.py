@@ -40,7 +40,7 @@ from adlib.models.anomaly_map import upsample
 from adlib.models.backbones import MEAN, STD, build_network, fill_network
 from adlib.models.detector import Detector, loader_workers
 from adlib.models.patch_stream import AUGMENTATIONS, SYNTHETIC, PatchStream, choose_real, supervised_part
-from adlib.models.training import joined_state, load_joined_state, to_device, train
+from adlib.models.training import to_device, train
 
 LAST_STAGE = 4  # of a ResNet: layer4
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a grey value (ITU-R BT.601)
@@ -286,13 +286,5 @@ class MixedSupervised(Detector):
         maps = self.classifier_(batch)
         return maps.mean((1, 2)), upsample(maps, batch.shape[-2:])  # logits: probabilities would round to 1
 
-    def state(self):
-        return joined_state({"classifier": self.classifier_})
-
-    def set_state(self, state):
-        self.build("random")
-        load_joined_state({"classifier": self.classifier_}, state)
-        self.classifier_.eval()
-
-    def to(self, device):
-        self.classifier_.to(device)
+    def networks(self):
+        return {"classifier": self.classifier_}

@@ -29,7 +29,7 @@ from torchvision.transforms import v2
 from adlib.errors import InputError
 from adlib.models.backbones import MEAN, STD, build_network, fill_network
 from adlib.models.detector import Detector
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 
 class UnitFeatures(nn.Module):
@@ -189,15 +189,17 @@ class MSAD(Detector):
         rows = (features @ self.memory_bank_.T).topk(neighbours).indices
         return (features[:, None] - self.memory_bank_[rows]).square().sum((1, 2)), None
 
-    def state(self):
-        return {"memory_bank": self.memory_bank_, **joined_state({"features": self.features_})}
+    def networks(self):
+        return {"features": self.features_}
 
-    def set_state(self, state):
+    def state(self):
+        return {"memory_bank": self.memory_bank_, **super().state()}
+
+    def build_for(self, state):
         self.memory_bank_ = state.pop("memory_bank")
         self.build("random")
-        load_joined_state({"features": self.features_}, state)
 
     def to(self, device):
-        self.features_.to(device)
+        super().to(device)
         if hasattr(self, "memory_bank_"):
             self.memory_bank_ = self.memory_bank_.to(device)

@@ -37,7 +37,7 @@ from adlib.models.flow_blocks import (
     tanh_clamp,
 )
 from adlib.models.frozen_features import features_of, frozen_features
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 LIMIT = 1.9  # of log-scales
 CONDITION = 64  # channels of the position encoding
@@ -186,6 +186,12 @@ class MSFlowNet(nn.Module):
         latents, log_det = self.fusion([latent for latent, _ in outputs])
         return latents, log_det + sum(part for _, part in outputs)
 
+    def latents(self, features):
+        """The latents alone, for prediction."""
+        places = [self.position(level, len(x)) for level, x in enumerate(features)]
+        parts = zip(self.parallel, features, places, strict=True)
+        return self.fusion([flow.latent(x, place) for flow, x, place in parts])[0]
+
     def inverse(self, latents):
         levels = self.fusion.inverse(latents)
         places = [self.position(level, len(z)) for level, z in enumerate(levels)]
@@ -282,22 +288,19 @@ class MSFlow(Detector):
     def score_batch(self, batch):
         features = self.backbone_(batch)
         check_shapes(features, self.shapes_)
-        latents, _ = self.flow_(features)
+        latents = self.flow_.latents(features)
         product, total = likelihood_maps(latents, batch.shape[-2:])
         count = max(1, int(self.top * product[0].numel()))
         scores = product.flatten(1).topk(count).values.mean(1)
         return scores, total if self.maps == "sum" else product
 
-    def state(self):
-        return {"shapes": torch.tensor(self.shapes_), **joined_state({"backbone": self.backbone_, "flow": self.flow_})}
+    def networks(self):
+        return {"backbone": self.backbone_, "flow": self.flow_}
 
-    def set_state(self, state):
+    def state(self):
+        return {"shapes": torch.tensor(self.shapes_), **super().state()}
+
+    def build_for(self, state):
         self.shapes_ = [tuple(shape) for shape in state.pop("shapes").tolist()]
         self.backbone_ = MSFlowBackbone(self.backbone, "random")
-        self.backbone_.weights = self.weights
-        self.flow_ = MSFlowNet(self.shapes_, self.blocks, self.clamp).eval()
-        load_joined_state({"backbone": self.backbone_, "flow": self.flow_}, state)
-
-    def to(self, device):
-        self.backbone_.to(device)
-        self.flow_.to(device)
+        self.flow_ = MSFlowNet(self.shapes_, self.blocks, self.clamp)

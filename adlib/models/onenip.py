@@ -42,7 +42,7 @@ from adlib.models.aligned_features import AlignedBackbone, distances, resized, w
 from adlib.models.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
 from adlib.models.flow_blocks import check_shapes
 from adlib.models.pasted_textures import PastingDetector, folder_name, step_schedule
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 from adlib.samples import make_samples
 from adlib.synthesis import CutPaste, CutPaste3Way, CutPasteScar, SyntheticImages, TexturePaste
 
@@ -358,23 +358,21 @@ class OneNIP(PastingDetector):
         maps = (1 - self.refinement) * distances(features, restored, size) + self.refinement * refined
         return window_maximum(maps, self.score_window), maps
 
+    def networks(self):
+        return {"backbone": self.backbone_, **self.trained()}
+
     def state(self):
         names = torch.tensor(list(json.dumps(self.prompts_).encode()), dtype=torch.uint8)
         learned = {"prompts": self.prompt_features_, "prompt_names": names, "scale": self.scale_}
-        return joined_state({"backbone": self.backbone_, **self.trained()}) | learned
+        return super().state() | learned
 
-    def set_state(self, state):
+    def build_for(self, state):
         self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_)
         self.build(state["prompts"].shape[-2:])
-        load_joined_state({"backbone": self.backbone_, **self.trained()}, state)
         self.prompt_features_, self.scale_ = state["prompts"], state["scale"]
         self.prompts_ = json.loads(bytes(state["prompt_names"].tolist()))
-        self.backbone_.weights = self.weights
-        for network in self.trained().values():
-            network.eval()
 
     def to(self, device):
-        for network in (self.backbone_, *self.trained().values()):
-            network.to(device)
+        super().to(device)
         if self.fitted_:
             self.prompt_features_, self.scale_ = self.prompt_features_.to(device), self.scale_.to(device)

@@ -121,11 +121,14 @@ class PaDiM(Detector):
         seed = self.seed_ if self.channel_seed is None else self.channel_seed
         self.kept_ = choose_channels(total, count, seed).to(self.device_)
 
-        gaussian = None
-        for _, batch in self.batches(images, 32, progress, "fit"):
+        gaussian, waiting = None, []
+        for start, batch in self.batches(images, 8, progress, "fit"):
             vectors, self.grid_ = self.embed(batch)
             gaussian = gaussian or GaussianPerPosition(len(vectors), count, self.device_)
-            gaussian.add(vectors)
+            waiting.append(vectors)
+            if len(waiting) == 4 or start + len(batch) == len(images):  # products over more images at once are faster
+                gaussian.add(torch.cat(waiting, 1))
+                waiting.clear()
         self.mean_ = gaussian.mean
         self.whitening_ = gaussian.whitening(self.regularisation)
 
@@ -157,20 +160,20 @@ class PaDiM(Detector):
         maps = smooth(upsample(distances, batch.shape[-2:]), self.smoothing)
         return (maps if self.image_score == "smoothed" else distances).amax((1, 2)), maps
 
-    def state(self):
-        backbone = {f"backbone.{key}": value for key, value in self.backbone_.state_dict().items()}
-        learned = {"kept": self.kept_, "grid": torch.tensor(self.grid_)}
-        return {**learned, "mean": self.mean_, "whitening": self.whitening_, **backbone}
+    def networks(self):
+        return {"backbone": self.backbone_}
 
-    def set_state(self, state):
+    def state(self):
+        learned = {"kept": self.kept_, "grid": torch.tensor(self.grid_)}
+        return {**learned, "mean": self.mean_, "whitening": self.whitening_, **super().state()}
+
+    def build_for(self, state):
         self.kept_, self.mean_, self.whitening_ = (state.pop(key) for key in ("kept", "mean", "whitening"))
         self.grid_ = tuple(state.pop("grid").tolist())
         self.backbone_ = Backbone(self.backbone, self.stages, "random")
-        self.backbone_.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items()})
-        self.backbone_.weights = self.weights
 
     def to(self, device):
-        self.backbone_.to(device)
+        super().to(device)
         self.kept_, self.mean_, self.whitening_ = (
             tensor.to(device) for tensor in (self.kept_, self.mean_, self.whitening_)
         )

@@ -33,7 +33,7 @@ from adlib.models.flow_blocks import (
     at_least_float32,
     atan_clamp,
 )
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 # What the official code chooses where a category of MVTec AD departs from the defaults.
 MVTEC_AD = {
@@ -344,20 +344,19 @@ class PyramidFlow(Detector):
         coarse = compose_pyramid(differences).mean(1)
         return coarse.amax((1, 2)), upsample(coarse, batch.shape[-2:])
 
+    def networks(self):
+        return {"backbone": self.backbone_, "flow": self.flow_}
+
     def state(self):
         template = {f"template.{level}": mean for level, mean in enumerate(self.template_)}
-        learned = joined_state({"backbone": self.backbone_, "flow": self.flow_})
-        return {"shape": torch.tensor(self.shape_), **template, **learned}
+        return {"shape": torch.tensor(self.shape_), **template, **super().state()}
 
-    def set_state(self, state):
+    def build_for(self, state):
         self.shape_ = tuple(state.pop("shape").tolist())
         self.template_ = [state.pop(f"template.{level}") for level in range(self.levels)]
-        self.backbone_ = self.build_backbone("random", 0).eval()
-        self.backbone_.weights = self.weights
-        self.flow_ = self.build_flow(self.shape_).eval()
-        load_joined_state({"backbone": self.backbone_, "flow": self.flow_}, state)
+        self.backbone_ = self.build_backbone("random", 0)
+        self.flow_ = self.build_flow(self.shape_)
 
     def to(self, device):
-        self.backbone_.to(device)
-        self.flow_.to(device)
+        super().to(device)
         self.template_ = [mean.to(device) for mean in self.template_]

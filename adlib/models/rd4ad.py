@@ -28,7 +28,7 @@ from adlib.models.distillation import (
     image_cosine_distance,
     teacher_shape,
 )
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 
 class RD4AD(Detector):
@@ -115,16 +115,5 @@ class RD4AD(Detector):
         maps = smooth(distance_map(*self.features(batch), batch.shape[-2:]), self.smoothing)
         return maps.amax((1, 2)), maps
 
-    def state(self):
-        return joined_state({"backbone": self.backbone_, **self.trained()})
-
-    def set_state(self, state):
-        self.build("random")
-        load_joined_state({"backbone": self.backbone_, **self.trained()}, state)
-        self.backbone_.weights = self.weights
-        for module in self.trained().values():
-            module.eval()
-
-    def to(self, device):
-        for module in (self.backbone_, *self.trained().values()):
-            module.to(device)
+    def networks(self):
+        return {"backbone": self.backbone_, **self.trained()}

@@ -30,7 +30,7 @@ from adlib.models.backbones import Backbone
 from adlib.models.detector import loader_workers
 from adlib.models.pasted_textures import FOREGROUNDS, PastingDetector, check_sides, folder_name, foreground_mask
 from adlib.models.realnet_blocks import FeatureReconstruction, FeatureSelection, ResidualSelection, selection_errors
-from adlib.models.training import joined_state, load_joined_state, to_device, train
+from adlib.models.training import to_device, train
 from adlib.synthesis import SyntheticImages, TextureFolder, TexturePaste
 
 NO_SDAS = "RealNet without SDAS: textures are pasted, where the paper pastes pictures from a diffusion model."
@@ -224,15 +224,3 @@ class RealNet(PastingDetector):
         features = self.selection_(self.backbone_(image))
         pairs = zip(features, self.reconstruction_(features), strict=True)
         return self.decoder_([(one - two).square() for one, two in pairs], image.shape[-2:]).softmax(1)[:, 1]
-
-    def state(self):
-        return joined_state(self.networks())
-
-    def set_state(self, state):
-        self.build("random")
-        load_joined_state(self.networks(), state)
-        self.backbone_.weights = self.weights
-
-    def to(self, device):
-        for network in self.networks().values():
-            network.to(device)

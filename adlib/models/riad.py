@@ -27,7 +27,7 @@ from adlib.models.detector import Detector
 from adlib.models.draem import structural_similarity
 from adlib.models.pasted_textures import check_sides, step_schedule
 from adlib.models.stfpm import split
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 SCALES = 4  # of the gradient-magnitude similarity
 
@@ -258,13 +258,8 @@ class RIAD(Detector):
             for cell, (removed, *_) in partitions
         }
 
-    def state(self):
-        return joined_state({"inpainting": self.inpainting_})
+    def networks(self):
+        return {"inpainting": self.inpainting_}
 
-    def set_state(self, state):
+    def build_for(self, state):
         self.build()
-        load_joined_state({"inpainting": self.inpainting_}, state)
-        self.inpainting_.eval()
-
-    def to(self, device):
-        self.inpainting_.to(device)

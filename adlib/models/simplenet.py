@@ -16,6 +16,7 @@ There is no mixed precision: it would round the noise away.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from adlib.errors import InputError
@@ -25,7 +26,7 @@ from adlib.models.detector import Detector
 from adlib.models.discriminator import Discriminator, linear
 from adlib.models.frozen_features import features_of, frozen_features
 from adlib.models.patchcore import pooled_embedding
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -142,25 +143,25 @@ class SimpleNet(Detector):
         answers = self.discriminator_(torch.cat([normal, noisy]))  # one batch of the batch norm
         return margin_loss(*answers.chunk(2), self.margin)
 
-    def patch_scores(self, patches: torch.Tensor) -> torch.Tensor:
-        """float [N, D] -> [N], higher for anomalous."""
-        return -self.discriminator_(patches)
+    def answers(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """What the discriminator says of the patches of feature maps: float [B * h * w].
+
+        The adaptor and the discriminator's first layer are linear, so for prediction they are multiplied into one.
+        """
+        adaptor, first = self.adaptor_, self.discriminator_.linear
+        weight, bias = first.weight @ adaptor.weight, F.linear(adaptor.bias, first.weight, first.bias)
+        embedded = pooled_embedding(features, self.embedding_size).flatten(0, 1)
+        return self.discriminator_.head(F.linear(embedded, weight, bias))
+
+    @staticmethod
+    def patch_scores(answers: torch.Tensor) -> torch.Tensor:
+        """float [N] of the discriminator -> [N], higher for anomalous."""
+        return -answers
 
     def score_batch(self, batch):
         features = self.backbone_(batch)
-        scores = self.patch_scores(self.patches(features)).view(len(batch), *features[0].shape[-2:])
+        scores = self.patch_scores(self.answers(features)).view(len(batch), *features[0].shape[-2:])
         return scores.amax((1, 2)), smooth(upsample(scores, batch.shape[-2:]), self.smoothing)
 
-    def state(self):
-        return joined_state({"backbone": self.backbone_, **self.trained()})
-
-    def set_state(self, state):
-        self.build("random")
-        load_joined_state({"backbone": self.backbone_, **self.trained()}, state)
-        self.backbone_.weights = self.weights
-        for module in self.trained().values():
-            module.eval()
-
-    def to(self, device):
-        for module in (self.backbone_, *self.trained().values()):
-            module.to(device)
+    def networks(self):
+        return {"backbone": self.backbone_, **self.trained()}

@@ -25,7 +25,7 @@ from adlib.images import ImageSet
 from adlib.models.anomaly_map import upsample
 from adlib.models.backbones import MEAN, STD, Backbone, build_network
 from adlib.models.detector import Detector
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 
 class Student(nn.Module):
@@ -116,8 +116,7 @@ class STFPM(Detector):
         self.precision = precision
 
     def fit_images(self, images, val, progress):
-        self.backbone_ = Backbone(self.backbone, self.stages, self.weights, self.seed_)
-        self.student_ = Student(self.backbone, self.stages, self.seed_)
+        self.build(self.weights)
         self.to(self.device_)
         if val is None:
             images, val = split(images, self.validation_share, self.seed_)
@@ -158,18 +157,12 @@ class STFPM(Detector):
         maps = upsample(product, batch.shape[-2:])
         return maps.amax((1, 2)), maps
 
-    def state(self):
-        return joined_state({"backbone": self.backbone_, "student": self.student_})
+    def build(self, weights: str) -> None:
+        self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_)
+        self.student_ = Student(self.backbone, self.stages, self.seed_)
 
-    def set_state(self, state):
-        self.backbone_ = Backbone(self.backbone, self.stages, "random")
-        self.student_ = Student(self.backbone, self.stages, self.seed_).eval()
-        load_joined_state({"backbone": self.backbone_, "student": self.student_}, state)
-        self.backbone_.weights = self.weights
-
-    def to(self, device):
-        self.backbone_.to(device)
-        self.student_.to(device)
+    def networks(self):
+        return {"backbone": self.backbone_, "student": self.student_}
 
 
 def split(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet | None]:

@@ -38,7 +38,7 @@ from adlib.models.anomaly_map import upsample
 from adlib.models.backbones import Backbone, build_network
 from adlib.models.detector import Detector
 from adlib.models.frozen_features import features_of, frozen_features
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 from adlib.synthesis import SyntheticImages, perlin_noise
 
 # Features
@@ -335,19 +335,8 @@ class SuperSimpleNet(Detector):
         maps = blur(upsample(maps, batch.shape[-2:]), self.smoothing)
         return (scores.sigmoid() if self.image_score == "head" else maps.amax((1, 2))), maps
 
-    def state(self):
-        return joined_state({"backbone": self.backbone_, **self.trained()})
-
-    def set_state(self, state):
-        self.build("random")
-        load_joined_state({"backbone": self.backbone_, **self.trained()}, state)
-        self.backbone_.weights = self.weights
-        for module in self.trained().values():
-            module.eval()
-
-    def to(self, device):
-        for module in (self.backbone_, *self.trained().values()):
-            module.to(device)
+    def networks(self):
+        return {"backbone": self.backbone_, **self.trained()}
 
 
 def blur(maps: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -277,15 +277,3 @@ class _Losses:
 
 def _copied(module: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
-
-
-def joined_state(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
-    """The tensors of several networks in one dictionary, for Detector.state: "decoder.conv.weight" and so on."""
-    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-
-
-def load_joined_state(modules: dict[str, nn.Module], state: dict[str, torch.Tensor]) -> None:
-    """Give the networks what `joined_state` took from them, for Detector.set_state."""
-    for name, module in modules.items():
-        own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-        module.load_state_dict(own)

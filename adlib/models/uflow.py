@@ -43,7 +43,7 @@ from adlib.models.flow_blocks import (
     tanh_clamp,
 )
 from adlib.models.frozen_features import features_of, frozen_features
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 # Learning rate and batch size of the official configuration of each category of MVTec AD.
 MVTEC_AD = {
@@ -102,17 +102,31 @@ class UFlowNet(nn.Module):
             carried = width // 2 // 4
 
     def forward(self, features):
+        log_dets = []
+
+        def call(flow, x):
+            latent, log_det = flow(x)
+            log_dets.append(log_det)
+            return latent
+
+        return self.through(features, call), sum(log_dets)
+
+    def latents(self, features):
+        """The latents alone, for prediction."""
+        return self.through(features, Flow.latent)
+
+    def through(self, features, call):
+        """Latents, coarsest first; call(flow, x) is the latent of a stage."""
         if self.norms is not None:
             features = self.norms(features)
-        latents, total, carried = [], 0, []
+        latents, carried = [], []
         for depth, (flow, stage) in enumerate(zip(self.flows, reversed(features), strict=True)):
-            x, log_det = flow(torch.cat([stage, *carried], 1))
-            total = total + log_det
+            x = call(flow, torch.cat([stage, *carried], 1))
             if depth + 1 < len(self.flows):
                 half, x = x.chunk(2, 1)
                 carried = [F.pixel_shuffle(half, 2)]  # four channels become 2 x 2 positions: no change of volume
             latents.append(x)
-        return latents, total
+        return latents
 
     def inverse(self, latents):
         """The (normalised) features, finest first, of latents, coarsest first."""
@@ -305,7 +319,7 @@ class UFlow(Detector):
     def score_batch(self, batch):
         features = self.backbone_(batch)
         check_shapes(features, self.shapes_)
-        latents, _ = self.flow_(features)
+        latents = self.flow_.latents(features)
         if self.score == "significance":
             anomaly_map = -log_nfa(latents, batch.shape[-2:])
         else:
@@ -313,16 +327,13 @@ class UFlow(Detector):
             anomaly_map = 1 - torch.stack(maps).mean(0)
         return anomaly_map.amax((1, 2)), anomaly_map
 
-    def state(self):
-        return {"shapes": torch.tensor(self.shapes_), **joined_state({"backbone": self.backbone_, "flow": self.flow_})}
+    def networks(self):
+        return {"backbone": self.backbone_, "flow": self.flow_}
 
-    def set_state(self, state):
+    def state(self):
+        return {"shapes": torch.tensor(self.shapes_), **super().state()}
+
+    def build_for(self, state):
         self.shapes_ = [tuple(shape) for shape in state.pop("shapes").tolist()]
         self.backbone_ = self.build_backbone("random", 0)
-        self.backbone_.weights = self.weights
-        self.flow_ = self.build_flow(self.shapes_).eval()
-        load_joined_state({"backbone": self.backbone_, "flow": self.flow_}, state)
-
-    def to(self, device):
-        self.backbone_.to(device)
-        self.flow_.to(device)
+        self.flow_ = self.build_flow(self.shapes_)

@@ -31,7 +31,7 @@ from adlib.models.feature_transformer import Attention, FeatureTransformer, feed
 from adlib.models.flow_blocks import check_shapes
 from adlib.models.frozen_features import features_of, frozen_features
 from adlib.models.pasted_textures import step_schedule
-from adlib.models.training import joined_state, load_joined_state, train
+from adlib.models.training import train
 
 
 class DecoderLayer(nn.Module):
@@ -188,16 +188,6 @@ class UniAD(Detector):
     def networks(self) -> dict[str, nn.Module]:
         return {"backbone": self.backbone_, "reconstruction": self.reconstruction_}
 
-    def state(self):
-        return joined_state(self.networks())
-
-    def set_state(self, state):
+    def build_for(self, state):
         self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_)
         self.build((len(state["reconstruction.rows"]), len(state["reconstruction.columns"])))
-        load_joined_state(self.networks(), state)
-        self.backbone_.weights = self.weights
-        self.reconstruction_.eval()
-
-    def to(self, device):
-        for network in self.networks().values():
-            network.to(device)

@@ -48,7 +48,8 @@ class Conditions:
 
     time_limit: seconds for the whole run, None for no limit. retries: further attempts after a failure of a kind that
     may not come again. maps: whether anomaly maps stay in the store. wait: seconds to wait for another process that
-    works on the same run, -1 for ever. stop: a file; when it appears, the run is interrupted.
+    works on the same run, -1 for ever. stop: a file; when it appears, the run is interrupted. cache: a folder in which
+    runs share decoded images and frozen features, "" for none, and the bytes that it may hold.
     """
 
     time_limit: float | None = None
@@ -56,6 +57,8 @@ class Conditions:
     maps: bool = True
     wait: float = -1
     stop: str = ""
+    cache: str = ""
+    cache_limit: float = 20e9
 
 
 class NotebookFailed(RuntimeError):
@@ -112,7 +115,7 @@ def execute(
 
 def _attempt(run: Run, key: str, folder: Path, progress: bool, conditions: Conditions, server) -> NotebookFailed | None:
     """Execute the notebook of a run once; returns how it failed, or None."""
-    given = run.as_dict() | {"out": str(folder)}
+    given = run.as_dict() | {"out": str(folder), "cache": conditions.cache, "cache_limit": conditions.cache_limit}
     try:
         execute_notebook("01_run", folder / "run.ipynb", given, progress, folder / "run.log", conditions, server)
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))

@@ -73,6 +73,7 @@ class Recorder:
             "groups": _metrics_by("group", predictions),
             "seconds": self.seconds,
             "resumed": self.resumed,
+            "shared": _shared(model),
             "peak_memory_mib": round(environment.peak_memory_mib()),
             "peak_gpu_memory_mib": environment.peak_gpu_memory_mib(model.device_),
             "environment": environment.versions() | environment.hardware(model.device_),
@@ -84,6 +85,11 @@ class Recorder:
             _save_predictions(predictions, Path(out) / "predictions")
             write_json(Path(out) / "record.json", record)
         return record
+
+
+def _shared(model) -> dict[str, int]:
+    """What the run took over from others and what it left to them, in images: the times are shorter by the former."""
+    return {} if model.feature_cache is None else dict(model.feature_cache.counts)
 
 
 def _without_nan(metrics: dict) -> dict:

@@ -87,17 +87,39 @@ class Run:
                 raise InputError(f"{self.method} learns from {', '.join(self.auxiliary_roots)}: {error}") from error
         return pd.concat(tables, ignore_index=True) if tables else None
 
-    def images(self, split: str):
-        """The ImageSet of one split: "train", "val" or "test". A zero-shot method's "train" are the auxiliary sets."""
+    def images(self, split: str, shared=None):
+        """The ImageSet of one split: "train", "val" or "test". A zero-shot method's "train" are the auxiliary sets.
+
+        shared: a FeatureCache in whose folder the decoded images are kept for other runs, if there is room.
+        """
         from adlib.images import ImageSet
         from adlib.samples import select
 
         if split == "train" and self.auxiliary is not None:
-            return ImageSet(self.auxiliary, **self.image_settings | {"window": None})  # a window is the target's own
+            # A window is the target's own.
+            return self._shared(ImageSet(self.auxiliary, **self.image_settings | {"window": None}), shared)
         rows = select(self.samples, split=split)
         if rows.empty:
             raise InputError(f"{self.dataset} {self.category} in {self.root} has no {split} images.")
-        return ImageSet(rows, **self.image_settings)
+        return self._shared(ImageSet(rows, **self.image_settings), shared)
+
+    def _shared(self, images, shared):
+        """The images, decoded into the folder of a FeatureCache if one is given, and has room for twice their bytes."""
+        from adlib.models.detector import choose_device, loader_workers
+
+        if shared is None:
+            return images
+        images.cache, decoded = shared.folder, True
+        try:
+            decoded = not images.cache_file.exists()
+            if decoded and shared.room() < 2 * images.cache_bytes:
+                images.cache = None
+            else:
+                images.build_cache(loader_workers(choose_device(self.device)))
+        except OSError:  # a disk that others have filled meanwhile
+            images.cache = None
+        shared.counts["images_decoded" if decoded else "images_read"] += len(images)
+        return images
 
     @property
     def selection_images(self):
