@@ -53,9 +53,12 @@ lab: setup  ## JupyterLab on this machine alone, at the first notebook
 report: $(STAMP)  ## render reports/ anew from what has been run
 	$(ADLIB) report
 
-bench: $(STAMP)  ## speed and memory, about 20 minutes; see benchmarks/README.md
+bench: $(STAMP)  ## speed and memory, about 40 minutes; see benchmarks/README.md
 	$(BIN)/python benchmarks/patchcore.py
+	$(BIN)/python benchmarks/coreset.py
 	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/sharing.py
 	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/metrics.py
 
@@ -71,6 +74,6 @@ format: $(STAMP)  ## bring code and notebooks into that style
 	$(BIN)/ruff format .
 
 clean:  ## remove reports, phantoms and caches (the environment and your data stay)
-	rm -rf reports/runs reports/html reports/notebooks reports/plans reports/index.html data/phantoms
+	rm -rf reports/runs reports/html reports/notebooks reports/plans reports/cache reports/index.html data/phantoms
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info

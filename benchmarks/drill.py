@@ -27,8 +27,10 @@ from conftest import make_tree  # noqa: E402
 from test_batch import leaves_a_record, quick_runs  # noqa: E402
 from test_faults import command_line  # noqa: E402
 
+from adlib.papers import list_papers  # noqa: E402
 from adlib.runs import Run, Store  # noqa: E402
 from adlib.runs.batch import run_all  # noqa: E402
+from adlib.runs.plan import plan, read_profile, write_plan  # noqa: E402
 from adlib.runs.workers import Workers  # noqa: E402
 
 SETTINGS = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 32, "crop": None}
@@ -152,7 +154,10 @@ def scale_drill(number: int = 2000, jobs: int = 4) -> None:
 
 
 def report_drill(number: int = 2000) -> None:
-    """List and render a store of as many real records: one run's, again and again under other keys and seeds."""
+    """List and render a store of as many real records: one run's, again and again under other keys and seeds.
+
+    The report has the tables of all papers, too, without any data in them.
+    """
     from adlib.report.pages import render_report
     from adlib.runs.execute import execute
 
@@ -165,6 +170,8 @@ def report_drill(number: int = 2000) -> None:
         folder.mkdir()
         content = record | {"key": folder.name, "run": record["run"] | {"seed": seed}, "files": {}}
         (folder / "record.json").write_text(json.dumps(content))
+    profile = read_profile("smoke")
+    write_plan(plan(list_papers(), profile, out / "nothing"), profile, out)
     start = time.perf_counter()
     rows = len(store.table())
     listing, start = time.perf_counter() - start, time.perf_counter()
