@@ -53,7 +53,7 @@ def test_search_in_groups_is_exact(kind, neighbours, precision, monkeypatch):
     queries[20:30] += 30  # and some that are far from everything
     search = BankSearch(bank)
     assert search.grouped
-    assert len(search.members) > 50
+    assert len(search.sizes) > 50
     exact = (queries[:, None].double() - bank.double()).square().sum(2).topk(neighbours, 1, largest=False).values
     found = search.nearest(queries, neighbours)
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
@@ -76,6 +76,19 @@ def test_threads_share_the_queries_and_change_nothing():
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
+
+
+def test_search_divides_large_groups_and_takes_few_queries_at_a_time(monkeypatch):
+    bank, queries = torch.cat([clustered(500, 48, seed=1), 0.01 * torch.randn(4500, 48)]), clustered(300, 48, seed=2)
+    search = BankSearch(bank)
+    assert search.sizes.max() <= search.width < 4500 / 16
+    assert search.sizes.sum() == 5000
+    found = search.nearest(queries, 3)
+    exact = torch.cdist(queries.double(), bank.double()).square().topk(3, 1, largest=False).values
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(memory_bank, "TABLE", 1)
+    assert torch.equal(search.nearest(queries, 3), found)
+    assert search.nearest(queries, search.width + 1).shape == (300, search.width + 1)  # more than a group has
 
 
 def test_search_copes_with_equal_features_and_small_banks():

@@ -63,7 +63,7 @@ def fit_search_outline(bank: torch.Tensor, queries: int = 256, members: int = 20
     distance[torch.arange(len(own)), own] = torch.inf  # itself
     nearest = distance.amin(1, keepdim=True)
     best, axes_of_best, inside, done = torch.inf, 0, torch.zeros_like(distance), 0
-    for kept in (count for count in range(12, bank.shape[1], 16) if count < 128 or count % 64 == 60):
+    for kept in (count for count in range(7, bank.shape[1], 16) if count < 128 or count % 64 == 55):
         inside += torch.cdist(queries[:, done:kept], members[:, done:kept]).square_()
         rest = queries[:, kept:].norm(dim=1, keepdim=True) - members[:, kept:].norm(dim=1)
         left = (inside + rest.square() <= nearest).sum() / len(own) * len(bank) / len(members)

@@ -11,9 +11,12 @@ import torch
 from adlib.models.distance_bounds import fit_search_outline
 
 SMALLEST = 2048  # stored features below which the search in groups gains nothing
-STEP, ROWS = 32, 256  # what the sides of products are rounded up to
-NEVER = 1e38  # half the squared length of members that fill up a group
-CHUNK = 512  # pairs that are compared at a time; few enough for a processor's cache
+# Queries of one product, and values of the products that are made at once: always the same, because for each new shape
+# the library that multiplies compiles a program.
+BLOCK, VALUES = 64, 2**19
+TABLE = 2**23  # pairs of queries and groups that are looked at at a time
+EXTRA = 8  # columns beside the outline's: see _rows
+NEVER = 1e38  # half the squared length of what fills up a group
 
 
 def nearest(queries: torch.Tensor, bank: torch.Tensor, neighbours: int = 1, chunk: int = 1024) -> torch.Tensor:
@@ -52,12 +55,15 @@ class BankSearch:
         self.bank = self.features = bank
         self.grouped = bank.device.type == "cpu" and len(bank) >= SMALLEST and bank.shape[1] >= 32
         if self.grouped:
-            self._group(max(16, int(1.8 * math.sqrt(len(bank)))))
+            number = max(16, int(1.5 * math.sqrt(len(bank))))
+            self.width = 2 ** math.ceil(math.log2(len(bank) / number))  # members that a group has at most
+            self._group(number)
 
     def nearest(self, queries: torch.Tensor, neighbours: int = 1) -> torch.Tensor:
         """Float [Q, D] on the bank's device -> squared distances to the k nearest, float [Q, k], ascending."""
-        if self.grouped:
-            return in_threads(lambda part: self._search(part, neighbours), queries)
+        if self.grouped and neighbours <= self.width:
+            rows = max(BLOCK, TABLE // len(self.sizes))
+            return in_threads(lambda part: torch.cat([self._search(p, neighbours) for p in part.split(rows)]), queries)
         return nearest(queries, self.features, neighbours)
 
     @classmethod
@@ -66,113 +72,138 @@ class BankSearch:
         return last if last is not None and last.bank is bank else cls(bank)
 
     def _group(self, number: int, rounds: int = 8) -> None:
-        """Divide the bank: k-means from rows evenly spaced, so that the same bank always has the same groups."""
+        """Divide the bank: k-means from rows evenly spaced, so that the same bank always has the same groups; those of
+        more than `width` members are divided further, by their distance from the centre.
+        """
         self.outline = fit_search_outline(self.features)
         outlines = torch.cat([self.outline(part) for part in self.features.split(65536)])
         centres = outlines[torch.linspace(0, len(outlines) - 1, number).long()]
         for _ in range(rounds):
             label = torch.cat([torch.cdist(part, centres).argmin(1) for part in outlines.split(8192)])
-            sizes = torch.bincount(label, minlength=len(centres))
-            sums = torch.zeros_like(centres).index_add_(0, label, outlines)
-            centres = sums[sizes > 0] / sizes[sizes > 0, None]
-        label = torch.cat([torch.cdist(part, centres).argmin(1) for part in outlines.split(8192)])
-        radius = (outlines - centres[label]).norm(dim=1)  # from differences: cdist loses digits where it is small
-        present, label = label.unique(return_inverse=True)
-        rows = label.argsort(stable=True)  # group by group
-        self.features = self.features.index_select(0, rows)  # a copy, in which members of a group are neighbours
-        self.centres, self.centre_norms = centres[present], centres[present].square().sum(1)
-        self.radii = torch.zeros(len(present)).scatter_reduce(0, label, radius, "amax")
+            centres, present = _means(outlines, label, len(centres))
+            centres = centres[present]
+        nearest_centres = [torch.cdist(part, centres).min(1) for part in outlines.split(8192)]
+        away, label = map(torch.cat, zip(*nearest_centres, strict=True))
+        rows = away.argsort()
+        rows = rows[label[rows].argsort(stable=True)]  # group by group, from the centre outwards
+        sizes = torch.bincount(label, minlength=len(centres))
+        place = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        label = torch.unique_consecutive(label[rows] * len(rows) + place // self.width, return_inverse=True)[1]
 
-        self.precision = fast_precision()
-        sizes = torch.bincount(label)
-        self.starts = [0, *sizes.cumsum(0).tolist()]
-        rounded = outlines.to(self.precision)
-        lost = (outlines - rounded.float()).norm(dim=1)
-        self.lost = torch.zeros(len(present)).scatter_reduce(0, label, lost, "amax")
-        self.lengths = torch.zeros(len(present)).scatter_reduce(0, label, outlines.norm(dim=1), "amax")
-        halves = _in_three(outlines.square().sum(1, keepdim=True) / 2, self.precision)
-        joined = torch.cat([rounded, halves], 1).index_select(0, rows)
+        self.features = self.features.index_select(0, rows)  # a copy, in which members of a group are neighbours
         self.outlines = outlines.index_select(0, rows)
-        self.members = [_padded(part).T for part in joined.split(sizes.tolist())]
+        self.sizes = torch.bincount(label)
+        self.starts = self.sizes.cumsum(0) - self.sizes
+        self.centres, _ = _means(self.outlines, label, len(self.sizes))
+        self.centre_norms = self.centres.square().sum(1)
+        self.radii = _largest((self.outlines - self.centres[label]).norm(dim=1), label, len(self.sizes))
+
+        precision = fast_precision()
+        rounded = self.outlines.to(precision)
+        lost = _largest((self.outlines - rounded.float()).norm(dim=1), label, len(self.sizes))
+        lengths = _largest(self.outlines.norm(dim=1), label, len(self.sizes))
+        halves = _in_three(self.outlines.square().sum(1) / 2, precision)
+        ones = rounded.new_ones(len(rounded), 3)
+        errors = _rounded_up(torch.stack([lengths, lost], 1), precision)[label]
+        self.members = rounded.new_zeros(len(self.sizes), self.width, rounded.shape[1] + EXTRA)
+        self.members[..., -EXTRA] = NEVER  # places that no member takes are like no query
+        place = torch.arange(len(label)) - self.starts[label]
+        self.members[label, place] = torch.cat([rounded, halves, ones, errors], 1)
 
     def _search(self, queries: torch.Tensor, neighbours: int) -> torch.Tensor:
         outlines = self.outline(queries)
         norms = outlines.square().sum(1)
-        away = torch.addmm(self.centre_norms, outlines, self.centres.T, alpha=-2).add_(norms[:, None])
-        own = away.argmin(1)
-        rounded = outlines.to(self.precision)
-        lost = (outlines - rounded.float()).norm(dim=1)
-        rounded = torch.cat([rounded, rounded.new_full((len(rounded), 3), -1.0)], 1)
-        # rounded @ members[group] is near q·b - |b|²/2, which is larger the nearer b is: (|q|² - |q - b|²) / 2.
+        away = torch.addmm(self.centre_norms, outlines, self.centres.T, alpha=-2).add_(norms[:, None])  # [Q, groups]
+        rounded = outlines.to(self.members.dtype)
 
-        pairs, counts = [], torch.bincount(own, minlength=len(self.members)).tolist()
-        for group, some, likeness in self._likeness(rounded, own.argsort(), counts):
-            if self.starts[group + 1] - self.starts[group] >= neighbours:
-                pairs.append((some, likeness.topk(neighbours, 1).indices + self.starts[group]))
-        upper = torch.full((len(queries),), torch.inf)  # what the k-th nearest is not farther than
-        if pairs:
-            query, member = map(torch.cat, zip(*pairs, strict=True))
-            distance = self._distances(queries, query.repeat_interleave(neighbours), member.flatten())
-            upper[query] = distance.view(-1, neighbours).amax(1)
-        upper = upper + 1e-5 * (norms + upper)  # for what float32 rounds
-
-        open_groups = away <= (self.radii + upper.sqrt()[:, None]).square_()
-        group, query = open_groups.T.nonzero(as_tuple=True)
-        error = lost[query] * self.lengths[group] + norms.sqrt()[query] * self.lost[group]  # of a likeness
-        error += (torch.finfo(self.precision).eps / 3 * (norms + upper))[query]  # it is rounded to eps / 2 of itself
-        least = (((norms - upper) / 2)[query] - error).clamp_(min=-NEVER / 2)
-        pairs, start = [], 0
-        for group, some, likeness in self._likeness(rounded, query, open_groups.sum(0).tolist()):
-            bound = least[start : start + len(some)]
-            start += len(some)
-            hit = (likeness.amax(1) >= bound).nonzero()[:, 0]
-            row, member = (likeness.index_select(0, hit) >= bound[hit][:, None]).nonzero(as_tuple=True)
-            pairs.append((some[hit[row]], member + self.starts[group]))
+        # What the k-th nearest is not farther than: the k nearest in the nearest group, where there are so many.
+        upper = torch.full((len(queries),), torch.inf)
+        group, query = away.argmin(1).sort()
+        pairs = []
+        for groups, slots, likeness in self._likeness(self._rows(rounded, -norms / 2), group, query):
+            there = (slots < len(queries)) & (self.sizes[groups] >= neighbours)[:, None]
+            first = likeness.topk(neighbours, 2).indices + self.starts[groups][:, None, None]
+            pairs.append((slots[there], first[there]))
         query, member = map(torch.cat, zip(*pairs, strict=True))
+        distance = distances_of_pairs(queries, query.repeat_interleave(neighbours), self.features, member.flatten())
+        upper[query] = distance.view(-1, neighbours).amax(1)
+        upper = upper + 2e-5 * (norms + upper)  # for what float32 rounds
 
-        # What is left is compared in whole outlines, then in whole features: the likeliest first, if there is but one
-        # to find, because it spares most of the others.
-        lower = _distances(outlines, query, self.outlines, member)
+        # Members that may be nearer, of all groups whose balls reach that far.
+        group, query = (away <= (self.radii + upper.sqrt()[:, None]).square_()).T.nonzero(as_tuple=True)
+        errors = torch.stack([(outlines - rounded.float()).norm(dim=1), norms.sqrt()], 1)
+        pairs = []
+        for groups, slots, likeness in self._likeness(self._rows(rounded, (upper - norms) / 2, errors), group, query):
+            hit = (likeness.amax(2) >= 0).flatten().nonzero()[:, 0]
+            row, place = (likeness.flatten(0, 1).index_select(0, hit) >= 0).nonzero(as_tuple=True)
+            hit = hit[row]
+            pairs.append((slots.flatten()[hit], self.starts[groups][hit // BLOCK] + place))
+        query, member = map(torch.cat, zip(*pairs, strict=True))
+        lower = distances_of_pairs(outlines, query, self.outlines, member)
         near = lower <= upper[query]
         query, member, lower = query[near], member[near], lower[near]
-        if neighbours == 1:
-            least = torch.full_like(upper, torch.inf).scatter_reduce(0, query, lower, "amin")
-            best = (lower == least[query]).nonzero()[:, 0]
-            nearest = torch.full_like(upper, torch.inf)
-            nearest.scatter_reduce_(0, query[best], self._distances(queries, query[best], member[best]), "amin")
-            near = lower <= (nearest + 1e-5 * (norms + nearest))[query]
+
+        if neighbours == 1:  # the likeliest first, which spares most of the others
+            best = torch.full_like(upper, torch.inf).scatter_reduce(0, query, lower, "amin")
+            first = (lower == best[query]).nonzero()[:, 0]
+            distance = distances_of_pairs(queries, query[first], self.features, member[first])
+            found = torch.full_like(upper, torch.inf).scatter_reduce(0, query[first], distance, "amin")
+            near = lower <= (found + 2e-5 * (norms + found))[query]
             query, member = query[near], member[near]
-            return nearest.scatter_reduce(0, query, self._distances(queries, query, member), "amin")[:, None]
-        distance = self._distances(queries, query, member)
+            distance = distances_of_pairs(queries, query, self.features, member)
+            return found.scatter_reduce(0, query, distance, "amin")[:, None]
+        distance = distances_of_pairs(queries, query, self.features, member)
         order = distance.argsort()
         order = order[query[order].argsort(stable=True)]  # by query, then by distance
         counts = torch.bincount(query, minlength=len(queries))
         return distance[order][(counts.cumsum(0) - counts)[:, None] + torch.arange(neighbours)]
 
-    def _likeness(self, rounded: torch.Tensor, query: torch.Tensor, counts: list[int]):
-        """Products of groups: yields the group, its queries and float32 [queries, members padded to whole STEPs].
+    def _rows(self, rounded: torch.Tensor, limit: torch.Tensor, errors: torch.Tensor | None = None) -> torch.Tensor:
+        """Queries as rows whose product with a member is q·b - |b|²/2 + limit [Q] + the products of both errors [Q, 2].
 
-        query: indices, group by group; counts: of each group. Products are made for rounded-up numbers of rows, so
-        that few shapes occur: for each new one, the library that multiplies compiles a program.
+        A member that is nearer than r has q·b - |b|²/2 >= (|q|² - r²) / 2. So with (r² - |q|²) / 2 as the limit, only
+        those whose product is not negative can be that near, if the errors allow for what rounding the outlines has
+        lost: the query's loss times the member's length, and the other way round. The limit is added before anything
+        is rounded, so the sign is that of the exact sum but for float32's rounding. The last row, for places that no
+        query takes, has negative products only.
         """
-        query = torch.cat([query, query.new_zeros(ROWS)])
-        start = 0
-        for group, count in enumerate(counts):
-            if count:
-                step = ROWS if count > ROWS else STEP
-                some = query[start : start + -(-count // step) * step]
-                yield group, some[:count], (rounded.index_select(0, some) @ self.members[group])[:count].float()
-                start += count
+        errors = limit.new_zeros(len(limit), 2) if errors is None else errors
+        halves = rounded.new_full((len(rounded), 3), -1.0)
+        limits = _in_three(limit.clamp(max=NEVER / 10), rounded.dtype)
+        rows = torch.cat([rounded, halves, limits, _rounded_up(errors, rounded.dtype)], 1)
+        last = rows.new_zeros(1, rows.shape[1])
+        last[:, [-EXTRA, 3 - EXTRA]] = -1
+        return torch.cat([rows, last])
 
-    def _distances(self, queries: torch.Tensor, query: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
-        return _distances(queries, query, self.features, member)
+    def _likeness(self, rows: torch.Tensor, group: torch.Tensor, query: torch.Tensor):
+        """Products of queries and the groups that they are compared with, in blocks of BLOCK queries of one group.
+
+        rows: of `_rows`; group, query: int64 [P], by group. Yields, some blocks [n] at a time, the blocks' groups [n],
+        their queries [n, BLOCK] (Q where there is none), and their products, float32 [n, BLOCK, width].
+        """
+        counts = torch.bincount(group, minlength=len(self.sizes))
+        blocks = -(-counts // BLOCK)
+        first = BLOCK * (blocks.cumsum(0) - blocks) - (counts.cumsum(0) - counts)  # place minus position in the list
+        groups = torch.arange(len(blocks)).repeat_interleave(blocks)
+        slots = query.new_full((len(groups) * BLOCK,), len(rows) - 1)
+        slots[torch.arange(len(group)) + first[group]] = query
+        at_once = max(1, VALUES // (BLOCK * self.width))
+        for some, rows_of in zip(groups.split(at_once), slots.view(-1, BLOCK).split(at_once), strict=True):
+            left = rows.index_select(0, rows_of.flatten()).view(*rows_of.shape, -1)
+            right = self.members.index_select(0, some).transpose(1, 2)
+            yield some, rows_of, torch.bmm(left, right).float()
 
 
-def _distances(some: torch.Tensor, one: torch.Tensor, others: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
-    """Squared distances of pairs: indices int64 [P] of rows of one matrix and of another -> float [P]."""
-    # index_select copies whole rows where indexing would go value by value; a few at a time stay in the cache.
-    pairs = zip(one.split(CHUNK), two.split(CHUNK), strict=True)
-    differences = (some.index_select(0, left).sub_(others.index_select(0, right)) for left, right in pairs)
+def distances_of_pairs(
+    queries: torch.Tensor, query: torch.Tensor, members: torch.Tensor, member: torch.Tensor, chunk: int = 512
+) -> torch.Tensor:
+    """Squared distances of pairs: float [Q, D] and [M, D], indices int64 [P] of rows of each -> float [P].
+
+    chunk: pairs at a time; few enough for a processor's cache.
+    """
+    # index_select copies whole rows where indexing would go value by value.
+    pairs = zip(query.split(chunk), member.split(chunk), strict=True)
+    differences = (queries.index_select(0, one).sub_(members.index_select(0, two)) for one, two in pairs)
     return torch.cat([difference.square_().sum(1) for difference in differences])
 
 
@@ -213,21 +244,30 @@ def fast_precision() -> torch.dtype:
     return min(best, key=best.get)
 
 
-def _padded(members: torch.Tensor) -> torch.Tensor:
-    """Rows [n, d] filled up to whole STEPs with rows that are like no query: the last columns are the half norms."""
-    filled = members.new_zeros(-(-len(members) // STEP) * STEP, members.shape[1])
-    filled[: len(members)] = members
-    filled[len(members) :, -1] = NEVER
-    return filled
+def _means(rows: torch.Tensor, label: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means of the rows of each label, [number, D], zero where there are none; and whether there are any."""
+    sizes = torch.bincount(label, minlength=number)
+    sums = torch.zeros(number, rows.shape[1]).index_add_(0, label, rows)
+    return sums / sizes.clamp(min=1)[:, None], sizes > 0
+
+
+def _largest(values: torch.Tensor, label: torch.Tensor, number: int) -> torch.Tensor:
+    """The largest value of each label, [number]; none is negative."""
+    return torch.zeros(number).scatter_reduce(0, label, values, "amax")
 
 
 def _in_three(values: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
-    """Float32 [N, 1] -> [N, 3] of that precision, whose sum is the value but for float32's own rounding."""
+    """Float32 [N] -> [N, 3] of that precision, whose sum is the value but for float32's own rounding."""
     parts = []
     for _ in range(3):
         parts.append(values.to(precision))
         values = values - parts[-1].float()
-    return torch.cat(parts, 1)
+    return torch.stack(parts, 1)
+
+
+def _rounded_up(values: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
+    """In that precision, and not smaller; values are not negative."""
+    return (values * (1 + torch.finfo(precision).eps)).to(precision)
 
 
 def random_projection(dimensions: int, target: int, seed: int = 0) -> torch.Tensor:
