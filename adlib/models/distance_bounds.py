@@ -48,25 +48,22 @@ def fit_outline(features: torch.Tensor, energy: float = 0.95, largest: float = 0
     return Outline(mean, vectors[:, :kept].contiguous())
 
 
-def fit_search_outline(bank: torch.Tensor, queries: int = 256, members: int = 20000) -> Outline:
-    """The outline with which a search in a bank, float32 [M, D], is cheapest: more axes make each comparison dearer
-    and leave fewer pairs whose features must be compared in full.
+def fit_search_outline(bank: torch.Tensor, queries: torch.Tensor, neighbours: int = 1) -> Outline:
+    """The outline with which the search for the k nearest in a bank, float32 [M, D], is cheapest for such queries
+    [Q, D]: more axes make each comparison dearer and leave fewer pairs whose features must be compared in full.
 
-    The count of what is left is taken where it can be known: for rows of the bank, evenly spaced, as queries, among
-    evenly spaced members.
+    At most 256 queries and 20,000 members, both evenly spaced, decide; k is at most their number.
     """
     mean, _, axes = _principal_axes(bank)
-    members = (bank[:: -(-len(bank) // members)] - mean) @ axes
-    own = torch.arange(0, len(members), -(-len(members) // queries), device=bank.device)
-    queries = members[own]
+    members = (bank[:: -(-len(bank) // 20000)] - mean) @ axes
+    queries = (queries[:: -(-len(queries) // 256)] - mean) @ axes
     distance = torch.cdist(queries, members).square_()
-    distance[torch.arange(len(own)), own] = torch.inf  # itself
-    nearest = distance.amin(1, keepdim=True)
+    nearest = distance.kthvalue(neighbours, 1, keepdim=True).values
     best, axes_of_best, inside, done = torch.inf, 0, torch.zeros_like(distance), 0
     for kept in (count for count in range(7, bank.shape[1], 16) if count < 128 or count % 64 == 55):
         inside += torch.cdist(queries[:, done:kept], members[:, done:kept]).square_()
         rest = queries[:, kept:].norm(dim=1, keepdim=True) - members[:, kept:].norm(dim=1)
-        left = (inside + rest.square() <= nearest).sum() / len(own) * len(bank) / len(members)
+        left = (inside + rest.square() <= nearest).sum() / len(queries) * len(bank) / len(members)
         cost = kept * (OPEN * len(bank) + AXIS * bank.shape[1]) + PAIR * bank.shape[1] * float(left)
         if cost < best:
             best, axes_of_best = cost, kept

@@ -42,7 +42,7 @@ def nearest(queries: torch.Tensor, bank: torch.Tensor, neighbours: int = 1, chun
 class BankSearch:
     """Exact nearest neighbours in a memory bank, float32 [M, D], that is searched many times.
 
-    On a CPU, a bank of some size is divided into groups by k-means on the features' outlines (see
+    On a CPU, a bank of some size is divided at its first search into groups, by k-means on the features' outlines (see
     adlib.models.distance_bounds). For a query, the nearest member of the nearest group is an upper bound; a group
     whose ball lies farther away is skipped as a whole, a member whose outline lies farther away is rejected, and the
     few that are left are compared in full. Outlines are first compared in bfloat16 where the processor multiplies that
@@ -54,13 +54,12 @@ class BankSearch:
     def __init__(self, bank: torch.Tensor):
         self.bank = self.features = bank
         self.grouped = bank.device.type == "cpu" and len(bank) >= SMALLEST and bank.shape[1] >= 32
-        if self.grouped:
-            number = max(16, int(1.5 * math.sqrt(len(bank))))
-            self.width = 2 ** math.ceil(math.log2(len(bank) / number))  # members that a group has at most
-            self._group(number)
+        self.outline = None  # of the features, once there are queries to choose it by
 
     def nearest(self, queries: torch.Tensor, neighbours: int = 1) -> torch.Tensor:
         """Float [Q, D] on the bank's device -> squared distances to the k nearest, float [Q, k], ascending."""
+        if self.grouped and self.outline is None:
+            self._group(queries, neighbours)
         if self.grouped and neighbours <= self.width:
             rows = max(BLOCK, TABLE // len(self.sizes))
             return in_threads(lambda part: torch.cat([self._search(p, neighbours) for p in part.split(rows)]), queries)
@@ -71,11 +70,13 @@ class BankSearch:
         """The last one made, if it is of this bank, else a new one: for detectors, whose bank may be exchanged."""
         return last if last is not None and last.bank is bank else cls(bank)
 
-    def _group(self, number: int, rounds: int = 8) -> None:
+    def _group(self, queries: torch.Tensor, neighbours: int, rounds: int = 8) -> None:
         """Divide the bank: k-means from rows evenly spaced, so that the same bank always has the same groups; those of
         more than `width` members are divided further, by their distance from the centre.
         """
-        self.outline = fit_search_outline(self.features)
+        number = max(16, int(1.5 * math.sqrt(len(self.features))))
+        self.width = 2 ** math.ceil(math.log2(len(self.features) / number))  # members that a group has at most
+        self.outline = fit_search_outline(self.features, queries, neighbours)
         outlines = torch.cat([self.outline(part) for part in self.features.split(65536)])
         centres = outlines[torch.linspace(0, len(outlines) - 1, number).long()]
         for _ in range(rounds):
