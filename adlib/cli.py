@@ -187,7 +187,9 @@ def run(
     this = Run(dataset, str(root.expanduser().resolve()), method, category, values, seed, device)
     store = Store(out.expanduser().resolve() / "runs")
     with shared_cache(out, cache) as folder:
-        record = execute(this, store, conditions=Conditions(cache=folder, cache_limit=parse_bytes(cache_limit)))
+        record = execute(
+            this, store, conditions=Conditions(cache=folder, cache_limit=parse_bytes(cache_limit, "--cache-limit"))
+        )
     index = render_report(out.expanduser().resolve())
     print(store.path(this.key) / "record.json")
     print(index.parent / "html" / "runs" / f"{this.key}.html")
@@ -256,7 +258,7 @@ def reproduce(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     seconds = None if time_limit is None else 60 * time_limit
-    conditions = Conditions(seconds, retries, maps, cache_limit=parse_bytes(cache_limit))
+    conditions = Conditions(seconds, retries, maps, cache_limit=parse_bytes(cache_limit, "--cache-limit"))
     try:
         with (
             shared_cache(out, cache) as folder,

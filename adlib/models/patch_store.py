@@ -17,11 +17,11 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KI
 WORKING_SHARE = 1.65  # memory that choosing takes, in sizes of what is chosen from: measured by benchmarks/coreset.py
 
 
-def parse_bytes(text: str) -> int:
-    """ "8GB" -> 8_000_000_000. Raises InputError for anything else than a number and a unit."""
+def parse_bytes(text: str, name: str = "memory") -> int:
+    """ "8GB" -> 8_000_000_000. Raises InputError for anything else than a number and a unit, naming the parameter."""
     match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", str(text))
     if not match or match[2].upper() not in UNITS:
-        raise InputError(f"memory={text!r} is not a size: write it as '8GB' or '512MiB'.")
+        raise InputError(f"{name}={text!r} is not a size: write it as '8GB' or '512MiB'.")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
