@@ -64,6 +64,7 @@ def test_each_category_reads_its_own_numbers_from_the_joint_record(data):
     record = joint_record(run, out)
     assert 0 < record["metrics"]["image_auroc"] < 1
     assert record["categories"]["CS"]["image_auroc"] == 0
+    assert record["categories"]["CS"]["intervals"]["image_auroc"] == {"low": 0, "high": 0, "std": 0}
     assert (record["categories"]["AI"]["tp"], record["categories"]["AI"]["fp"]) == (4, 0)
     assert set(record["data"]["counts"]) == {"AI", "CS"}
 

@@ -191,6 +191,18 @@ def test_one_run_shows_its_bootstrap_interval_and_several_their_spread(tmp_path)
     assert "<small" not in page
 
 
+def test_each_category_of_a_joint_run_shows_its_own_interval(tmp_path):
+    parts = {
+        name: {"image_auroc": auroc, "intervals": {"image_auroc": {"low": auroc - 0.1, "high": auroc + 0.05}}}
+        for name, auroc in {"UB": 0.9, "DC": 0.7}.items()
+    }
+    joint = leave_run(tmp_path, "", 0.8, categories=parts, intervals={"image_auroc": {"low": 0.1, "high": 0.2}})
+    leave_plan(tmp_path, [joint | {"category": name} for name in parts])
+    rows = comparison("cxr_ad", "II", tmp_path).query("metric == 'image_auroc'").set_index(["category", "method"])
+    assert rows.loc[("UB", "patchcore"), ["ours", "low", "high"]].tolist() == pytest.approx([90, 80, 95])
+    assert rows.loc[("DC", "patchcore"), ["ours", "low", "high"]].tolist() == pytest.approx([70, 60, 75])
+
+
 def test_orders_of_methods_are_compared_below_the_table(tmp_path):
     """PatchCore 99.43, OneNIP 89.79 ... on UB: see table_2.csv; ours in the reverse of the printed order."""
     printed = comparison("cxr_ad", "II", tmp_path).query("category == 'UB' and metric == 'image_auroc'")

@@ -32,12 +32,12 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     high, difference, state, phantom, runs.
     published: as printed, percent but for MCC and counts; NaN for a dash. recomputed: in average rows the mean of the
     printed categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for
-    one). low, high: of one run, its 95 % bootstrap interval over the test images (image metrics of whole runs), else
-    NaN. difference: ours - published, in percentage points. state: "done", "partly" (an average that lacks categories,
-    or seeds missing), "to do", "failed", "not implemented", "no data", "not in this profile". phantom: whether any of
-    our numbers comes from drawn data. runs: keys of the runs behind ours (or of those that failed) which have left a
-    notebook, separated by blanks. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the
-    test images: an oracle.
+    one). low, high: of one run, its 95 % bootstrap interval over the test images (image metrics), else NaN.
+    difference: ours - published, in percentage points. state: "done", "partly" (an average that lacks categories, or
+    seeds missing), "to do", "failed", "not implemented", "no data", "not in this profile". phantom: whether any of our
+    numbers comes from drawn data. runs: keys of the runs behind ours (or of those that failed) which have left a
+    notebook, separated by blanks. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test
+    images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
@@ -125,26 +125,27 @@ def _our_value(record: dict, category: str, metric: str) -> float:
 
     category: of the table, "cloth/subclass4" for a sub-class. A run on several categories has them one by one.
     """
-    category, _, group = category.partition("/")
-    if group:
-        metrics = record.get("groups", {}).get(group, {})
-    elif record.get("categories"):
-        metrics = record["categories"].get(category, {})
-    else:
-        metrics = record["metrics"] | record.get("oracle", {})
-    value = metrics.get(OUR_NAMES.get(metric, metric))
+    value = _part(record, category).get(OUR_NAMES.get(metric, metric))
     if value is None:
         return float("nan")
     return value if metric in AS_FRACTION else 100 * value
 
 
 def _our_interval(record: dict, category: str, metric: str) -> tuple[float, float]:
-    """The bootstrap interval of a metric in the paper's unit; NaN for a part of a run and where none is kept."""
-    found = record.get("intervals", {}).get(metric) or {}
-    whole = "/" not in category and not record.get("categories")
-    low, high = (found.get(end) if whole else None for end in ("low", "high"))
+    """The bootstrap interval of a metric in the paper's unit; NaN where none is kept."""
+    found = _part(record, category).get("intervals", {}).get(metric) or {}
     scale = 1 if metric in AS_FRACTION else 100
-    return tuple(float("nan") if end is None else scale * end for end in (low, high))
+    return tuple(float("nan") if found.get(end) is None else scale * found[end] for end in ("low", "high"))
+
+
+def _part(record: dict, category: str) -> dict:
+    """Metrics by name, and "intervals", of the part of a record that stands for a category or sub-class of a table."""
+    category, _, group = category.partition("/")
+    if group:
+        return record.get("groups", {}).get(group, {})
+    if record.get("categories"):
+        return record["categories"].get(category, {})
+    return record["metrics"] | record.get("oracle", {}) | {"intervals": record.get("intervals", {})}
 
 
 def _joint_state(states: list[str]) -> str:

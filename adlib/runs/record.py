@@ -142,8 +142,8 @@ def _oracle_decisions(predictions, metrics: dict) -> dict:
 
 
 def _metrics_by(column: str, predictions) -> dict[str, dict]:
-    """Metrics and oracle decisions of each category of a joint run, or of each sub-class or modality of a category, by
-    itself; {} where there is only one.
+    """Metrics, oracle decisions and "intervals" of each category of a joint run, or of each sub-class or modality of a
+    category, by itself; {} where there is only one.
     """
     from adlib.predictions import evaluate
 
@@ -154,7 +154,7 @@ def _metrics_by(column: str, predictions) -> dict[str, dict]:
     for name in sorted(names.unique()):
         part = predictions.select(names == name)
         metrics = evaluate(part)
-        found[name] = _without_nan(metrics) | _oracle_decisions(part, metrics)
+        found[name] = _without_nan(metrics) | _oracle_decisions(part, metrics) | {"intervals": _intervals(part)}
     return found
 
 
