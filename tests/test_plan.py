@@ -7,7 +7,7 @@ import pytest
 from conftest import make_tree
 
 from adlib import ImageSet, Predictions, evaluate, load_samples
-from adlib.report import comparison
+from adlib.report import category_table, comparison
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.plan import distinct_runs, plan, read_profile, state, write_plan
 from adlib.runs.plan_text import plan_text
@@ -66,6 +66,9 @@ def test_each_category_reads_its_own_numbers_from_the_joint_record(data):
     assert record["categories"]["CS"]["image_auroc"] == 0
     assert record["categories"]["CS"]["intervals"]["image_auroc"] == {"low": 0, "high": 0, "std": 0}
     assert (record["categories"]["AI"]["tp"], record["categories"]["AI"]["fp"]) == (4, 0)
+    shown = category_table(record["categories"])  # as the run's notebook does
+    assert shown["image_auroc"].to_dict() == {"AI": 100, "CS": 0}
+    assert not {"tp", "intervals", "image_f1max_threshold"} & set(shown)
     assert set(record["data"]["counts"]) == {"AI", "CS"}
 
     write_plan(cells, profile, out)

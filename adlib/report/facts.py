@@ -11,7 +11,7 @@ from IPython.display import HTML
 
 from adlib import papers
 from adlib.report.banner import banner
-from adlib.report.tables import read_plan
+from adlib.report.tables import COUNTS, read_plan
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 
@@ -38,11 +38,14 @@ def metric_table(metrics: Mapping) -> HTML:
 
 
 def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
-    """A record's metrics by category, one row each, in percent; a sentence where there is one category only."""
+    """A record's metrics by category, one row each, in percent, without thresholds, counts and intervals; a sentence where
+    there is one category only.
+    """
     if not metrics:
         return HTML("<p>One category: its metrics are those above.</p>")
     table = pd.DataFrame(metrics).T
-    return (100 * table[[name for name in table if "threshold" not in name]].astype(float)).round(2)
+    shown = [name for name in table if "threshold" not in name and name not in {*COUNTS, "intervals"}]
+    return (100 * table[shown].astype(float)).round(2)
 
 
 def published_table(paper: str, table: str) -> pd.DataFrame:
