@@ -38,8 +38,9 @@ def metric_table(metrics: Mapping) -> HTML:
 
 
 def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
-    """A record's metrics by category, one row each, in percent, without thresholds, counts and intervals; a sentence where
-    there is one category only.
+    """A record's metrics by category, one row each, in percent, without thresholds, counts and intervals.
+
+    A sentence where there is one category only.
     """
     if not metrics:
         return HTML("<p>One category: its metrics are those above.</p>")
