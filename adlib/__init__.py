@@ -30,13 +30,16 @@ _HOME = {
 }
 _MODULES = {
     "analysis",
-    "audit",
     "datasets",
+    "detector",
+    "features",
     "figures",
     "images",
     "inspector",
+    "memory",
     "metrics",
     "models",
+    "networks",
     "papers",
     "phantoms",
     "predictions",
@@ -44,7 +47,9 @@ _MODULES = {
     "report",
     "runs",
     "samples",
+    "screening",
     "synthesis",
+    "training",
 }
 
 __all__ = ["__version__", *sorted(_HOME), *sorted(_MODULES)]

@@ -23,9 +23,9 @@ from patchcore import memory, patches_of
 
 import adlib
 from adlib.datasets import facts
-from adlib.models.coreset import covering_radius, k_centre_greedy, k_centre_greedy_in_shards
-from adlib.models.patch_store import WORKING_SHARE
-from adlib.models.patchcore import random_projection
+from adlib.memory.coreset import covering_radius, k_centre_greedy, k_centre_greedy_in_shards
+from adlib.memory.memory_bank import random_projection
+from adlib.memory.patch_store import WORKING_SHARE
 from adlib.samples import select
 
 PIXELS, WIDTH = 224, 128

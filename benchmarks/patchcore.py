@@ -25,10 +25,10 @@ import torch
 from metrics import HERE, prepare_environment
 
 import adlib
-from adlib.models.backbones import Backbone
-from adlib.models.coreset import covering_radius, k_centre_greedy
-from adlib.models.memory_bank import fast_precision
-from adlib.models.patchcore import concatenated_embedding
+from adlib.features.backbones import Backbone
+from adlib.features.patch_embedding import concatenated_embedding
+from adlib.memory.coreset import covering_radius, k_centre_greedy
+from adlib.memory.memory_bank import fast_precision
 from adlib.samples import select
 
 LOOP = 60  # choices over which the loops are timed

@@ -18,9 +18,9 @@ import timm
 import torch
 
 import adlib
+from adlib.detector import Detector
+from adlib.features.backbones import Backbone
 from adlib.models import model_class
-from adlib.models.backbones import Backbone
-from adlib.models.detector import Detector
 from adlib.samples import select
 
 BATCH = 8

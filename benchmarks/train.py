@@ -28,9 +28,9 @@ from metrics import HERE, prepare_environment
 from torch import nn
 
 import adlib
-from adlib.models.detector import Detector
-from adlib.models.training import train
+from adlib.detector import Detector
 from adlib.samples import select
+from adlib.training.loop import train
 
 BATCH, IMAGES = 8, 48
 COMMON = {"backbone": "resnet18.tv_in1k", "weights": "random", "batch_size": BATCH}

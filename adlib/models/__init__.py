@@ -4,6 +4,7 @@ A method is one file in this folder that defines one subclass of `Detector`. To 
 its class in `_CLASSES`.
 """
 
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -63,7 +64,22 @@ def create_model(name: str, **parameters):
 
 
 def load_model(path: str | Path):
-    """The fitted detector that `model.save(path)` wrote."""
-    from adlib.models.detector import load
+    """The fitted detector that `model.save(path)` wrote. Raises InputError for any other file."""
+    import torch
+    from safetensors import safe_open
 
-    return load(path)
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: there is no saved model to load.")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["adlib"])
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dictionary
+    except Exception as error:  # safetensors raises its own type, without a public base class
+        raise InputError(f"{path} is not a model saved by adlib ({error}).") from error
+    model = create_model(about["name"], **about["parameters"])
+    model.seed_ = about["seed"]
+    model.device_ = torch.device("cpu")
+    model.set_state(state)
+    model.fitted_ = True
+    return model

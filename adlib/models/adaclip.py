@@ -28,16 +28,16 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch.utils.data import Dataset
 
+from adlib.anomaly_map import smooth
+from adlib.detector import Detector
 from adlib.errors import InputError
+from adlib.features.clip_towers import ClipTowers, tokenise
+from adlib.features.prompts import ANOMALOUS, NORMAL, TEMPLATES, HybridPrompts, fill_from_official, sentences
+from adlib.features.weights import file_hash
 from adlib.images import ImageSet
-from adlib.models.anomaly_map import smooth
-from adlib.models.backbones import file_hash
-from adlib.models.clip_towers import ClipTowers, tokenise
-from adlib.models.detector import Detector
 from adlib.models.draem import focal_loss
-from adlib.models.pasted_textures import check_sides
-from adlib.models.prompts import ANOMALOUS, NORMAL, TEMPLATES, HybridPrompts, fill_from_official, sentences
-from adlib.models.training import train
+from adlib.training.loop import train
+from adlib.training.pasted_textures import check_sides
 
 SCALE = 100.0  # of cosines, before a softmax
 
@@ -93,7 +93,7 @@ class AdaCLIP(Detector):
     """AdaCLIP. Images of 518 pixels; sides must be multiples of the towers' patch (14).
 
     towers: "<open_clip name>.<tag>" of a CLIP with a plain vision transformer, or "tiny" for tests.
-    weights: "pretrained", "random" or a .safetensors file (adlib.models.clip_towers).
+    weights: "pretrained", "random" or a .safetensors file (adlib.features.clip_towers).
     prompts: a checkpoint of the official code (.pth): fit then learns nothing and needs no labels; or None to train.
     auxiliary: data sets whose labelled test images a Run trains on, found beside the target's folder, or
         "dataset:folder". Never the target. For VisA as target the official code takes mvtec_ad and colondb.
@@ -105,7 +105,7 @@ class AdaCLIP(Detector):
     epochs, batch_size, learning_rate: of AdamW with beta 0.5 and 0.999. The official code trains on single images.
     row_dice: see dice_loss; False takes whole images.
     smoothing: sigma of the Gaussian on the map, pixels; the image score does not use the map.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "adaclip"

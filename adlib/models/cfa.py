@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import nn
 
+from adlib.anomaly_map import smooth, upsample
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.anomaly_map import smooth, upsample
-from adlib.models.backbones import Backbone
-from adlib.models.detector import Detector
-from adlib.models.memory_bank import BankSearch
-from adlib.models.training import train
+from adlib.features.backbones import Backbone
+from adlib.memory.memory_bank import BankSearch
+from adlib.training.loop import train
 
 
 class PatchDescriptor(nn.Module):
@@ -94,7 +94,7 @@ def hypersphere_loss(
 class CFA(Detector):
     """CFA. Images of 256 pixels, centre crop 224.
 
-    backbone, weights, stages: the frozen features (adlib.models.backbones).
+    backbone, weights, stages: the frozen features (adlib.features.backbones).
     descriptor_reduction: gamma_d; the descriptor's output has sum of channels // gamma_d channels.
     bank_reduction: gamma_c; 1 keeps one centre per position, more thins them to 1/gamma_c by k-means, which makes
         training and prediction as much faster.
@@ -105,7 +105,7 @@ class CFA(Detector):
     epochs, batch_size, learning_rate, weight_decay: of AdamW (AMSGrad) without a schedule.
     smoothing: sigma of the anomaly map's blur in pixels, 0 for none.
     image_score: largest value of the "smoothed" map (official), or of the "raw" patch scores.
-    precision: of training, see adlib.models.training. Scoring is always float32.
+    precision: of training, see adlib.training.loop. Scoring is always float32.
     """
 
     name = "cfa"

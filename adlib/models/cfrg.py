@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.anomaly_map import smooth
 from adlib.errors import InputError
-from adlib.models.anomaly_map import smooth
-from adlib.models.backbones import MEAN, STD, Backbone
-from adlib.models.distillation import (
+from adlib.features.backbones import MEAN, STD, Backbone
+from adlib.networks.distillation import (
     Bottleneck,
     Decoder,
     cosine_distance,
@@ -39,9 +39,9 @@ from adlib.models.distillation import (
     image_cosine_distance,
     teacher_shape,
 )
-from adlib.models.pasted_textures import PastingDetector, check_sides, folder_name, step_schedule
-from adlib.models.training import train
 from adlib.synthesis import SyntheticImages, TexturePaste
+from adlib.training.loop import train
+from adlib.training.pasted_textures import PastingDetector, check_sides, folder_name, step_schedule
 
 
 class Adapter(nn.Sequential):
@@ -148,7 +148,7 @@ def distillation_loss(
 class CFRG(PastingDetector):
     """CFRG. Images of 256 pixels; sides must be multiples of 32.
 
-    backbone, weights: the teacher, any timm ResNet (adlib.models.backbones); its stages 1, 2 and 3 are used.
+    backbone, weights: the teacher, any timm ResNet (adlib.features.backbones); its stages 1, 2 and 3 are used.
     student: timm name of the student's network, or None for the backbone's own architecture (a homogeneous student);
         always from random weights. drop_path: its stochastic depth.
     norm_momentum: of the student's batch norms. They follow the data slowly, 1 % per batch: a training of much less
@@ -159,7 +159,7 @@ class CFRG(PastingDetector):
     milestones, decay: after these shares of the epochs the learning rate is multiplied by decay.
     image_weight: range of the image's weight inside a blob; every image gets blobs, whose mask may be empty.
     smoothing: sigma of the anomaly map's blur in pixels, 0 for none.
-    precision: of training, see adlib.models.training; the official code has float16.
+    precision: of training, see adlib.training.loop; the official code has float16.
     """
 
     name = "cfrg"

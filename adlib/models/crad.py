@@ -24,13 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.aligned_features import AlignedBackbone, distances, window_maximum
-from adlib.models.detector import Detector
-from adlib.models.flow_blocks import check_shapes
-from adlib.models.frozen_features import features_of, frozen_features
-from adlib.models.pasted_textures import step_schedule
-from adlib.models.training import train
+from adlib.features.aligned_features import AlignedBackbone, distances, window_maximum
+from adlib.networks.flow_blocks import check_shapes
+from adlib.training.frozen_features import features_of, frozen_features
+from adlib.training.loop import train
+from adlib.training.pasted_textures import step_schedule
 
 
 class ContinuousMemory(nn.Module):
@@ -135,7 +135,7 @@ def refine(
 class CRAD(Detector):
     """CRAD. Images of 224 pixels; at prediction they must have the size that was learned.
 
-    backbone, weights, stages: the frozen features, all resized to the finest stage's grid (adlib.models.backbones).
+    backbone, weights, stages: the frozen features, all resized to the finest stage's grid (adlib.features.backbones).
     local_side, global_side: nodes along the sides of the grids. The global one holds that square times the size of all
         features of an image: 2.7 million values by default, more for larger images and finer stages.
     coordinate_jitter: noise on the local coordinates in training.
@@ -147,7 +147,7 @@ class CRAD(Detector):
     smoothing_window: side of the mean filter of the map, zeros past the border. score_window: side of a second one
         before the map's maximum is taken as image score.
     cache_gib: frozen features of the training images are kept in memory if they need no more; 0 never keeps them.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "crad"

@@ -25,21 +25,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.anomaly_map import smooth
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.anomaly_map import smooth
-from adlib.models.backbones import MEAN, STD, Backbone, build_network, fill_network
-from adlib.models.denoising_unet import denoising_unet
-from adlib.models.detector import Detector
-from adlib.models.distillation import image_cosine_distance
-from adlib.models.pasted_textures import check_sides
-from adlib.models.training import train
+from adlib.features.backbones import MEAN, STD, Backbone, build_network, fill_network
+from adlib.networks.denoising_unet import denoising_unet
+from adlib.networks.distillation import image_cosine_distance
+from adlib.training.loop import train
+from adlib.training.pasted_textures import check_sides
 
 TIMES = 1000  # of the diffusion; its variances rise linearly from 1e-4 to 0.02
 BALANCES = ("training", "image", "batch")
 
 
 class Features(nn.Module):
-    """Feature maps as of adlib.models.backbones.Backbone, but to be trained: float [B, 3, H, W] in [0, 1] -> list."""
+    """Feature maps as of adlib.features.backbones.Backbone, but to be trained: float [B, 3, H, W] in [0, 1] -> list."""
 
     def __init__(self, backbone: str, stages: tuple[int, ...], weights: str, seed: int):
         super().__init__()
@@ -76,8 +76,8 @@ def feature_distance(image: list[torch.Tensor], denoised: list[torch.Tensor], si
 class DDAD(Detector):
     """DDAD. Images of 256 pixels; sides must be multiples of 2 ** (levels of the UNet - 1), 32 by default.
 
-    backbone, weights, stages: of the features that are adapted and compared (adlib.models.backbones); all stages count
-        in the adaptation, all but the first in the score.
+    backbone, weights, stages: of the features that are adapted and compared (adlib.features.backbones); all stages
+        count in the adaptation, all but the first in the score.
     width, multipliers, attention, heads, dropout: of the UNet, see `denoising_unet`.
     epochs, batch_size, learning_rate, weight_decay: of Adam (not AdamW), for the UNet.
     steps: train for so many batches instead of epochs.
@@ -93,7 +93,7 @@ class DDAD(Detector):
         per "image", or in the "batch" (official: the scores then depend on what else is in the batch).
     pixel_weight: v, weight of the pixels' distance after that.
     smoothing: sigma of the anomaly map's blur in pixels. border: pixels along each edge that image scores leave out.
-    precision: of the UNet's training, see adlib.models.training; float16 is not possible here.
+    precision: of the UNet's training, see adlib.training.loop; float16 is not possible here.
     """
 
     name = "ddad"

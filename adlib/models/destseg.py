@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.anomaly_map import upsample
 from adlib.errors import InputError
-from adlib.models.anomaly_map import upsample
-from adlib.models.backbones import MEAN, STD, Backbone, build_network
-from adlib.models.distillation import ResidualBlock, cosine_distance
-from adlib.models.pasted_textures import PastingDetector, Turn, TurnedSyntheticImages, folder_name
-from adlib.models.training import train
+from adlib.features.backbones import MEAN, STD, Backbone, build_network
+from adlib.networks.distillation import ResidualBlock, cosine_distance
 from adlib.synthesis import TexturePaste
+from adlib.training.loop import train
+from adlib.training.pasted_textures import PastingDetector, Turn, TurnedSyntheticImages, folder_name
 
 # How the official code turns the normal images of each MVTec AD category before the synthesis; not at all those that
 # are missing here.
@@ -122,8 +122,8 @@ def binary_focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float) 
 class DeSTSeg(PastingDetector):
     """DeSTSeg. Images of 256 pixels.
 
-    backbone, weights: the teacher, any timm network with four stages (adlib.models.backbones), of which 1, 2 and 3 are
-        used. The student has its architecture.
+    backbone, weights: the teacher, any timm network with four stages (adlib.features.backbones), of which 1, 2 and 3
+        are used. The student has its architecture.
     textures: a folder of pictures such as DTD's images, or None to draw textures.
     student_steps, segmentation_steps: batches of the two stages.
     batch_size: a smaller last batch is dropped. The student's loss is SUMMED over the batch, so its learning rate
@@ -136,7 +136,7 @@ class DeSTSeg(PastingDetector):
         how poses vary, and none is turned by default.
     segmentation_width: channels of the segmentation network.
     gamma: of the focal loss. top: the image score is the mean of so many of the map's largest pixels.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "destseg"

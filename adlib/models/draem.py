@@ -25,7 +25,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.errors import InputError
-from adlib.models.pasted_textures import (
+from adlib.synthesis import TexturePaste
+from adlib.training.loop import train
+from adlib.training.pasted_textures import (
     PastingDetector,
     Turn,
     TurnedSyntheticImages,
@@ -33,8 +35,6 @@ from adlib.models.pasted_textures import (
     folder_name,
     step_schedule,
 )
-from adlib.models.training import train
-from adlib.synthesis import TexturePaste
 
 # Network
 
@@ -152,7 +152,7 @@ class DRAEM(PastingDetector):
     reconstruction_width, segmentation_width: channels at full size; the deepest have eight times as many.
     score_window: side of the mean filter (zeros past the border) before the map's maximum is taken as image score; it
         matters much. 1 takes the raw maximum.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "draem"

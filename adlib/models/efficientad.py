@@ -4,7 +4,7 @@ Batzner, Heckler, König; WACV 2024; arXiv 2303.14535. A small network, the teac
 ImageNet network would. A student of its kind learns from normal images to say the same, and an autoencoder to say it
 from the whole image; the student's second half predicts the autoencoder. Where student and teacher disagree, a patch
 is anomalous; where student and autoencoder do, its place in the image is. The networks, and how a teacher is made,
-stand in adlib.models.patch_description.
+stand in adlib.networks.patch_description.
 
 There is no official code. Follows the unofficial one that reproduces the paper (nelson1425/EfficientAD), with the
 dropout that the paper gives the autoencoder. What is ours:
@@ -26,11 +26,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
+from adlib.detector import Detector
 from adlib.errors import InputError
+from adlib.features.backbones import Backbone
 from adlib.images import ImageSet
-from adlib.models.backbones import Backbone
-from adlib.models.detector import Detector
-from adlib.models.patch_description import (
+from adlib.models.stfpm import split
+from adlib.networks.patch_description import (
     MARGIN,
     NETWORKS,
     Autoencoder,
@@ -44,9 +45,8 @@ from adlib.models.patch_description import (
     luminance,
     teacher_file,
 )
-from adlib.models.stfpm import split
-from adlib.models.training import train
 from adlib.synthesis import TextureFolder, texture_source
+from adlib.training.loop import train
 
 DRAWN_PENALTY = "Penalty images: drawn textures, where the paper's are of ImageNet."
 NO_PENALTY = "No penalty images: the paper keeps the student from generalising with ImageNet's."
@@ -123,7 +123,7 @@ class EfficientAD(Detector):
     network: "small" (EfficientAD-S) or "medium" (-M). teacher: the file of its weights, made by `adlib distill`, or of
         the unofficial code or anomalib; None looks for efficientad_teacher_<network>.safetensors in ADLIB_WEIGHTS.
     distill_steps: if above 0, no file is used: the teacher is distilled while fitting, in so many steps, from
-        `backbone` with `weights` (adlib.models.backbones), on the training images and the penalty's pictures. None is
+        `backbone` with `weights` (adlib.features.backbones), on the training images and the penalty's pictures. None is
         500 where weights are bundled or a file, else 0. With 0 and weights="random" the teacher is a random one.
     distill_batch, distill_rate: pictures per step of that, and its learning rate; a short one learns more at 1e-3.
     features: channels of the teacher. width: of all networks' first convolution but the autoencoder's; None is the
@@ -138,7 +138,7 @@ class EfficientAD(Detector):
     calibration: on the maps of the feature "grid", framed by zeros afterwards (unofficial code), or on those framed and
         enlarged to the "image" (anomalib), where the frame pulls the quantiles down. The frame stands for the outermost
         16 pixels, which are seen only as part of their neighbours' patches.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "efficientad"

@@ -78,7 +78,7 @@ def method_table() -> pd.DataFrame:
     Columns: method, family, year, scores ("image" or "image, pixel"), trained (yes or no), weights (with "(here)" if
     the folder ADLIB_WEIGHTS has them), data, joint (for data and joint see Facts), papers (those that benchmark it).
     """
-    from adlib.models.backbones import weights_file
+    from adlib.features.weights import weights_file
     from adlib.papers import list_papers, protocol
 
     benchmarks = {
@@ -102,3 +102,15 @@ def method_table() -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def needed_weights() -> dict[str, list[str]]:
+    """timm name, or open_clip's of a pair of towers -> the methods whose default it is."""
+    needed: dict[str, list[str]] = {}
+    for method in list_models():
+        parameters = inspect.signature(model_class(method).__init__).parameters
+        for parameter in parameters.values():
+            pretrained = parameter.name.endswith("backbone") or parameter.name == "towers"
+            if pretrained and parameter.default not in (None, "none"):
+                needed.setdefault(parameter.default, []).append(method)
+    return needed

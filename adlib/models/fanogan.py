@@ -17,7 +17,7 @@ initial weights, losses and optimisers. What differs, and why:
 
 Watched: `losses_["gan"]` has of every epoch the means of the critic's loss, of the penalty and of the gradient's norm,
 which the penalty wants at 1; where the last epoch's is outside 0.5 to 2 the detector warns. Collapse
-(adlib.models.adversarial): 64 patches drawn from random codes hardly differ from one another; found out before the
+(adlib.training.adversarial): 64 patches drawn from random codes hardly differ from one another; found out before the
 second stage begins.
 """
 
@@ -28,8 +28,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.errors import InputError
-from adlib.models.adversarial import WATCHED, AdversarialDetector, check_channels, diversity, in_parts, signed, unsigned
-from adlib.models.training import train
+from adlib.training.adversarial import (
+    WATCHED,
+    AdversarialDetector,
+    check_channels,
+    diversity,
+    in_parts,
+    signed,
+    unsigned,
+)
+from adlib.training.loop import train
 
 PATCH = 64  # side of a patch: 4 x 4, doubled four times
 STEADY = (0.5, 2.0)  # gradient norms that count as near enough to 1

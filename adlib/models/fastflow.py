@@ -21,10 +21,10 @@ kernels=(3, 1) it has 0.8 times as many.
 import torch
 from torch import nn
 
-from adlib.models.anomaly_map import upsample
-from adlib.models.backbones import Backbone
-from adlib.models.detector import Detector
-from adlib.models.flow_blocks import (
+from adlib.anomaly_map import upsample
+from adlib.detector import Detector
+from adlib.features.backbones import Backbone
+from adlib.networks.flow_blocks import (
     CouplingBlock,
     Flow,
     ScaleNorms,
@@ -35,8 +35,8 @@ from adlib.models.flow_blocks import (
     negative_log_likelihood,
     tanh_clamp,
 )
-from adlib.models.frozen_features import features_of, frozen_features
-from adlib.models.training import train
+from adlib.training.frozen_features import features_of, frozen_features
+from adlib.training.loop import train
 
 # Steps of the flow, kernels that they take in turn, hidden channels per input channel.
 STEPS = {
@@ -83,11 +83,11 @@ class FastFlow(Detector):
     """FastFlow. Images of 256 pixels for ResNets, 384 for DeiT, 448 for CaiT; no crop.
 
     backbone: a ResNet, "deit_base_distilled_patch16_384.fb_in1k" or "cait_m48_448.fb_dist_in1k"; weights, stages: as of
-        adlib.models.backbones (stages of ResNets only).
+        adlib.features.backbones (stages of ResNets only).
     steps, kernels, hidden_ratio: of the flow; None takes STEPS of the backbone, a ResNet-18's for one not listed.
     norm_affine, train_norms: LayerNorms with scale and offset, and whether these are trained.
     epochs, batch_size, learning_rate, weight_decay: of Adam, without a schedule.
-    precision: of the training (adlib.models.training); likelihoods are float32 in any case.
+    precision: of the training (adlib.training.loop); likelihoods are float32 in any case.
     cache_gib: GiB of main memory in which the training images' features may stay, so that the backbone runs once.
     """
 

@@ -18,18 +18,18 @@ anomalib's port, which is not offered: it compares the discriminator's probabili
 smooth L1 distance of the codes, and pads the first convolution by 4 (131 pixels of 256).
 
 `losses_` has the means of every epoch; "restarts" is the share of steps after which the discriminator started anew.
-Collapse (adlib.models.adversarial): the reconstructions of up to 64 training images hardly differ from one another.
+Collapse (adlib.training.adversarial): the reconstructions of up to 64 training images hardly differ from one another.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.detector import Detector
 from adlib.errors import InputError
 from adlib.images import ImageSet
-from adlib.models.adversarial import AdversarialDetector, check_channels, diversity, in_parts, signed, unsigned
-from adlib.models.detector import Detector
-from adlib.models.training import train
+from adlib.training.adversarial import AdversarialDetector, check_channels, diversity, in_parts, signed, unsigned
+from adlib.training.loop import train
 
 WON = 1e-5  # loss under which the discriminator starts anew
 

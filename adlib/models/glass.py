@@ -31,18 +31,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from adlib.detector import PixelsOnly
 from adlib.errors import InputError
+from adlib.features.patch_embedding import pooled_embedding
 from adlib.images import ImageSet
-from adlib.models.detector import PixelsOnly
-from adlib.models.frozen_features import FrozenFeatures, features_of, frozen_features
-from adlib.models.pasted_textures import PastingDetector, folder_name
-from adlib.models.patchcore import pooled_embedding
-from adlib.models.realnet import FOREGROUNDS, foreground_mask
 from adlib.models.simplenet import SimpleNet
-from adlib.models.training import to_device, train
 from adlib.synthesis import ProceduralTextures, SyntheticImages, compose, perlin_mask
 from adlib.synthesis.texture_operations import equalise, rotate
 from adlib.synthesis.textures import TextureSource
+from adlib.training.frozen_features import FrozenFeatures, features_of, frozen_features
+from adlib.training.loop import to_device, train
+from adlib.training.pasted_textures import FOREGROUNDS, PastingDetector, folder_name, foreground_mask
 
 # Local anomalies: a texture over part of the image
 

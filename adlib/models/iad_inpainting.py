@@ -18,15 +18,15 @@ Choices:
 - The score: mean of the largest hundredth of the map, which is the blurred absolute difference of image and
   restoration. The other two candidates are the codes' distance, and the map's mean.
 
-Collapse (adlib.models.adversarial): the restorations of up to 64 training images hardly differ from one another.
+Collapse (adlib.training.adversarial): the restorations of up to 64 training images hardly differ from one another.
 """
 
+from adlib.anomaly_map import smooth
 from adlib.errors import InputError
-from adlib.models.adversarial import check_channels, signed
-from adlib.models.anomaly_map import smooth
 from adlib.models.ganomaly import GANomaly, adversarial_step, check_side
-from adlib.models.training import train
 from adlib.synthesis import NSA, CutPaste, CutPasteScar, RandomWalk, SyntheticImages, TexturePaste
+from adlib.training.adversarial import check_channels, signed
+from adlib.training.loop import train
 
 SURROGATE = (
     "Surrogate: only part of IAD + inpainting is published. Layers, losses, inpainting and score are adlib's choice: "

@@ -9,7 +9,7 @@ in for them.
 There is no public code. The paper sets the network, the optimiser, its schedule, the injection, the end of training
 and the preprocessing (blur; LSM-1's brightness). It does not state, and we chose:
 - batches of 64, binary cross-entropy, one linear output on the averaged last stage, at most 200 epochs;
-- the augmentation of real defects: that of Table 8, of the patches on disk (adlib.models.patch_stream);
+- the augmentation of real defects: that of Table 8, of the patches on disk (adlib.training.patch_stream);
 - grey input: the supervised patches are grey, test images of two modalities RGB; ImageNet's mean and deviation;
 - which learning rate between 2.5e-5 and 5e-5 is whose: the upper one;
 - training in float32, where the paper has mixed precision: see `precision`.
@@ -34,13 +34,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
+from adlib.anomaly_map import upsample
+from adlib.detector import Detector, loader_workers
 from adlib.errors import InputError
+from adlib.features.backbones import MEAN, STD, build_network, fill_network
 from adlib.images import ImageSet
-from adlib.models.anomaly_map import upsample
-from adlib.models.backbones import MEAN, STD, build_network, fill_network
-from adlib.models.detector import Detector, loader_workers
-from adlib.models.patch_stream import AUGMENTATIONS, SYNTHETIC, PatchStream, choose_real, supervised_part
-from adlib.models.training import to_device, train
+from adlib.training.loop import to_device, train
+from adlib.training.patch_stream import AUGMENTATIONS, SYNTHETIC, PatchStream, choose_real, supervised_part
 
 LAST_STAGE = 4  # of a ResNet: layer4
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a grey value (ITU-R BT.601)
@@ -117,7 +117,7 @@ class Patience(nn.Module):
 class MixedSupervised(Detector):
     """Mixed supervision with synthetic and real defects. Patches of 256 pixels.
 
-    backbone, weights: the network that is trained, from the weights of adlib.models.backbones. Those without a layer4
+    backbone, weights: the network that is trained, from the weights of adlib.features.backbones. Those without a layer4
         (the bundled ones) fill the layers before it, and a warning says so.
     defects: which real ones are injected: "mixed" for all, "none", or one kind by its name ("points", "area").
     number: of them at most, None for all. shuffle_seed: of the one shuffle from which fewer and more are taken, so that
@@ -132,7 +132,7 @@ class MixedSupervised(Detector):
     selection: what that loss is of: "training", patches held out of the training images; or "test", the images given to
         fit as `val`, as the paper did with its test images.
     validation_share: of the training patches, held out; 0 keeps the last of all epochs.
-    precision: of training, see adlib.models.training; the paper trained in mixed precision, float16 presumably.
+    precision: of training, see adlib.training.loop; the paper trained in mixed precision, float16 presumably.
     """
 
     name = "mixed_supervised"

@@ -26,16 +26,16 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms import v2
 
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.backbones import MEAN, STD, build_network, fill_network
-from adlib.models.detector import Detector
-from adlib.models.training import train
+from adlib.features.backbones import MEAN, STD, build_network, fill_network
+from adlib.training.loop import train
 
 
 class UnitFeatures(nn.Module):
     """A network's features, averaged over all positions, at unit length: float [B, 3, H, W] in [0, 1] -> [B, D].
 
-    backbone, weights, seed: as of adlib.models.backbones. stage: whose features, 4 for a ResNet's layer4.
+    backbone, weights, seed: as of adlib.features.backbones. stage: whose features, 4 for a ResNet's layer4.
     trained_layers: names of the layers that learn, None for all of the network.
     It stays in eval mode whatever a training loop does: statistics of small batches would destroy the features.
     """
@@ -95,14 +95,14 @@ def mean_shifted_loss(
 class MSAD(Detector):
     """MSAD. Images of 256 pixels, centre crop 224. Image scores only.
 
-    backbone, weights: any timm network (adlib.models.backbones).
+    backbone, weights: any timm network (adlib.features.backbones).
     stage: of the backbone, whose averaged features are used: 4 is the last of a ResNet.
     trained_layers: names of the layers that learn; None for all.
     epochs, batch_size, learning_rate, weight_decay: of SGD without momentum or schedule.
     temperature: of the contrastive loss.
     angular: the official option that also draws the views towards the centre, there of unit length.
     neighbours: k; the score is the sum of the squared distances to the k nearest training images.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "msad"

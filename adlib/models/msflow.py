@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.backbones import Backbone
-from adlib.models.detector import Detector
-from adlib.models.flow_blocks import (
+from adlib.features.backbones import Backbone
+from adlib.networks.flow_blocks import (
     CouplingBlock,
     Flow,
     at_least_float32,
@@ -36,8 +36,8 @@ from adlib.models.flow_blocks import (
     scaled_tanh_clamp,
     tanh_clamp,
 )
-from adlib.models.frozen_features import features_of, frozen_features
-from adlib.models.training import train
+from adlib.training.frozen_features import features_of, frozen_features
+from adlib.training.loop import train
 
 LIMIT = 1.9  # of log-scales
 CONDITION = 64  # channels of the position encoding
@@ -214,7 +214,7 @@ def likelihood_maps(latents: list[torch.Tensor], size: tuple[int, int]) -> tuple
 class MSFlow(Detector):
     """MSFlow. Images of 512 pixels, no crop.
 
-    backbone, weights: a ResNet (adlib.models.backbones). blocks: of the flows at its layers 1, 2 and 3.
+    backbone, weights: a ResNet (adlib.features.backbones). blocks: of the flows at its layers 1, 2 and 3.
     clamp: of log-scales, "tanh" (1.9 tanh(a)) or "scaled" (1.9 tanh(a / 1.9)).
     maps: "sum" (pixel AUROC of the official code) or "product" (its PRO); image scores are the product's in both cases.
     top: share of the pixels, the most anomalous ones, whose mean is the image score.

@@ -1,9 +1,9 @@
 """OneNIP: "Learning to Detect Multi-class Anomalies with Just One Normal Image Prompt".
 
-Gao; ECCV 2024, pages 454-470. A transformer as UniAD's (adlib.models.feature_transformer) rebuilds the frozen features
-of an image out of a second, normal image of the same category, the prompt: the output is read from the prompt's stream,
-so what the prompt does not show is hard to rebuild. It also learns to restore the normal features of images with
-synthetic anomalies, and a small refiner learns to mark these from the difference.
+Gao; ECCV 2024, pages 454-470. A transformer as UniAD's (adlib.networks.feature_transformer) rebuilds the frozen
+features of an image out of a second, normal image of the same category, the prompt: the output is read from the
+prompt's stream, so what the prompt does not show is hard to rebuild. It also learns to restore the normal features of
+images with synthetic anomalies, and a small refiner learns to mark these from the difference.
 
 One model of all categories is what the paper trains: give fit images of several categories. The category of a test
 image chooses its prompt, so it must be known. Every category has ONE prompt at prediction, a training image drawn by
@@ -37,14 +37,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from adlib.errors import InputError
+from adlib.features.aligned_features import AlignedBackbone, distances, resized, window_maximum
 from adlib.images import ImageSet
-from adlib.models.aligned_features import AlignedBackbone, distances, resized, window_maximum
-from adlib.models.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
-from adlib.models.flow_blocks import check_shapes
-from adlib.models.pasted_textures import PastingDetector, folder_name, step_schedule
-from adlib.models.training import train
+from adlib.networks.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
+from adlib.networks.flow_blocks import check_shapes
 from adlib.samples import make_samples
 from adlib.synthesis import CutPaste, CutPaste3Way, CutPasteScar, SyntheticImages, TexturePaste
+from adlib.training.loop import train
+from adlib.training.pasted_textures import PastingDetector, folder_name, step_schedule
 
 # Networks
 
@@ -158,7 +158,7 @@ class PromptedImages(Dataset):
 class OneNIP(PastingDetector):
     """OneNIP. Images of 224 pixels (256 and 320 as well); at prediction they must have the size that was learned.
 
-    backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.models.backbones).
+    backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.features.backbones).
         A ResNet-18 has the same stages 0 to 3, of 64, 64, 128 and 256 channels.
     prompts: category -> path of its normal image at prediction. A category of the training images that is not named
         gets one of these by the fit's seed (`choices` tells which); one that was not learned can be named too.
@@ -171,7 +171,7 @@ class OneNIP(PastingDetector):
     epochs, batch_size, learning_rate, weight_decay, clip_norm: of AdamW.
     milestone, decay: after this share of the epochs the learning rate is multiplied by decay.
     score_window: side of the mean filter before the map's maximum is taken as image score.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "onenip"

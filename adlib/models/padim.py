@@ -19,10 +19,10 @@ import random
 
 import torch
 
+from adlib.anomaly_map import smooth, upsample
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.anomaly_map import smooth, upsample
-from adlib.models.backbones import Backbone
-from adlib.models.detector import Detector
+from adlib.features.backbones import Backbone
 
 # How many channels the paper keeps of stages 1 to 3, by timm name without its tag.
 CHANNELS = {"resnet18": 100, "wide_resnet50_2": 550}
@@ -75,7 +75,7 @@ class GaussianPerPosition:
 class PaDiM(Detector):
     """PaDiM. Images of 256 pixels, centre crop 224.
 
-    backbone, weights, stages: the frozen features (adlib.models.backbones).
+    backbone, weights, stages: the frozen features (adlib.features.backbones).
     channels: how many of the stages' channels are kept; None takes 100 of a ResNet-18, 550 of a wide ResNet-50 (the
         paper's) and at most 550 of any other backbone.
     channel_seed: of their random choice, on which results depend visibly; None takes the seed of fit.

@@ -24,16 +24,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.anomaly_map import upsample
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.anomaly_map import upsample
-from adlib.models.backbones import MEAN, STD, Backbone
-from adlib.models.detector import Detector
-from adlib.models.flow_blocks import (
+from adlib.features.backbones import MEAN, STD, Backbone
+from adlib.networks.flow_blocks import (
     InvertibleConvolution,
     at_least_float32,
     atan_clamp,
 )
-from adlib.models.training import train
+from adlib.training.loop import train
 
 # What the official code chooses where a category of MVTec AD departs from the defaults.
 MVTEC_AD = {
@@ -233,13 +233,13 @@ class PyramidFlow(Detector):
     """PyramidFlow. Images of 1024 pixels with a ResNet (a grid of 256), of 256 with backbone="none".
 
     backbone: a ResNet up to layer1 (64 channels at a quarter of the size), or "none" for a fixed projection of the
-        pixels to `channels` channels. weights: as of adlib.models.backbones; without meaning for "none".
+        pixels to `channels` channels. weights: as of adlib.features.backbones; without meaning for "none".
     drifting_encoder: the encoder's batch norms run in train mode during training, see above.
     levels: of the pyramid; the grid must be divisible by 2^(levels - 1). stacks, kernel: of the flow.
     normalisation: of log-scales, "channel" or "spatial" (VolumeNorm).
     augment: mirror and turn training images (textures).
     epochs, batch_size (even), learning_rate, weight_decay: of Adam, epsilon 1e-4, betas 0.5 and 0.9, no schedule.
-    clip_norm: largest norm of the gradient. precision: of the training (adlib.models.training).
+    clip_norm: largest norm of the gradient. precision: of the training (adlib.training.loop).
     """
 
     name = "pyramidflow"

@@ -2,7 +2,7 @@
 
 Deng, Li; CVPR 2022; arXiv 2201.10703. A frozen teacher's features at three scales pass through a trained bottleneck
 into a small embedding, from which a trained decoder rebuilds them, deepest first. What normal images never showed does
-not survive the bottleneck, so the rebuilt features differ there. The networks stand in adlib.models.distillation.
+not survive the bottleneck, so the rebuilt features differ there. The networks stand in adlib.networks.distillation.
 
 Follows the official code, also where the paper differs: the loss takes ONE cosine over each level's whole feature map
 (loss="image"), where the paper describes one per position (loss="position"). The last epoch is kept, as there.
@@ -16,11 +16,11 @@ Other readings, as parameters:
 import torch
 from torch import nn
 
+from adlib.anomaly_map import smooth
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.anomaly_map import smooth
-from adlib.models.backbones import Backbone
-from adlib.models.detector import Detector
-from adlib.models.distillation import (
+from adlib.features.backbones import Backbone
+from adlib.networks.distillation import (
     Bottleneck,
     Decoder,
     cosine_distance,
@@ -28,17 +28,17 @@ from adlib.models.distillation import (
     image_cosine_distance,
     teacher_shape,
 )
-from adlib.models.training import train
+from adlib.training.loop import train
 
 
 class RD4AD(Detector):
     """RD4AD. Images of 256 pixels.
 
-    backbone, weights: the teacher, any timm ResNet (adlib.models.backbones); its stages 1, 2 and 3 are used.
+    backbone, weights: the teacher, any timm ResNet (adlib.features.backbones); its stages 1, 2 and 3 are used.
     epochs, batch_size, learning_rate, betas: of Adam without weight decay or schedule. Large batches learn less.
     loss: cosine distance of whole feature maps, "image" (official), or per "position".
     smoothing: sigma of the anomaly map's blur in pixels, 0 for none.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "rd4ad"

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from adlib.models.distillation import cosine_distance, image_cosine_distance
 from adlib.models.rd4ad import RD4AD
-from adlib.models.training import train
+from adlib.networks.distillation import cosine_distance, image_cosine_distance
 from adlib.synthesis import SyntheticImages
+from adlib.training.loop import train
 
 # Epochs of the official code per MVTec AD category.
 MVTEC_EPOCHS = {
@@ -143,14 +143,14 @@ def projection_loss(
 class RDPP(RD4AD):
     """RD++. Images of 256 pixels.
 
-    backbone, weights: the teacher, any timm ResNet (adlib.models.backbones); its stages 1, 2 and 3 are used.
+    backbone, weights: the teacher, any timm ResNet (adlib.features.backbones); its stages 1, 2 and 3 are used.
     epochs: the official number depends on the category, see MVTEC_EPOCHS; 200 is its bottle's.
     batch_size, accumulate: the gradients of `accumulate` batches add up, undivided, before each step.
     learning_rate, projection_rate, betas: of the two Adams, for bottleneck with decoder and for the projections;
         without weight decay or schedule.
     projection_weight: of the projection loss beside the distillation loss.
     smoothing: sigma of the anomaly map's blur in pixels, 0 for none.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "rdpp"

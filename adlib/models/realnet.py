@@ -3,7 +3,7 @@
 Zhang, Xu, Zhou; CVPR 2024; arXiv 2403.05897. Of a frozen network's channels those are kept that change where an
 anomaly is pasted (AFS, anomaly-aware features selection); per stage a U-Net restores the normal image's features from
 the pasted image's; of the residuals the largest are selected for each image (RRS, reconstruction residuals selection),
-from which a decoder marks the anomaly. The networks stand in adlib.models.realnet_blocks.
+from which a decoder marks the anomaly. The networks stand in adlib.networks.realnet_blocks.
 
 The paper pastes pictures from a diffusion model that was trained on the normal images (SDAS): give a folder of such
 pictures as `synthesised`. adlib.synthesis.diffusion trains a small model of that kind and fills a folder, which takes
@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
+from adlib.detector import loader_workers
 from adlib.errors import InputError
-from adlib.models.backbones import Backbone
-from adlib.models.detector import loader_workers
-from adlib.models.pasted_textures import FOREGROUNDS, PastingDetector, check_sides, folder_name, foreground_mask
-from adlib.models.realnet_blocks import FeatureReconstruction, FeatureSelection, ResidualSelection, selection_errors
-from adlib.models.training import to_device, train
+from adlib.features.backbones import Backbone
+from adlib.networks.realnet_blocks import FeatureReconstruction, FeatureSelection, ResidualSelection, selection_errors
 from adlib.synthesis import SyntheticImages, TextureFolder, TexturePaste
+from adlib.training.loop import to_device, train
+from adlib.training.pasted_textures import FOREGROUNDS, PastingDetector, check_sides, folder_name, foreground_mask
 
 NO_SDAS = "RealNet without SDAS: textures are pasted, where the paper pastes pictures from a diffusion model."
 # The official rule for each category of MVTec AD; "all" for those that are missing here.
@@ -61,7 +61,7 @@ class ForegroundPaste:
 class RealNet(PastingDetector):
     """RealNet. Images of 256 pixels; sides must be multiples of four times the last stage's stride, 128.
 
-    backbone, weights, stages: the frozen network (adlib.models.backbones). Bundled weights need stages=(1, 2, 3).
+    backbone, weights, stages: the frozen network (adlib.features.backbones). Bundled weights need stages=(1, 2, 3).
     channels: kept of stages 1, 2, 3 and 4; a stage that has fewer keeps all it has.
     selection_batches: batches of pasted images on which channels are selected.
     residuals: how many residual channels are chosen for each image by their largest value, and by their mean; the same
@@ -73,7 +73,7 @@ class RealNet(PastingDetector):
     foreground: where anomalies may lie, "all" or a rule of `foreground_mask`; of MVTec AD see MVTEC_FOREGROUND.
     epochs, batch_size, learning_rate: of Adam without weight decay or schedule.
     score_window: side of the mean filter (inside the image) before the map's maximum is taken as image score.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "realnet"

@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.anomaly_map import upsample
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.anomaly_map import upsample
-from adlib.models.detector import Detector
 from adlib.models.draem import structural_similarity
-from adlib.models.pasted_textures import check_sides, step_schedule
 from adlib.models.stfpm import split
-from adlib.models.training import train
+from adlib.training.loop import train
+from adlib.training.pasted_textures import check_sides, step_schedule
 
 SCALES = 4  # of the gradient-magnitude similarity
 
@@ -124,7 +124,7 @@ class RIAD(Detector):
         keeps the last epoch. Images given to fit as `val` are used instead.
     width: of the network: channels at full size; the deepest have eight times as many.
     smoothing_window: side of the mean filter over the maps in pixels, odd.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "riad"

@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.anomaly_map import smooth, upsample
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.anomaly_map import smooth, upsample
-from adlib.models.backbones import Backbone
-from adlib.models.detector import Detector
-from adlib.models.discriminator import Discriminator, linear
-from adlib.models.frozen_features import features_of, frozen_features
-from adlib.models.patchcore import pooled_embedding
-from adlib.models.training import train
+from adlib.features.backbones import Backbone
+from adlib.features.patch_embedding import pooled_embedding
+from adlib.networks.discriminator import Discriminator, linear
+from adlib.training.frozen_features import features_of, frozen_features
+from adlib.training.loop import train
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -41,7 +41,7 @@ def margin_loss(normal: torch.Tensor, noisy: torch.Tensor, margin: float) -> dic
 class SimpleNet(Detector):
     """SimpleNet. Images of 329 pixels, centre crop 288.
 
-    backbone, weights, stages: the frozen features (adlib.models.backbones).
+    backbone, weights, stages: the frozen features (adlib.features.backbones).
     embedding_size: values per patch, into which its 3x3 neighbourhood on all stages is pooled (as in PatchCore). The
         default suits wide ResNets; a ResNet-18 has 384 channels to pool.
     hidden: width of the discriminator's middle layer.

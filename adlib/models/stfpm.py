@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from adlib.anomaly_map import upsample
+from adlib.detector import Detector
 from adlib.errors import InputError
+from adlib.features.backbones import MEAN, STD, Backbone, build_network
 from adlib.images import ImageSet
-from adlib.models.anomaly_map import upsample
-from adlib.models.backbones import MEAN, STD, Backbone, build_network
-from adlib.models.detector import Detector
-from adlib.models.training import train
+from adlib.training.loop import train
 
 
 class Student(nn.Module):
@@ -63,7 +63,7 @@ def level_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor
 class STFPM(Detector):
     """STFPM. Images of 256 pixels.
 
-    backbone, weights, stages: the teacher (adlib.models.backbones); the student takes its architecture.
+    backbone, weights, stages: the teacher (adlib.features.backbones); the student takes its architecture.
     epochs, batch_size, learning_rate, momentum, weight_decay: of SGD without a schedule. The official documentation
         trains 200 epochs, the code's default is 100. If wide networks fail to learn, try learning_rate=0.1.
     validation_share: of the training images, held out to choose the epoch whose maps are lowest on them; 0 trains on
@@ -71,7 +71,7 @@ class STFPM(Detector):
     loss: "mean" over images and positions, or "batch": half the sum over the batch of each image's mean.
     train_levels: "all" or only the "last".
     multiply: the levels' maps on the "finest" feature grid, or at the size of the "image".
-    precision: of training, see adlib.models.training. Scoring is always float32.
+    precision: of training, see adlib.training.loop. Scoring is always float32.
     """
 
     name = "stfpm"

@@ -32,14 +32,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
+from adlib.anomaly_map import upsample
+from adlib.detector import Detector
 from adlib.errors import InputError
+from adlib.features.backbones import Backbone, build_network
 from adlib.images import ImageSet
-from adlib.models.anomaly_map import upsample
-from adlib.models.backbones import Backbone, build_network
-from adlib.models.detector import Detector
-from adlib.models.frozen_features import features_of, frozen_features
-from adlib.models.training import train
 from adlib.synthesis import SyntheticImages, perlin_noise
+from adlib.training.frozen_features import features_of, frozen_features
+from adlib.training.loop import train
 
 # Features
 
@@ -177,7 +177,7 @@ class BalancedImages(Dataset):
 class SuperSimpleNet(Detector):
     """SuperSimpleNet. Images of 256 pixels.
 
-    backbone, weights, stages: the frozen features (adlib.models.backbones).
+    backbone, weights, stages: the frozen features (adlib.features.backbones).
     align_corners: how the stages are enlarged.
     hidden: width of the segmentation head.
     noise: standard deviation of the noise. It is absolute, and suits features of the size of torchvision's weights.

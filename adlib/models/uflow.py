@@ -27,11 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.anomaly_map import upsample
+from adlib.detector import Detector
 from adlib.errors import InputError
-from adlib.models.anomaly_map import upsample
-from adlib.models.backbones import Backbone
-from adlib.models.detector import Detector
-from adlib.models.flow_blocks import (
+from adlib.features.backbones import Backbone
+from adlib.networks.flow_blocks import (
     CouplingBlock,
     Flow,
     ScaleNorms,
@@ -42,8 +42,8 @@ from adlib.models.flow_blocks import (
     negative_log_likelihood,
     tanh_clamp,
 )
-from adlib.models.frozen_features import features_of, frozen_features
-from adlib.models.training import train
+from adlib.training.frozen_features import features_of, frozen_features
+from adlib.training.loop import train
 
 # Learning rate and batch size of the official configuration of each category of MVTec AD.
 MVTEC_AD = {
@@ -243,7 +243,7 @@ class UFlow(Detector):
     """U-Flow. Images of 448 pixels (the CaiT accept no other), no crop.
 
     backbone, second_backbone: two CaiT, or a ResNet whose layers 1 to 3 are taken, each through a trained LayerNorm;
-        then the second has no meaning. weights: as of adlib.models.backbones; for the CaiT "pretrained" or "random".
+        then the second has no meaning. weights: as of adlib.features.backbones; for the CaiT "pretrained" or "random".
     steps: of each of the flow's stages.
     score: "likelihood", in [0, 1], or "significance" (-log10 NFA; anomalous above 0).
     epochs: 200 officially, at most (500 for grid, hazelnut, leather, screw and wood, 400 for transistor).

@@ -4,7 +4,7 @@ You, Cui, Shen, Yang, Lu, Zheng, Le; NeurIPS 2022; arXiv 2206.03687. A transform
 of the normal images of all categories together; where it fails, by Euclidean distance, is anomalous. So that it cannot
 copy its input, attention skips each token's neighbourhood, every decoder layer begins with a learned query instead of
 the image, and noise is added to the features in training. What the layers have in common with OneNIP's stands in
-adlib.models.feature_transformer.
+adlib.networks.feature_transformer.
 
 One model of all categories is what the paper trains: give fit images of several categories. Of one category it learns
 as well, which the authors have hardly tried (their code reaches less there).
@@ -25,13 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlib.models.aligned_features import AlignedBackbone, distances, window_maximum
-from adlib.models.detector import Detector
-from adlib.models.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
-from adlib.models.flow_blocks import check_shapes
-from adlib.models.frozen_features import features_of, frozen_features
-from adlib.models.pasted_textures import step_schedule
-from adlib.models.training import train
+from adlib.detector import Detector
+from adlib.features.aligned_features import AlignedBackbone, distances, window_maximum
+from adlib.networks.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
+from adlib.networks.flow_blocks import check_shapes
+from adlib.training.frozen_features import features_of, frozen_features
+from adlib.training.loop import train
+from adlib.training.pasted_textures import step_schedule
 
 
 class DecoderLayer(nn.Module):
@@ -76,7 +76,7 @@ class Reconstruction(FeatureTransformer):
 class UniAD(Detector):
     """UniAD. Images of 224 pixels; at prediction they must have the size that was learned.
 
-    backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.models.backbones).
+    backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.features.backbones).
         A ResNet-18 has the same stages 0 to 3, of 64, 64, 128 and 256 channels.
     neighbours: side of the square of tokens around each that it does not see; None takes half the grid's, as there.
     width, heads, hidden, encoder_layers, decoder_layers, dropout: of the transformer.
@@ -85,7 +85,7 @@ class UniAD(Detector):
     milestone, decay: after this share of the epochs the learning rate is multiplied by decay.
     score_window: side of the mean filter before the map's maximum is taken as image score.
     cache_gib: frozen features of the training images are kept in memory if they need no more; 0 never keeps them.
-    precision: of training, see adlib.models.training.
+    precision: of training, see adlib.training.loop.
     """
 
     name = "uniad"

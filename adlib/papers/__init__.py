@@ -68,7 +68,7 @@ def replicates(name: str) -> int | None:
 def checks(name: str) -> dict:
     """What the audit recomputes of the paper beyond its averages and totals, and causes of what it finds (audit.yaml).
 
-    Empty for a paper without that file. Its keys: see adlib.audit.
+    Empty for a paper without that file. Its keys: see adlib.papers.audit.
     """
     file = _folder(name) / "audit.yaml"
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -16,12 +16,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from adlib.detector import choose_device
 from adlib.errors import InputError
+from adlib.features.backbones import Backbone
 from adlib.images import read_image
-from adlib.models.backbones import Backbone
-from adlib.models.detector import choose_device
-from adlib.models.patch_description import NETWORKS, PatchDescription, PicturePairs
-from adlib.models.patch_description import distil as learn
+from adlib.networks.patch_description import NETWORKS, PatchDescription, PicturePairs
+from adlib.networks.patch_description import distil as learn
 from adlib.synthesis.textures import SUFFIXES
 
 
@@ -59,7 +59,7 @@ class Photographs:
 
 @dataclass
 class Distillation:
-    """What adlib.models.training.train asks of a detector: a name, a seed, a device, a checkpoint and its identity."""
+    """What adlib.training.loop.train asks of a detector: a name, a seed, a device, a checkpoint and its identity."""
 
     parameters: dict
     seed_: int
@@ -94,8 +94,8 @@ def distil(
         efficientad_teacher_<network>.safetensors and put into ADLIB_WEIGHTS it is found by itself. While distilling,
         OUT.checkpoint lies beside it: the same call goes on from there after an interruption.
     network, features, width: as of EfficientAD. backbone, weights: whose stages 2 and 3 it learns from
-        (adlib.models.backbones). size: side of the teacher's images in pixels; the backbone sees twice that.
-    steps, batch_size, learning_rate: of Adam with weight decay 1e-5. precision: see adlib.models.training.
+        (adlib.features.backbones). size: side of the teacher's images in pixels; the backbone sees twice that.
+    steps, batch_size, learning_rate: of Adam with weight decay 1e-5. precision: see adlib.training.loop.
     Raises InputError for wrong arguments, and for a checkpoint of another call.
     """
     out = Path(out).expanduser()

@@ -3,7 +3,7 @@
 The network is the part of a timm network up to `stages`; a small classifier on its last feature map predicts the class
 at a quarter and three quarters of each cell, by cross-entropy with label smoothing. The time is the budget: warm-up,
 then a cosine down to zero at its end. What was measured about the choices stands in the model card beside the bundled
-weights (adlib/models/bundled).
+weights (adlib/features/bundled).
 """
 
 import json
@@ -22,9 +22,10 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
+from adlib.detector import choose_device
 from adlib.errors import InputError
-from adlib.models.backbones import MEAN, STD, file_hash, fill_from_file
-from adlib.models.detector import choose_device
+from adlib.features.backbones import MEAN, STD
+from adlib.features.weights import file_hash, fill_from_file
 from adlib.pretrain.collage import Collages
 
 

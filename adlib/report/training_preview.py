@@ -14,8 +14,8 @@ from adlib.runs.store import Store
 if TYPE_CHECKING:  # the other reports need neither torch nor matplotlib
     from matplotlib.figure import Figure
 
+    from adlib.detector import Detector
     from adlib.images import ImageSet
-    from adlib.models.detector import Detector
 
 
 def training_preview(model: "Detector", images: "ImageSet", count: int = 6, seed: int = 0) -> "Figure":

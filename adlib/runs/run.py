@@ -105,7 +105,7 @@ class Run:
 
     def _shared(self, images, shared):
         """The images, decoded into the folder of a FeatureCache if one is given, and has room for twice their bytes."""
-        from adlib.models.detector import choose_device, loader_workers
+        from adlib.detector import choose_device, loader_workers
 
         if shared is None:
             return images

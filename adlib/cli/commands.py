@@ -1,0 +1,366 @@
+"""The command line: `adlib --help`. It parses, calls the library, prints; nothing here would need a test of its own.
+
+Exit codes: 0 done; 1 the work failed (one line per failure, the rest finished); 2 wrong use or missing input.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adlib.cli.weights import distill, pretrain, weights_app
+from adlib.errors import InputError
+
+app = typer.Typer(
+    name="adlib",
+    help="Industrial visual anomaly detection: reproduce benchmarks, run methods, read reports.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(weights_app, name="weights")
+app.command()(pretrain)
+app.command()(distill)
+
+Root = Annotated[Path, typer.Option("--root", help="the dataset's folder (or a .csv file)")]
+Out = Annotated[Path, typer.Option("--out", help="folder of runs and report")]
+Data = Annotated[Path | None, typer.Option("--data", help="folder with one folder per dataset")]
+Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="repeat every run with this many seeds")]
+CacheLimit = Annotated[str, typer.Option("--cache-limit", metavar="SIZE", help="of the cache: it grows no further")]
+ProfileName = Annotated[str, typer.Option("--profile", help="smoke, paper, or a .yaml file")]
+
+
+def main() -> None:
+    """Entry point: a person's mistake is one sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except InputError as error:
+        print(f"adlib: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def datasets(data: Data = None) -> None:
+    """List the datasets: images published, licence, how to get them; whether they are in --data, or can be drawn."""
+    from adlib.datasets import facts, list_datasets
+    from adlib.phantoms import list_phantoms
+
+    for name in list_datasets():
+        about = facts(name)
+        total = about.count_table().sum().astype(int)
+        numbers = f"{total['train']} train, {total['test_normal']} normal + {total['test_anomalous']} anomalous test"
+        print(f"{name:12} {about.title}" + (f": {numbers}, {len(about.counts)} categories" if about.counts else ""))
+        print(f"{'':12} licence {about.licence}; {about.get}")
+        if data is not None and name != "folder":
+            print(f"{'':12} {'found' if (data / name).is_dir() else 'NOT FOUND'}: {data / name}")
+        if name in list_phantoms():
+            print(f"{'':12} phantom: adlib phantoms {name} --out DIR")
+
+
+@app.command()
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[METHOD]...", help="for all about these methods")
+    ] = None,
+) -> None:
+    """List the methods in a table; of those that are named, what they are and their parameters with defaults."""
+    import inspect
+
+    from adlib.features.weights import weights_file
+    from adlib.models import model_class
+    from adlib.models.facts import default_weights, method_table
+
+    if not names:
+        table = method_table()
+        widths = {column: max(len(column), *table[column].str.len()) for column in table}
+        for row in [dict(zip(table, table, strict=True)), *table.to_dict("records")]:
+            print("  ".join(row[column].ljust(width) for column, width in widths.items()).rstrip())
+        print("\nParameters of a method: adlib models METHOD")
+    for name in names or []:
+        detector = model_class(name)
+        print(f"{name:12} {inspect.getmodule(detector).__doc__.splitlines()[0]}")
+        for parameter in list(inspect.signature(detector.__init__).parameters.values())[1:]:
+            print(f"{'':12} {parameter.name} = {parameter.default!r}")
+        for key, value in detector.image_defaults.items():
+            print(f"{'':12} {key} = {value!r}")
+        if weights := default_weights(name):
+            print(f"{'':12} weights: {weights_file(weights) or 'not in ADLIB_WEIGHTS, will be asked of the hub'}")
+
+
+@app.command()
+def papers() -> None:
+    """List the papers that can be reproduced, with their benchmark tables."""
+    from adlib.papers import list_papers, protocol
+
+    for name in list_papers():
+        about = protocol(name)
+        print(f"{name:12} {about['title']} ({about['source']})")
+        for table, spec in about["tables"].items():
+            print(f"{'':12} table {table}: {spec['title']}")
+
+
+@app.command()
+def doctor(data: Data = None) -> None:
+    """Say what works on this machine, what is missing and how to get it."""
+    from adlib.cli.doctor import examine
+
+    findings = examine(data)
+    for finding in findings:
+        print(f"{finding.state:5} {finding.what}: {finding.text}")
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(dataset: str, root: Root, category: str | None = None) -> None:
+    """Open every file of a dataset: counts beside the published ones, bad files, masks, duplicates by content."""
+    from adlib.datasets.check import check as check_dataset
+
+    findings = check_dataset(dataset, root, category)
+    print("images: train / test normal / test anomalous")
+    print(findings.counts.to_string())
+    for remark in findings.remarks:
+        print(f"remark   {remark}")
+    for problem in findings.problems:
+        print(f"problem  {problem}")
+    if findings.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def fetch(
+    dataset: str,
+    out: Annotated[Path, typer.Option("--out", help="folder of datasets; it goes into DIR/DATASET")],
+    address: Annotated[str | None, typer.Option(help="fetch this instead (a mirror, a link you were sent)")] = None,
+) -> None:
+    """Download a dataset that has a public address, verify and unpack it. Call again to resume."""
+    from adlib.datasets.fetch import fetch as fetch_dataset
+
+    print(fetch_dataset(dataset, out, address))
+
+
+@app.command()
+def phantoms(
+    dataset: str,
+    out: Annotated[Path, typer.Option("--out", help="folder to draw into")],
+    seed: int = 0,
+    size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
+    bits: Annotated[int | None, typer.Option(help="8 or 16, where the set has both")] = None,
+    counts: Annotated[str, typer.Option(help="small, or published for the paper's counts")] = "small",
+) -> None:
+    """Draw the stand-in of a dataset, in the dataset's own layout."""
+    from adlib.phantoms import draw
+
+    given = {"size": size, "bits": bits, "counts": counts}
+    print(draw(dataset, out, seed=seed, **{name: value for name, value in given.items() if value is not None}))
+
+
+@app.command()
+def run(
+    dataset: str,
+    method: str,
+    root: Root,
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="more settings")] = None,
+    category: Annotated[str, typer.Option(help="one category; all together if not given")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a parameter")] = None,
+    seed: int = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    out: Out = Path("reports"),
+    cache: Annotated[str, typer.Option(metavar="DIR|none", help="share images and features with other runs")] = "none",
+    cache_limit: CacheLimit = "20GB",
+) -> None:
+    """Fit and score one method on one category, as a notebook; prints where the record and the page are.
+
+    Settings are the method's parameters and size, crop, window of the images: --set backbone=resnet18.tv_in1k
+    """
+    from adlib.memory.patch_store import parse_bytes
+    from adlib.report.pages import render_report
+    from adlib.reproduce import shared_cache
+    from adlib.runs.execute import Conditions, execute
+    from adlib.runs.run import Run, parse_settings
+    from adlib.runs.store import Store
+
+    values = parse_settings([*(set_ or []), *(settings or [])])
+    this = Run(dataset, str(root.expanduser().resolve()), method, category, values, seed, device)
+    store = Store(out.expanduser().resolve() / "runs")
+    with shared_cache(out, cache) as folder:
+        record = execute(
+            this, store, conditions=Conditions(cache=folder, cache_limit=parse_bytes(cache_limit, "--cache-limit"))
+        )
+    index = render_report(out.expanduser().resolve())
+    print(store.path(this.key) / "record.json")
+    print(index.parent / "html" / "runs" / f"{this.key}.html")
+    if record["status"] == "failed":
+        print(f"failed: {this.title}: {record['reason']}", file=sys.stderr)
+        raise typer.Exit(2 if record["kind"] == "wrong input" else 1)
+    for name, value in record["metrics"].items():
+        print(f"{name:24} {'undefined' if value is None else format(value, '.4f')}")
+    for warning in record["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+PaperNames = Annotated[list[str] | None, typer.Argument(metavar="[PAPER]...", help="all papers if none is given")]
+
+
+@app.command()
+def plan(
+    papers: PaperNames = None,
+    profile: ProfileName = "smoke",
+    data: Data = None,
+    out: Out = Path("reports"),
+    seeds: Seeds = None,
+    cells: Annotated[bool, typer.Option("--cells", help="a line for every cell of the tables")] = False,
+) -> None:
+    """Show how much of the papers' tables is done, running, failed, to do, and why the rest cannot be; which data are
+    missing and how to get them; what the runs that are left will cost.
+    """
+    from adlib.papers import list_papers
+    from adlib.reproduce import make_plan
+    from adlib.runs.plan import read_profile
+    from adlib.runs.plan_text import plan_text
+    from adlib.runs.store import Store
+
+    chosen = read_profile(profile, data, seeds)
+    planned = make_plan(papers or list_papers(), chosen)
+    print(plan_text(planned, chosen, Store(out.expanduser().resolve() / "runs"), cells))
+
+
+@app.command()
+def reproduce(
+    papers: PaperNames = None,
+    profile: ProfileName = "smoke",
+    data: Data = None,
+    out: Out = Path("reports"),
+    jobs: Annotated[int | None, typer.Option(min=1, help="runs at once on this machine")] = None,
+    seeds: Seeds = None,
+    scheduler: Annotated[str, typer.Option(metavar="tcp://HOST:PORT", help="use this Dask cluster's workers")] = "",
+    time_limit: Annotated[float | None, typer.Option(min=0, metavar="MINUTES", help="of each run")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="after a dead kernel or short memory")] = 1,
+    maps: Annotated[bool, typer.Option("--maps/--no-maps", help="keep the anomaly maps of every run")] = True,
+    cache: Annotated[
+        str,
+        typer.Option(metavar="DIR|none", help="where runs share images and features; OUT/cache, deleted at the end"),
+    ] = "",
+    cache_limit: CacheLimit = "20GB",
+) -> None:
+    """Do every run of the papers' tables, execute their notebooks, render the report. Call again to resume."""
+    import signal
+
+    from adlib.memory.patch_store import parse_bytes
+    from adlib.reproduce import reproduce as reproduce_papers
+    from adlib.reproduce import shared_cache
+    from adlib.runs.execute import Conditions
+    from adlib.runs.plan import read_profile
+    from adlib.runs.workers import Workers
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    seconds = None if time_limit is None else 60 * time_limit
+    conditions = Conditions(seconds, retries, maps, cache_limit=parse_bytes(cache_limit, "--cache-limit"))
+    try:
+        with (
+            shared_cache(out, cache) as folder,
+            Workers(jobs, scheduler, replace(conditions, cache=folder)) as workers,
+        ):
+            outcome = reproduce_papers(papers or [], read_profile(profile, data, seeds), out, workers)
+    except KeyboardInterrupt:
+        print("\nadlib: interrupted; finished runs are kept, call again to go on.", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{outcome.done} runs done, {len(outcome.failures)} failures.")
+    for failure in outcome.failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    print(outcome.index)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    out: Out = Path("reports"),
+    dataset: Annotated[str | None, typer.Option(help="of this dataset alone")] = None,
+    category: Annotated[str | None, typer.Option(help="of this category alone")] = None,
+    method: Annotated[str | None, typer.Option(help="of this method alone")] = None,
+    status: Annotated[str | None, typer.Option(help="finished or failed")] = None,
+    csv: Annotated[Path | None, typer.Option(help="write all columns to this file")] = None,
+) -> None:
+    """List the runs that are stored, oldest first, those under way, and those that are damaged."""
+    import pandas as pd
+
+    from adlib.runs.store import Store
+
+    store = Store(out.expanduser().resolve() / "runs")
+    wanted = {"dataset": dataset, "category": category, "method": method, "status": status}
+    found = store.table(**{name: value for name, value in wanted.items() if value is not None})
+    if csv is not None:
+        found.to_csv(csv, index=False)
+    for row in found.to_dict("records"):
+        place = "/".join(filter(None, [row["dataset"], row["category"]]))
+        numbers = {name: row.get(name) for name in ("image_auroc", "pixel_auroc", "aupro")}
+        numbers = " ".join(f"{name} {value:.4f}" for name, value in numbers.items() if pd.notna(value))
+        said = f"{row['kind']}: {row['reason']}" if row["reason"] else numbers
+        print(f"{row['key']} {row['status']:8} {row['method']} on {place}, seed {row['seed']} {said}")
+    for key in sorted(store.running()):
+        print(f"{key} running")
+    for key in store.damaged():
+        print(f"{key} damaged  will be done again")
+    print(f"{len(found)} runs in {store.folder}")
+
+
+@app.command()
+def table(
+    paper: str,
+    table: Annotated[str | None, typer.Argument(help="e.g. II; all benchmark tables if not given")] = None,
+    out: Out = Path("reports"),
+) -> None:
+    """Print published, ours and difference, in percent."""
+    from adlib.papers import protocol
+    from adlib.report.tables import comparison
+
+    for name in [table] if table else protocol(paper)["tables"]:
+        cells = comparison(paper, name, out)
+        print(f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else ""))
+        shown = cells.drop(
+            columns=["paper", "table", "phantom", "recomputed", "runs"] + ["setting"] * (not cells["setting"].any())
+        )
+        print(shown.to_string(index=False, na_rep="-", float_format="%.2f"))
+
+
+@app.command()
+def audit(papers: PaperNames = None) -> None:
+    """Recompute the papers' published tables from themselves, and print what does not agree."""
+    from adlib.papers.audit import audit as audit_papers
+    from adlib.papers.audit import disagreeing
+
+    found = audit_papers(papers or None)
+    for row in disagreeing(found).itertuples():
+        cause = f" ({row.likely_cause})" if row.likely_cause else ""
+        print(f"{row.paper} {row.table}, {row.where}: printed {row.printed:g}, recomputed {row.recomputed:.6g}{cause}")
+    print(f"{len(disagreeing(found))} of {len(found)} recomputed numbers do not agree with what is printed.")
+
+
+@app.command()
+def report(out: Out = Path("reports")) -> None:
+    """Render every executed notebook as HTML, with an index page."""
+    from adlib.report.pages import render_report
+
+    print(render_report(out.expanduser().resolve()))
+
+
+@app.command("inspect")
+def inspect_stored_runs(
+    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="runs; all if none is given")] = None,
+    out: Out = Path("reports"),
+    root: Annotated[Path | None, typer.Option(help="where the images lie now, if they have moved")] = None,
+    port: Annotated[int, typer.Option(help="the first port to try")] = 8866,
+    browser: Annotated[bool, typer.Option("--browser", help="open it in the browser")] = False,
+) -> None:
+    """Look through stored runs in the browser, without code: this machine alone, at the address that is printed."""
+    from adlib.inspector.app import serve
+
+    serve(out, keys or [], root, port, browser)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""The detector: what all methods share. Devices, batches, progress, saving; nothing about any one method.
+
+A method subclasses `Detector` and writes
+    __init__       stores its parameters, with the paper's settings as defaults
+    fit_images     learns from normal images, into attributes that end in "_"
+    score_batch    images [B, 3, H, W] -> scores [B], maps [B, H, W] or None
+    networks       its networks by name; and build, which makes them anew for a saved detector
+    state, to      where it learned other tensors as well
+"""
+
+import glob
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from adlib.errors import InputError
+from adlib.features.feature_cache import LIMIT, FeatureCache
+from adlib.images import ImageSet
+from adlib.predictions import Predictions
+
+_WEIGHTS_WARNINGS = {
+    "random": "Random weights: the features were never trained, so detection is far below the method's.",
+    "bundled": "Bundled weights: trained by adlib on images drawn from formulas, where the paper's were on ImageNet.",
+}
+
+
+class Detector:
+    """Base of all methods. Higher scores are more anomalous, for images and for pixels."""
+
+    name = ""  # as in adlib.models
+    image_defaults: dict = {"size": 256, "crop": None}  # how the method's paper prepares its images
+    checkpoint_interval: float = 300.0  # seconds between two writes of a training's checkpoint
+    accepts_anomalous: bool = False  # whether fit also learns from images that are labelled anomalous
+    feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
+    learns_from: tuple[
+        str, ...
+    ] = ()  # data sets that a zero-shot method is fitted on, instead of the one it is tried on
+
+    @classmethod
+    def create(cls, **parameters):
+        known = list(inspect.signature(cls.__init__).parameters)[1:]
+        if unknown := sorted(set(parameters) - set(known)):
+            raise InputError(f"{cls.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}.")
+        return cls(**parameters)
+
+    @property
+    def parameters(self) -> dict:
+        """The constructor's arguments: create_model(name, **parameters) gives an equal, unfitted detector."""
+        return {name: getattr(self, name) for name in list(inspect.signature(type(self).__init__).parameters)[1:]}
+
+    @property
+    def origin(self) -> dict | None:
+        """Where the pretrained weights came from (kind; file and sha256, or seed); None for a method without any."""
+        return self.backbone_.origin if hasattr(self, "backbone_") else None
+
+    @property
+    def choices(self) -> dict:
+        """What fit drew by its seed and a record should name, such as images that became prompts; {} for most."""
+        return {}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know of the features before believing the numbers."""
+        weights = self.parameters.get("weights")
+        return [_WEIGHTS_WARNINGS[weights]] if weights in _WEIGHTS_WARNINGS else []
+
+    def fit(
+        self,
+        images: ImageSet,
+        val: ImageSet | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+    ):
+        """Learn what is normal. Returns self.
+
+        images: the training images; all must be normal, unless the method learns from labelled defects too.
+        val: held-out normal images, for methods that need some; others ignore it.
+        device: "auto" (CUDA where there is a device), "cpu", "cuda", "cuda:1" ...
+        seed: of all that is random. Same seed and machine, same result on a CPU.
+        checkpoint: a file in which methods that train keep their progress; a call that finds it resumes there, and
+            ends as an uninterrupted one would have. It is deleted when fit is done. Others ignore it.
+        """
+        if len(images) == 0:
+            raise InputError("There is no image to fit on.")
+        if (images.labels == 1).any() and not self.accepts_anomalous:
+            first = images.samples.loc[images.labels == 1, "image"].iloc[0]
+            raise InputError(f"fit needs normal images only, but {first} is labelled anomalous.")
+        torch.manual_seed(seed)
+        self.device_ = choose_device(device)
+        self.seed_ = seed
+        self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
+        self.fitted_ = False
+        self.fit_images(images, val, progress)
+        self.fitted_ = True
+        self._delete_checkpoints()
+        return self
+
+    def predict(
+        self, images: ImageSet, device: str = "auto", batch_size: int = 8, progress: bool = True
+    ) -> Predictions:
+        """Score every image and every pixel; the batch size changes the speed and not the scores."""
+        self.check_fitted()
+        self.device_ = choose_device(device)
+        self.to(self.device_)
+        scores, maps = [], None
+        with torch.inference_mode():
+            for start, batch in self.batches(images, batch_size, progress, "predict"):
+                rows = images.samples.iloc[start : start + len(batch)]
+                batch_scores, batch_maps = self.score_samples(batch, rows)
+                scores.append(batch_scores.float().cpu().numpy())
+                if batch_maps is not None:
+                    if maps is None:
+                        maps = np.empty((len(images), *images.shape), np.float32)
+                    maps[start : start + len(batch)] = batch_maps.float().cpu().numpy()
+        return Predictions(np.concatenate(scores), maps, images.samples, images.settings)
+
+    def batches(
+        self, images: ImageSet, batch_size: int, progress: bool, what: str
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """(index of the first image, float [B, 3, H, W] on the device) over the images in their order."""
+        workers = loader_workers(self.device_)
+        loader = DataLoader(PixelsOnly(images), batch_size, num_workers=workers, pin_memory=workers > 0)
+        if self.feature_cache is not None:
+            self.feature_cache.begin()
+        with tqdm(total=len(images), desc=f"{self.name} {what}", unit="image", disable=not progress) as bar:
+            start = 0
+            for batch in loader:
+                batch = batch.to(self.device_, non_blocking=True)
+                if self.feature_cache is not None:
+                    self.feature_cache.offer(batch)
+                yield start, batch
+                start += len(batch)
+                bar.update(len(batch))
+
+    def share(self, folder: str | Path, limit: float = LIMIT):
+        """Look frozen features up in a folder before computing them, and keep new ones there for other detectors.
+
+        No number changes, to the last bit. folder: as long as it holds less than `limit` bytes it grows; delete it when
+        you like. "" shares nothing. Methods without a frozen backbone, and GPUs, ignore it. Returns self.
+        """
+        self.feature_cache = FeatureCache(folder, limit) if str(folder) else None
+        return self
+
+    def check_fitted(self) -> None:
+        if not getattr(self, "fitted_", False):
+            raise InputError(f"This {self.name} is not fitted: call fit(images) before predict or save.")
+
+    def _delete_checkpoints(self) -> None:
+        """Delete what adlib.training.loop wrote: the checkpoint, and those of single stages beside it."""
+        if self.checkpoint_ is not None:
+            self.checkpoint_.unlink(missing_ok=True)
+            for file in self.checkpoint_.parent.glob(f"{glob.escape(self.checkpoint_.name)}.stage-*"):
+                file.unlink()
+
+    def save(self, path: str | Path) -> Path:
+        """Write parameters and learned tensors to one .safetensors file; returns its path."""
+        self.check_fitted()
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"name": self.name, "parameters": self.parameters, "seed": self.seed_}
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state().items()}
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, partial, metadata={"adlib": json.dumps(about)})
+        partial.replace(path)
+        return path
+
+    # What a method writes.
+
+    def fit_images(self, images: ImageSet, val: ImageSet | None, progress: bool) -> None:
+        raise NotImplementedError
+
+    def score_batch(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        raise NotImplementedError
+
+    def score_samples(self, batch: torch.Tensor, samples: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """score_batch of a method that must know what an image is meant to show. samples: the batch's rows, of which
+        it may read the category and nothing about defects.
+        """
+        return self.score_batch(batch)
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The networks by name. `state`, `set_state` and `to` follow from them; a method adds what else it learned."""
+        raise NotImplementedError
+
+    def build_for(self, state: dict[str, torch.Tensor]) -> None:
+        """Make the networks that a state is then loaded into, and take from it what belongs to none of them."""
+        self.build("random")
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return joined_state(self.networks())
+
+    def set_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.build_for(state)
+        load_joined_state(self.networks(), state)
+        for network in self.networks().values():
+            network.eval()
+        if hasattr(self, "backbone_"):
+            self.backbone_.weights = self.weights
+
+    def illustrate(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pictures that a fitted method makes of images on its way to their scores, such as reconstructions.
+
+        batch: float [B, 3, H, W] in [0, 1] on the device. Returns name -> float [B, 3, H, W], shown from 0 to 1; most
+        methods have none.
+        """
+        return {}
+
+    def to(self, device: torch.device) -> None:
+        """Move networks and learned tensors to the device."""
+        for network in self.networks().values():
+            network.to(device)
+
+
+class PixelsOnly(torch.utils.data.Dataset):
+    """The pictures without their masks: a detector must not see ground truth, and need not wait for it."""
+
+    def __init__(self, images: ImageSet):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.images.pixels(index)
+
+
+def loader_workers(device: torch.device) -> int:
+    """How many processes load images. They pay where a GPU waits; on a CPU they would take cores from the network."""
+    return min(8, torch.get_num_threads()) if device.type == "cuda" else 0
+
+
+def choose_device(device: str) -> torch.device:
+    """The torch device of "auto", "cpu", "cuda" ... Raises InputError for one that is not here."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device={device!r} is not a torch device: use 'auto', 'cpu' or 'cuda'.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device={device!r}, but torch sees no CUDA device: use device='cpu', see `adlib doctor`.")
+    return chosen
+
+
+def joined_state(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    """The tensors of several networks in one dictionary: "decoder.conv.weight" and so on."""
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+
+
+def load_joined_state(modules: dict[str, torch.nn.Module], state: dict[str, torch.Tensor]) -> None:
+    """Give the networks what `joined_state` took from them."""
+    for name, module in modules.items():
+        own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        module.load_state_dict(own)

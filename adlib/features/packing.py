@@ -1,0 +1,20 @@
+"""Weights packed into a folder, for a machine without a network."""
+
+import shutil
+from pathlib import Path
+
+import open_clip
+
+from adlib.features import backbones, clip_towers
+
+
+def pack(name: str, folder: str | Path) -> Path:
+    """Put the weights of a timm or open_clip name into a folder, under the name that ADLIB_WEIGHTS is searched for."""
+    target = Path(folder).expanduser() / f"{name}.safetensors"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".partial")
+        fetch = clip_towers.download if open_clip.get_model_config(name.partition(".")[0]) else backbones.download
+        shutil.copyfile(fetch(name), partial)
+        partial.replace(target)
+    return target

@@ -1,0 +1,1 @@
+"""Banks of normal patches: how they are chosen, kept and searched."""

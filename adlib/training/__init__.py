@@ -1,0 +1,1 @@
+"""How networks are taught: the loop, its checkpoints, and the training images that several methods share."""

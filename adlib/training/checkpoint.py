@@ -1,0 +1,91 @@
+"""The checkpoint of a training: all that training changes, in one file from which it resumes exactly."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from adlib.detector import Detector
+from adlib.errors import InputError
+from adlib.images import ImageSet
+from adlib.samples import fingerprint
+
+
+class Checkpoint:
+    """Progress on disk: the file detector.checkpoint_ (with the stage's name behind it, if any), or nothing if None.
+
+    parts: kind -> objects with state_dict and load_state_dict; losses: the history and the sums of the running epoch;
+    training: what else must be equal for a file to be resumed from. best: the lowest value of `validate` and the
+    weights that had it. Read with weights_only=True; written beside and renamed, so that it is always whole.
+    """
+
+    def __init__(self, detector: Detector, dataset: Dataset, parts: dict[str, list], losses, training: dict):
+        self.parts, self.losses, self.device = parts, losses, detector.device_
+        self.best: tuple[float, dict | None] = (float("inf"), None)
+        self.finished = False
+        self.interval, self.saved_at = detector.checkpoint_interval, time.monotonic()
+        self.path: Path | None = None
+        if detector.checkpoint_ is not None:
+            stage = training["stage"]
+            file = detector.checkpoint_
+            self.path = file.with_name(f"{file.name}.stage-{stage}") if stage else file
+            images = image_set(dataset)
+            about = {"method": detector.name, **detector.parameters, "seed": detector.seed_, **training}
+            if isinstance(images, ImageSet):
+                about |= {"images": fingerprint(images.samples), **images.settings}
+            self.about = json.loads(json.dumps(about, default=str))
+
+    def load(self) -> int:
+        """Bring everything to where the file left it; returns the steps done, 0 without a file."""
+        if self.path is None or not self.path.exists():
+            return 0
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            about = json.loads(saved["about"])
+        except Exception as error:  # torch raises half a dozen types for a file that is not its own
+            raise InputError(f"{self.path} is not a checkpoint of adlib ({error}); delete it to start anew.") from error
+        differ = [key for key in sorted({*about, *self.about}) if about.get(key) != self.about.get(key)]
+        if differ:
+            said = ", ".join(f"{key}={about.get(key)!r}, now {self.about.get(key)!r}" for key in differ)
+            raise InputError(f"{self.path} is a checkpoint of another training: {said}. Delete it to start anew.")
+        for kind, states in saved["parts"].items():
+            for part, state in zip(self.parts[kind], states, strict=True):
+                part.load_state_dict(state)
+        torch.set_rng_state(saved["random"])
+        if self.device.type == "cuda" and saved["random_cuda"] is not None:
+            torch.cuda.set_rng_state(saved["random_cuda"], self.device)
+        self.best, self.finished = tuple(saved["best"]), saved["finished"]
+        self.losses.history, self.losses.sums, self.losses.count = saved["history"], saved["sums"], saved["count"]
+        return saved["step"]
+
+    def save_if_due(self, step: int) -> None:
+        """Write the file if the interval has passed, or at the end."""
+        if self.path is None or not (self.finished or time.monotonic() - self.saved_at >= self.interval):
+            return
+        self.losses.read()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        state = {
+            "about": json.dumps(self.about),
+            "step": step,
+            "finished": self.finished,
+            "best": list(self.best),
+            "history": self.losses.history,
+            "sums": self.losses.sums,
+            "count": self.losses.count,
+            "parts": {kind: [part.state_dict() for part in parts] for kind, parts in self.parts.items()},
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        torch.save(state, partial)
+        partial.replace(self.path)
+        self.saved_at = time.monotonic()
+
+
+def image_set(dataset: Dataset) -> Dataset:
+    """The ImageSet below a Dataset that keeps it as `images`."""
+    while not isinstance(dataset, ImageSet) and hasattr(dataset, "images"):
+        dataset = dataset.images
+    return dataset

@@ -1,0 +1,113 @@
+"""The command line: what it prints, and its exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, make_tree
+
+from adlib.cli.doctor import examine, explain_torch_failure
+
+
+def adlib(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "adlib", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_lists():
+    assert "CC BY-NC-SA 4.0" in adlib("datasets").stdout
+    assert "coreset_ratio = 0.1" in adlib("models", "patchcore").stdout
+    table = adlib("models").stdout.splitlines()
+    assert table[0].split() == ["method", "family", "year", "scores", "trained", "weights", "data", "joint", "papers"]
+    assert any(line.startswith("patchcore ") and line.endswith("cxr_ad, miic") for line in table)
+    assert "table II" in adlib("papers").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["check", "mvtec_ad", "--root", "nowhere"], "nowhere does not exist. MVTec AD: download"),
+        (["run", "cxr_ad", "patchcor", "--root", "tests"], "Unknown model 'patchcor'"),
+        (["run", "folder", "patchcore", "--root", "tests", "--set", "size"], "expected name=value"),
+        (["reproduce", "nature"], "Unknown paper 'nature'"),
+        (["reproduce", "--profile", "paper"], "needs data: give --data DIR"),
+        (["table", "cxr_ad", "IX"], "no benchmark table 'IX'"),
+        (["phantoms", "imagenet", "--out", "x"], "imagenet"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence):
+    done = adlib(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.startswith("adlib: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_check_exit_codes(tmp_path):
+    root = make_tree(tmp_path)
+    good = adlib("check", "folder", "--root", root)
+    assert good.returncode == 0
+    assert "6 / 4 / 4" in good.stdout
+    (root / "thing" / "test" / "good" / "000.png").write_bytes(b"")
+    bad = adlib("check", "folder", "--root", root)
+    assert bad.returncode == 1
+    assert "is empty (0 bytes)" in bad.stdout
+
+
+@pytest.mark.parametrize("dataset", ["cxr_ad", "miic"])
+def test_phantoms_are_drawn_and_checked(dataset, tmp_path):
+    drawn = adlib("phantoms", dataset, "--out", tmp_path / "drawn", "--size", 64)
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.strip() == str(tmp_path / "drawn")
+    checked = adlib("check", dataset, "--root", tmp_path / "drawn")
+    assert checked.returncode == 0, checked.stdout
+    assert "This is a phantom, drawn by adlib with seed 0" in checked.stdout
+    assert "images found" in checked.stdout  # fewer than published, which is worth a remark
+
+
+def test_table_without_runs_prints_the_published_one(tmp_path):
+    done = adlib("table", "cxr_ad", "II", "--out", tmp_path)
+    assert done.returncode == 0
+    assert "56.58" in done.stdout
+
+
+@pytest.mark.slow
+def test_run_takes_several_settings_after_set(tmp_path):
+    """`--set a=1 b=2`, as in the README."""
+    root = make_tree(tmp_path / "tree")
+    settings = ["--set", "backbone=resnet18.tv_in1k", "weights=random", "size=64", "crop=null", "coreset_ratio=0.05"]
+    done = adlib("run", "folder", "patchcore", "--root", root, *settings, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    record, page = done.stdout.splitlines()[:2]
+    assert record.endswith("record.json")
+    assert "image_auroc" in done.stdout
+    assert "Random weights" in done.stderr
+    assert "patchcore on folder, seed 0" in Path(page).read_text()
+
+
+def test_doctor_finds_this_machine_fit(tmp_path):
+    findings = {finding.what: finding for finding in examine(data=tmp_path)}
+    assert findings["torch"].state == "ok"
+    assert findings["jupyter"].state == "ok"
+    assert findings["data: mvtec_ad"].state == "note"
+    assert "download" in findings["data: mvtec_ad"].text
+
+
+def test_doctor_explains_a_torch_that_does_not_match_torchvision():
+    text = explain_torch_failure("Traceback ...\nRuntimeError: operator torchvision::nms does not exist\n")
+    assert "built for different devices" in text
+    assert text.count(". ") == 0  # one sentence
+    assert "ModuleNotFoundError: No module named 'timm'" in explain_torch_failure(
+        "ModuleNotFoundError: No module named 'timm'"
+    )
+
+
+def test_import_is_light():
+    script = (
+        "import sys, time; start = time.perf_counter(); import adlib; "
+        "print(time.perf_counter() - start, 'torch' in sys.modules)"
+    )
+    seconds, torch_loaded = subprocess.check_output([sys.executable, "-c", script], cwd=REPOSITORY, text=True).split()
+    assert float(seconds) < 0.2
+    assert torch_loaded == "False"

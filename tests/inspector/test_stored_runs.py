@@ -1,0 +1,112 @@
+"""Stored runs in the inspector: which are laid side by side, under which names, and what is said where none can be."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_tree
+
+import adlib
+from adlib.errors import InputError
+from adlib.inspector.app import notebook_of_app
+from adlib.inspector.stored_runs import comparable_runs, inspect_runs, load_runs, notes_table, run_names, run_table
+from adlib.predictions import Predictions
+from adlib.samples import select
+
+
+def store(
+    out: Path, key: str, *, seed: int = 0, parameters: dict | None = None, data: str = "d0", category: str = "thing"
+) -> None:
+    """A finished run as `adlib run` leaves it, of random scores on a tree in the same folder."""
+    if not (out / category).exists():
+        make_tree(out, category)
+    samples = select(adlib.load_samples("folder", out / category), split="test")
+    scores = np.random.default_rng(seed).random(len(samples))
+    Predictions(scores, None, samples, {"size": 64, "crop": None}).save(out / "runs" / key / "predictions")
+    record = {
+        "status": "finished",
+        "key": key,
+        "run": {"dataset": "folder", "category": category, "method": "patchcore", "seed": seed},
+        "parameters": parameters or {},
+        "images": {"size": 64},
+        "data": {"fingerprint": data},
+        "metrics": {"image_auroc": 0.5, "pixel_auroc": None},
+        "warnings": ["Random weights: a test."],
+        "ended": f"2026-01-01T00:00:{int(key[0], 16):02}+00:00",
+    }
+    (out / "runs" / key / "record.json").write_text(json.dumps(record))
+
+
+def test_runs_of_the_same_data_are_one_set_the_newest_first(tmp_path):
+    store(tmp_path, "1" * 16)
+    store(tmp_path, "2" * 16, seed=1)
+    store(tmp_path, "3" * 16, category="other", data="d1")
+    sets = comparable_runs(tmp_path)
+    assert {name: [record["key"][0] for record in records] for name, records in sets.items()} == {
+        "folder/other": ["3"],
+        "folder/thing": ["2", "1"],
+    }
+    assert run_table(tmp_path).loc["1" * 16, "image_auroc"] == 0.5
+
+
+def test_the_same_category_of_other_data_is_another_set(tmp_path):
+    store(tmp_path, "1" * 16, data="real")
+    store(tmp_path, "2" * 16, data="drawn")
+    assert list(comparable_runs(tmp_path)) == ["folder/thing", "folder/thing, data real"]
+
+
+def test_runs_of_one_method_are_named_by_what_differs(tmp_path):
+    store(tmp_path, "1" * 16, parameters={"coreset_ratio": 0.1, "k": 1})
+    store(tmp_path, "2" * 16, parameters={"coreset_ratio": 0.5, "k": 1})
+    store(tmp_path, "3" * 16, parameters={"coreset_ratio": 0.5, "k": 1}, seed=1)
+    assert run_names(comparable_runs(tmp_path)["folder/thing"]) == [
+        "patchcore seed=1 coreset_ratio=0.5",
+        "patchcore seed=0 coreset_ratio=0.5",
+        "patchcore seed=0 coreset_ratio=0.1",
+    ]
+    assert run_names(comparable_runs(tmp_path, ["1" * 16])["folder/thing"]) == ["patchcore"]
+
+
+def test_where_nothing_can_be_shown_the_sentence_says_what_to_do(tmp_path):
+    with pytest.raises(InputError, match=r"no finished run in .*make one with `adlib run`"):
+        comparable_runs(tmp_path)
+    store(tmp_path, "1" * 16)
+    with pytest.raises(InputError, match="no finished run abc in"):
+        comparable_runs(tmp_path, ["abc"])
+
+
+def test_inspector_shows_one_set_and_the_menu_changes_it(tmp_path):
+    store(tmp_path, "1" * 16)
+    store(tmp_path, "2" * 16, category="other", data="d1")
+    shown = inspect_runs(tmp_path)
+    assert "Random weights" in shown.place.children[0].value
+    assert set(shown.place.children[1].joined.samples["category"]) == {"other"}
+    shown.menu.value = "folder/thing"
+    assert set(shown.place.children[1].joined.samples["category"]) == {"thing"}
+    assert load_runs(tmp_path, shown.sets["folder/thing"])["patchcore"].scores.shape == (8,)
+
+
+def test_a_page_without_a_kernel_gets_banner_and_contact_sheet(tmp_path):
+    store(tmp_path, "1" * 16)
+    page = inspect_runs(tmp_path)._repr_mimebundle_()["text/html"]
+    assert "adlib-warning" in page
+    assert "adlib-contact-sheet" in page
+    assert "<img" in page
+
+
+def test_notes_are_kept_beside_the_runs_for_all_of_them(tmp_path):
+    store(tmp_path, "1" * 16)
+    assert notes_table(tmp_path).empty
+    inspector = inspect_runs(tmp_path).place.children[1]
+    inspector.controls.note_text.value = "faint"
+    assert (tmp_path / "review_notes.csv").is_file()
+    assert notes_table(tmp_path)["text"].tolist() == ["faint"]
+    assert notes_table(tmp_path)["image"].tolist() == ["000.png"]
+
+
+def test_app_is_one_cell_with_absolute_paths(tmp_path):
+    notebook = notebook_of_app(tmp_path, ["1" * 16], None)
+    (code,) = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert f"inspect_runs('{tmp_path}', ['1111111111111111'], None)" in code
+    compile(code, "cell", "exec")

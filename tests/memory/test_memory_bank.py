@@ -1,0 +1,161 @@
+"""Memory bank at size: bounds, exact search in groups, the coreset's rounds, and patches that exceed the memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_tree
+
+from adlib import ImageSet, InputError, create_model, load_samples
+from adlib.memory import memory_bank
+from adlib.memory.coreset import covering_radius, k_centre_greedy, k_centre_greedy_in_shards
+from adlib.memory.distance_bounds import fit_outline, fit_search_outline
+from adlib.memory.memory_bank import BankSearch, in_threads
+from adlib.memory.patch_store import PatchStore, parse_bytes
+from adlib.samples import select
+
+
+def clustered(count: int, dimensions: int, seed: int = 0, inner: int = 6, precision=torch.float32) -> torch.Tensor:
+    """Features near an inner-dimensional surface, around 30 centres: as those of images are."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.randn(inner, dimensions, generator=torch.Generator().manual_seed(99))
+    centres = 4 * torch.randn(30, inner, generator=torch.Generator().manual_seed(98))
+    place = centres[torch.randint(0, 30, (count,), generator=generator)]
+    inside = place + torch.randn(count, inner, generator=generator)
+    return (inside @ basis + 0.3 * torch.randn(count, dimensions, generator=generator)).to(precision)
+
+
+def test_outlines_are_never_farther_apart_than_features():
+    features = clustered(400, 64, precision=torch.float64)
+    outline = fit_outline(features, energy=0.9)
+    assert 1 <= outline.axes.shape[1] <= 32
+    outlines = outline(features)
+    outlined, whole = ((some[:, None] - some).norm(dim=2) for some in (outlines, features))
+    assert (outlined <= whole + 1e-9).all()
+    axes = fit_search_outline(features[:300].float(), features[300:].float()).axes
+    assert 6 <= axes.shape[1] <= 32  # as many as there is to tell, and not the noise
+    torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1]), rtol=0, atol=1e-5)
+    far = whole > whole.median()
+    assert (outlined[far] / whole[far]).mean() > 0.9  # and near to it, or they would spare nothing
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("neighbours", [1, 5])
+@pytest.mark.parametrize("kind", ["clustered", "noise"])
+def test_search_in_groups_is_exact(kind, neighbours, precision, monkeypatch):
+    monkeypatch.setattr(memory_bank, "fast_precision", lambda: precision)
+    generator = torch.Generator().manual_seed(5)
+    draw = clustered if kind == "clustered" else lambda count, size, seed: torch.randn(count, size, generator=generator)
+    bank, queries = draw(5000, 48, seed=1) + 3, draw(300, 48, seed=2) + 3
+    bank[17] = bank[4000]  # equal members
+    queries[:20] = bank[:20]  # and queries that are in the bank
+    queries[20:30] += 30  # and some that are far from everything
+    search = BankSearch(bank)
+    assert search.grouped
+    exact = (queries[:, None].double() - bank.double()).square().sum(2).topk(neighbours, 1, largest=False).values
+    found = search.nearest(queries, neighbours)
+    assert len(search.sizes) > 50
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
+    assert torch.equal(torch.cat([search.nearest(part, neighbours) for part in queries.split(70)]), found)
+
+
+def test_threads_share_the_queries_and_change_nothing():
+    bank, queries = clustered(5000, 48, seed=1), clustered(6500, 48, seed=2)
+    search, threads = BankSearch(bank), torch.get_num_threads()
+    search.nearest(queries[:1])
+    alone = search._search(queries, 1)
+    try:
+        torch.set_num_threads(3)
+        seen = []
+        in_threads(lambda part: seen.append((len(part), torch.get_num_threads())) or part, queries)
+        assert sorted(seen) == [(2166, 1), (2167, 1), (2167, 1)]
+        assert torch.equal(search.nearest(queries), alone)
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError):
+            in_threads(lambda part: 1 // 0, queries)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_search_divides_large_groups_and_takes_few_queries_at_a_time(monkeypatch):
+    bank, queries = torch.cat([clustered(500, 48, seed=1), 0.01 * torch.randn(4500, 48)]), clustered(300, 48, seed=2)
+    search = BankSearch(bank)
+    found = search.nearest(queries, 3)
+    assert search.sizes.max() <= search.width < 4500 / 16
+    assert search.sizes.sum() == 5000
+    exact = torch.cdist(queries.double(), bank.double()).square().topk(3, 1, largest=False).values
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(memory_bank, "TABLE", 1)
+    assert torch.equal(search.nearest(queries, 3), found)
+    assert search.nearest(queries, search.width + 1).shape == (300, search.width + 1)  # more than a group has
+
+
+def test_search_copes_with_equal_features_and_small_banks():
+    assert not BankSearch(torch.rand(100, 40)).grouped
+    equal = BankSearch(torch.ones(5000, 40))
+    assert equal.nearest(torch.full((3, 40), 3.0), 2).tolist() == [[160.0, 160.0]] * 3
+
+
+@pytest.mark.parametrize("starts", [0, 10])
+def test_coreset_with_outlines_follows_the_plain_loop(starts):
+    features = clustered(20000, 48, precision=torch.float64)
+    generator = torch.Generator().manual_seed(7)
+    rows = torch.randperm(len(features), generator=generator)[: max(1, starts)]
+    distance, expected = torch.cdist(features, features[rows]).mean(1), [] if starts else rows.tolist()
+    while len(expected) < 700:
+        expected.append(int(distance.argmax()))
+        distance = torch.minimum(distance, (features - features[expected[-1]]).norm(dim=1))
+    assert k_centre_greedy(features, 700, seed=7, starts=starts).tolist() == expected
+    single = k_centre_greedy(features.float(), 700, seed=7, starts=starts)
+    assert covering_radius(features, single) == pytest.approx(covering_radius(features, torch.tensor(expected)), 1e-6)
+
+
+def test_coreset_in_shards_covers_nearly_as_well():
+    features = clustered(6000, 16)
+    exact, sharded = k_centre_greedy(features, 300), k_centre_greedy_in_shards(features, 300, shard_rows=1500)
+    assert len(set(sharded.tolist())) == 300
+    assert covering_radius(features, sharded) <= 1.3 * covering_radius(features, exact)
+    assert torch.equal(k_centre_greedy_in_shards(features, 300, shard_rows=6000), exact)
+
+
+def test_covering_radius_by_hand():
+    features = torch.tensor([[0.0], [1.0], [5.0], [9.0]])
+    assert covering_radius(features, torch.tensor([0, 3])) == 4.0
+
+
+def test_memory_is_read_with_its_unit():
+    assert [parse_bytes(text) for text in ("8GB", "512 MiB", "100")] == [8 * 10**9, 512 * 2**20, 100]
+    with pytest.raises(InputError, match="memory='much' is not a size: write it as '8GB'"):
+        create_model("patchcore", memory="much")
+
+
+@pytest.mark.parametrize(
+    ("limit", "on_disk", "shards"), [(None, False, 1), (10**6, False, 1), (40_000, True, 1), (10_000, True, 3)]
+)
+def test_patches_beyond_the_memory_lie_on_disk(limit, on_disk, shards):
+    patches = torch.rand(1000, 32, generator=torch.Generator().manual_seed(0))
+    store = PatchStore(1000, 32, 4, limit, lambda some: some[:, :4])
+    for part in patches.split(300):
+        store.add(part)
+    assert (store.on_disk, -(-1000 // store.shard_rows)) == (on_disk, shards)
+    rows = torch.tensor([999, 3, 500])
+    np.testing.assert_allclose(store.take(rows), patches[rows], rtol=0, atol=3e-4 if on_disk else 0)
+    np.testing.assert_array_equal(store.projections, patches[:, :4])
+    folder = store.folder.name
+    store.close()
+    assert not Path(folder).exists()
+
+
+def test_patchcore_within_a_memory_limit_is_nearly_the_same(tmp_path):
+    samples = load_samples("folder", make_tree(tmp_path, size=64))
+    train, test = (ImageSet(select(samples, split=split), size=64) for split in ("train", "test"))
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "random", "coreset_ratio": 0.5, "projection_size": 16}
+    scores = {}
+    for memory in (None, "100KB", "20KB"):
+        model = create_model("patchcore", memory=memory, **settings).fit(train, device="cpu", progress=False)
+        scores[memory] = model.predict(test, device="cpu", progress=False).scores
+        assert any("Coreset chosen in" in warning for warning in model.warnings) == (memory == "20KB")
+    np.testing.assert_allclose(scores["100KB"], scores[None], rtol=0.01)
+    assert np.corrcoef(scores["20KB"], scores[None])[0, 1] > 0.9

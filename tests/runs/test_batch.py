@@ -1,0 +1,282 @@
+"""Batches on Dask: what a worker, a second batch and a cluster by hand do to the runs; and what the rest will cost.
+
+Most of these runs do nothing but leave a record, so that they take milliseconds.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, make_tree
+from typer.testing import CliRunner
+
+from adlib import InputError
+from adlib.cli.commands import app
+from adlib.runs import Run, Store
+from adlib.runs.batch import run_all
+from adlib.runs.estimate import GUESSED_HOURS, estimate
+from adlib.runs.record import failure, write_json
+from adlib.runs.store import Busy
+from adlib.runs.workers import Workers
+
+
+def quick_runs(number: int) -> list[Run]:
+    """Runs whose keys are numbers: nothing has to be read for them."""
+    runs = [Run("folder", "nowhere", "padim", "thing", {}, seed) for seed in range(number)]
+    for run in runs:
+        run.__dict__["key"] = f"{run.seed:016x}"
+    return runs
+
+
+def leaves_a_record(body: str = ""):
+    """Work that notes its run in the file `begun`, does what `body` says, and leaves a record. Dask sends it whole."""
+
+    def work(run: dict, key: str, folder: str, conditions) -> dict:
+        from adlib.runs.batch import BUSY
+
+        try:
+            with Store(folder).claim(key, wait=0.1) as partial:
+                if partial is not None:
+                    with (Path(folder) / "begun").open("a") as file:
+                        file.write(f"{run['seed']}\n")
+                    exec(body, {"run": run, "partial": partial, "folder": folder})
+                    write_json(partial / "record.json", {"status": "finished", "key": key, "run": run})
+        except Busy:
+            return {"state": BUSY}
+        return {"state": "finished"}
+
+    return work
+
+
+def begun(store: Store) -> list[int]:
+    return sorted(int(line) for line in (store.folder / "begun").read_text().split())
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with Workers(jobs=2) as shared:
+        yield shared
+
+
+def test_each_run_is_done_once_and_a_finished_one_never_again(workers, tmp_path):
+    store = Store(tmp_path)
+    assert [record["run"]["seed"] for record in run_all(quick_runs(5), store, workers, False, leaves_a_record())] == [
+        *range(5)
+    ]
+    run_all(quick_runs(7), store, workers, False, leaves_a_record())
+    assert begun(store) == [*range(7)]
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_an_exception_in_a_worker_fails_its_run_alone_and_is_recorded(workers, tmp_path):
+    work = leaves_a_record("if run['seed'] == 1: raise ZeroDivisionError('by zero')")
+    records = run_all(quick_runs(3), Store(tmp_path), workers, False, work)
+    assert [record["status"] for record in records] == ["finished", "failed", "finished"]
+    assert records[1]["reason"] == "ZeroDivisionError: by zero"
+    assert Store(tmp_path).record(records[1]["key"]) == records[1]
+    assert len(run_all(quick_runs(3), Store(tmp_path), workers, False, leaves_a_record())) == 3
+    assert begun(Store(tmp_path)) == [0, 1, 1, 2]
+
+
+def test_a_worker_that_dies_is_replaced_and_its_run_done_by_another(workers, tmp_path):
+    once = "import os, signal; mark = folder + '/mark'\nif run['seed'] == 1 and not os.path.exists(mark):\n"
+    once += "    open(mark, 'w').close(); os.kill(os.getpid(), signal.SIGKILL)"
+    records = run_all(quick_runs(4), Store(tmp_path), workers, False, leaves_a_record(once))
+    assert [record["status"] for record in records] == ["finished"] * 4
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_every_worker_is_given_up_and_says_so(workers, tmp_path):
+    always = "import os, signal\nif run['seed'] == 1: os.kill(os.getpid(), signal.SIGKILL)"
+    records = run_all(quick_runs(4), Store(tmp_path), workers, False, leaves_a_record(always))
+    assert [record["status"] for record in records] == ["finished", "failed", "finished", "finished"]
+    assert records[1]["kind"] == "worker died"
+
+
+def test_a_run_that_another_process_works_on_is_left_to_it(workers, tmp_path):
+    store, runs = Store(tmp_path), quick_runs(3)
+    held, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with store.claim(runs[0].key) as partial:
+            held.set()
+            leave.wait(60)
+            record = {"status": "finished", "key": runs[0].key, "run": runs[0].as_dict(), "by": "another"}
+            write_json(partial / "record.json", record)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert held.wait(10)
+    assert store.running() == {runs[0].key}
+    threading.Timer(2, leave.set).start()
+    records = run_all(runs, store, workers, False, leaves_a_record())
+    thread.join()
+    assert records[0]["by"] == "another"
+    assert begun(store) == [1, 2]
+    assert store.running() == set()
+
+
+@pytest.mark.slow
+def test_two_batches_at_once_neither_repeat_nor_damage_a_run(workers, tmp_path):
+    store = Store(tmp_path)
+    results = []
+    threads = [
+        threading.Thread(
+            target=lambda: results.append(
+                run_all(quick_runs(12), store, workers, False, leaves_a_record("import time; time.sleep(0.1)"))
+            )
+        )
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert begun(store) == [*range(12)]
+    assert [[record["status"] for record in records] for records in results] == [["finished"] * 12] * 2
+
+
+@pytest.mark.slow
+def test_workers_started_by_hand_share_a_batch(tmp_path):
+    """As the README says: a scheduler, two workers, and --scheduler."""
+    variables = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    dask = [sys.executable, "-m", "dask"]
+
+    def start(*arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*dask, *arguments], env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    file = tmp_path / "scheduler.json"
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    started = [start(*scheduler)]
+    try:
+        deadline = time.monotonic() + 60
+        while not file.exists() or not file.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        address = json.loads(file.read_text())["address"]
+        assert address.startswith("tcp://127.0.0.1:")
+        options = ["--nthreads", "1", "--resources", "GPU=1,CPU=1", "--host", "127.0.0.1", "--no-dashboard"]
+        started += [start("worker", address, *options, "--local-directory", str(tmp_path / "dask")) for _ in range(2)]
+        body = "import os, time; time.sleep(0.3); (partial / 'who').write_text(str(os.getpid()))"
+        with Workers(scheduler=address) as workers:
+            records = run_all(quick_runs(12), Store(tmp_path / "runs"), workers, False, leaves_a_record(body))
+            assert workers.resources() == {"GPU": 1}
+        assert [record["status"] for record in records] == ["finished"] * 12
+        assert len({file.read_text() for file in (tmp_path / "runs").glob("*/who")}) == 2
+    finally:
+        for process in reversed(started):
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def test_an_address_where_no_scheduler_answers_is_said(tmp_path, monkeypatch):
+    workers = Workers(scheduler="tcp://127.0.0.1:9")
+    monkeypatch.setattr("adlib.runs.workers.CONNECT_SECONDS", 1)
+    with pytest.raises(InputError, match=r"No Dask scheduler answers at .tcp://127\.0\.0\.1:9"):
+        run_all(quick_runs(1), Store(tmp_path), workers, False)
+
+
+# The store's lists
+
+
+def finished(store: Store, run: Run, **more) -> None:
+    with store.claim(run.key) as folder:
+        (folder / "predictions").mkdir()
+        (folder / "predictions" / "maps.npy").write_bytes(b"12345678")
+        record = {"status": "finished", "key": run.key, "run": run.as_dict(), "files": {"predictions/maps.npy": 8}}
+        write_json(folder / "record.json", record | {"metrics": {"image_auroc": 0.5}} | more)
+
+
+def test_table_filters_runs(tmp_path):
+    store, runs = Store(tmp_path), quick_runs(3)
+    for run in runs:
+        finished(store, run)
+    assert len(store.table()) == 3
+    assert store.table(seed=1)["key"].tolist() == [runs[1].key]
+    assert store.table(method="patchcore").empty
+    assert Store(tmp_path / "none").table(status="failed").empty
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"status": "finished"}', '{"status": "finished", "key": "0"}']
+)
+def test_what_is_no_record_of_this_run_is_none(tmp_path, content):
+    store, (run,) = Store(tmp_path), quick_runs(1)
+    finished(store, run)
+    (store.path(run.key) / "record.json").write_text(content)
+    assert store.record(run.key) is None
+    assert store.records() == []
+    assert store.damaged() == [run.key]
+    finished(store, run)
+    assert store.is_finished(run.key)
+
+
+def test_a_run_whose_predictions_are_cut_is_not_finished(tmp_path):
+    store, (run,) = Store(tmp_path), quick_runs(1)
+    finished(store, run)
+    assert store.is_finished(run.key)
+    maps = store.path(run.key) / "predictions" / "maps.npy"
+    maps.write_bytes(b"1234")
+    assert not store.is_finished(run.key)
+    assert store.damaged() == [run.key]
+    maps.unlink()
+    assert not store.is_finished(run.key)
+
+
+def test_runs_are_listed_by_the_command_line(tmp_path):
+    store, runs = Store(tmp_path / "runs"), quick_runs(3)
+    finished(store, runs[0])
+    finished(store, runs[1])
+    (store.path(runs[1].key) / "predictions" / "maps.npy").unlink()
+    with store.claim(runs[2].key) as folder:
+        store.write_failure(folder, failure(runs[2], "out of memory", "too large"))
+        listed = CliRunner().invoke(app, ["runs", "--out", str(tmp_path)]).stdout.splitlines()
+        assert listed == [
+            f"{runs[0].key} finished padim on folder/thing, seed 0 image_auroc 0.5000",
+            f"{runs[1].key} finished padim on folder/thing, seed 1 image_auroc 0.5000",
+            f"{runs[2].key} running",
+            f"{runs[1].key} damaged  will be done again",
+            f"2 runs in {store.folder}",
+        ]
+    arguments = ["runs", "--out", str(tmp_path), "--status", "failed", "--csv", str(tmp_path / "runs.csv")]
+    listed = CliRunner().invoke(app, arguments).stdout.splitlines()
+    assert listed[0] == f"{runs[2].key} failed   padim on folder/thing, seed 2 out of memory: too large"
+    assert (tmp_path / "runs.csv").read_text().count("too large") == 1
+
+
+# The estimate
+
+
+def test_estimate_scales_what_was_timed_and_says_what_is_guessed(tmp_path):
+    tree, store = make_tree(tmp_path / "tree"), Store(tmp_path / "runs")  # 14 images, 8 of them test images
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "crop": None}
+    runs = [Run("folder", str(tree), "padim", "thing", settings, seed) for seed in range(3)]
+    other = Run("folder", str(tree), "padim", "thing", settings | {"smoothing": 2}, 0)
+    counts = {"thing": {"train": 6, "test_normal": 4, "test_anomalous": 4}}
+    for run, seconds in ((runs[0], 70.0), (runs[1], 140.0)):
+        finished(store, run, seconds={"fit": seconds}, data={"counts": counts})
+    found = estimate([*runs, other], store)
+    assert (found.timed, found.guessed) == (1, 1)
+    assert found.hours == pytest.approx(105 / 3600 + GUESSED_HOURS)
+    assert found.disk_bytes == 2 * (8 * 64 * 64 * 2 + 2_000_000)
+    assert "1 of them were never timed and are guessed at 0.5 hours each" in str(found)
+    assert str(estimate(runs[:2], store)) == "Nothing is left to do."
+
+
+def test_estimate_prefers_runs_that_took_nothing_over_from_others(tmp_path):
+    tree, store = make_tree(tmp_path / "tree"), Store(tmp_path / "runs")
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "crop": None}
+    runs = [Run("folder", str(tree), "padim", "thing", settings, seed) for seed in range(3)]
+    counts = {"data": {"counts": {"thing": {"train": 6, "test_normal": 4, "test_anomalous": 4}}}}
+    finished(store, runs[0], seconds={"fit": 10.0}, shared={"features_read": 14}, **counts)
+    assert estimate(runs, store).hours == pytest.approx(2 * 10 / 3600)
+    finished(store, runs[1], seconds={"fit": 70.0}, shared={"features_read": 0}, **counts)
+    assert estimate(runs, store).hours == pytest.approx(70 / 3600)

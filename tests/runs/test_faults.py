@@ -1,0 +1,456 @@
+"""Faults: whatever is killed, cut, filled up or taken away, finished runs stay whole, the others are done again, and no
+record says what is not so. `make drill` does the same for longer, at random.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import REPOSITORY, make_tree
+from test_batch import leaves_a_record, quick_runs
+
+from adlib import InputError
+from adlib.runs import Run, Store
+from adlib.runs.batch import run_all
+from adlib.runs.execute import Conditions, NotebookFailed, execute
+from adlib.runs.kernels import KernelServer, can_fork
+from adlib.runs.record import FAILED, FINISHED, write_json
+from adlib.runs.workers import Workers
+
+KEY = "0" * 16
+
+# The store, without any kernel
+
+
+def write_run(store: Store) -> None:
+    with store.claim(KEY) as folder:
+        if folder is not None:
+            (folder / "predictions").mkdir()
+            (folder / "predictions" / "maps.npy").write_bytes(b"12345678")
+            (folder / "run.ipynb").write_text("{}")
+            record = {"status": FINISHED, "key": KEY, "run": {}, "files": {"predictions/maps.npy": 8, "run.ipynb": 2}}
+            write_json(folder / "record.json", record)
+
+
+def crash_at(event: int, work: Callable) -> bool:
+    """Do the work in a fork that ends, as by kill -9, at its n-th access to the disk; returns whether it got so far."""
+    pid = os.fork()
+    if pid == 0:
+        left = event
+
+        def hook(name: str, _) -> None:
+            nonlocal left
+            if name in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir"):
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+
+        sys.addaudithook(hook)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+
+
+def leave_nothing(store: Store) -> None:
+    pass
+
+
+def leave_a_failed_run(store: Store) -> None:
+    with store.claim(KEY) as folder:
+        store.write_failure(folder, {"status": FAILED, "key": KEY, "run": {}, "kind": "error", "reason": "before"})
+
+
+def leave_a_cut_run(store: Store) -> None:
+    write_run(store)
+    (store.path(KEY) / "predictions" / "maps.npy").write_bytes(b"1")
+
+
+def leave_a_killed_run(store: Store) -> None:
+    crash_at(12, lambda: write_run(store))
+
+
+@pytest.mark.parametrize("before", [leave_nothing, leave_a_failed_run, leave_a_cut_run, leave_a_killed_run])
+def test_a_crash_at_any_instant_leaves_a_finished_run_or_one_that_is_done_again(tmp_path, before):
+    for event in count():
+        store = Store(tmp_path / str(event))
+        before(store)
+        crashed = crash_at(event, lambda store=store: write_run(store))
+        if store.is_finished(KEY):
+            assert (store.path(KEY) / "predictions" / "maps.npy").read_bytes() == b"12345678"
+        assert crashed or store.is_finished(KEY)
+        write_run(store)
+        assert store.is_finished(KEY)
+        assert [entry.name for entry in store.folder.iterdir() if entry.name != ".locks"] == [KEY]
+        if not crashed:
+            break
+    assert event > 10  # the work has as many instants at least
+
+
+def test_a_store_that_cannot_be_written_is_said_at_once():
+    folder = Path(tempfile.mkdtemp())  # not tmp_path, into which no other user may look
+    folder.chmod(0o555)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)  # root may write everywhere
+            run_all(quick_runs(1), Store(folder), 1, False)
+        except InputError as error:
+            status = 0 if f"Nothing can be written into {folder} (Permission denied)" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    folder.rmdir()
+
+
+ON_A_SMALL_DISK = """
+import subprocess, sys
+sys.path[:0] = [{tests!r}, {repository!r}]
+from pathlib import Path
+from test_batch import leaves_a_record, quick_runs
+from adlib.runs import Store
+from adlib.runs.batch import run_all
+from adlib.runs.workers import Workers
+
+def main():
+    store, body = Store({disk!r} + "/runs"), "(partial / 'maps.npy').write_bytes(bytes(100_000))"
+    with Workers(jobs=2) as workers:
+        first = run_all(quick_runs(8), store, workers, False, leaves_a_record(body))
+        for record in first:
+            assert record["status"] == "finished" or record["kind"] == "disk full", record
+        done = [record for record in first if record["status"] == "finished"]
+        assert 0 < len(done) < 8, len(done)
+        for record in done:
+            assert (store.path(record["key"]) / "maps.npy").stat().st_size == 100_000
+        times = {{record["key"]: (store.path(record["key"]) / "record.json").stat().st_mtime_ns for record in done}}
+        subprocess.run(["mount", "-o", "remount,size=8m", {disk!r}], check=True)
+        second = run_all(quick_runs(8), store, workers, False, leaves_a_record(body))
+    assert [record["status"] for record in second] == ["finished"] * 8
+    for key, at in times.items():
+        assert (store.path(key) / "record.json").stat().st_mtime_ns == at
+    print("survived")
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_fails_the_runs_that_do_not_fit_and_spoils_none(tmp_path):
+    disk, script = tmp_path / "disk", tmp_path / "script.py"
+    disk.mkdir()
+    script.write_text(
+        ON_A_SMALL_DISK.format(disk=str(disk), tests=str(REPOSITORY / "tests"), repository=str(REPOSITORY))
+    )
+    mount = f"mount -t tmpfs -o size=400k tmpfs {disk}"
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, mount], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs user namespaces, which are not allowed here")
+    done = subprocess.run(
+        [*unshare, f"{mount} && exec {sys.executable} {script}"], capture_output=True, text=True, check=False
+    )
+    assert "survived" in done.stdout, done.stdout + done.stderr
+
+
+# Kernels of real runs
+
+ENDLESS = {"epochs": 100_000, "batch_size": 4}
+SMALL = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 32, "crop": None}
+# Read by the kernel server alone, when it starts: checkpoints after every step, and one method that is broken, by seed.
+FAULTY = """
+import os, resource, signal
+import numpy, torch
+import adlib.detector
+adlib.detector.Detector.checkpoint_interval = 0.0
+from adlib.models.padim import PaDiM
+
+def injected():
+    raise ArithmeticError("injected")
+
+def short_of_memory(work):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+    work()
+
+def on_the_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+FAULTS = [
+    injected,
+    lambda: short_of_memory(lambda: bytearray(2**34)),
+    lambda: short_of_memory(lambda: numpy.ones(2**31)),
+    lambda: short_of_memory(lambda: torch.ones(2**32)),
+    on_the_gpu,
+    lambda: os.kill(os.getpid(), signal.SIGKILL),
+]
+PaDiM.fit_images = lambda self, *_: FAULTS[self.seed_]()
+"""
+forking = pytest.mark.skipif(not can_fork(), reason="kernels are forked on Linux alone")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faulty")
+    (folder / "sitecustomize.py").write_text(FAULTY)
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    started = KernelServer(os.environ | variables | {"PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY)])})
+    yield started
+    started.close()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):  # ended meanwhile
+        return []
+
+
+@forking
+@pytest.mark.slow
+def test_a_server_of_kernels_that_is_killed_takes_them_along_and_is_started_anew(server, tmp_path):
+    def start():
+        imports = ["adlib.models.stfpm", "adlib.models.nothing_of_this_name"]
+        arguments = ["-f", str(tmp_path / "connection.json")]
+        return server.start(arguments, str(tmp_path), dict(os.environ), tmp_path / "log", imports)
+
+    kernel = start()
+    parent = psutil.Process(kernel.pid).parent()
+    names = [(Path("/proc") / str(parent.pid) / "task" / str(one.id) / "comm").read_text() for one in parent.threads()]
+    others = [name for name in names if name != "jemalloc_bg_thd\n"]  # pyarrow's memory, which expects to be forked
+    assert len(others) == 1  # what makes it safe to fork
+    parent.kill()
+    assert kernel.wait(10) == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while is_alive(kernel.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    again = start()
+    again.kill()
+    assert again.wait(30) == -signal.SIGKILL
+
+
+def trained(tree: Path, **settings) -> Run:
+    return Run("folder", str(tree), "stfpm", "thing", SMALL | settings)
+
+
+def kernels() -> list[psutil.Process]:
+    """The kernels below this process that have been forked."""
+    below = [each for each in psutil.Process().children(recursive=True) if is_alive(each.pid)]
+    servers = {process.pid for process in below if "adlib.runs.kernels" in command_line(process)}
+    parents = {process.pid: process.ppid() for process in below if process.pid in servers and is_alive(process.pid)}
+    return [process for process in below if parents.get(process.pid) in servers]
+
+
+def kill_each_kernel_when(ready: Callable[[], bool], times: int) -> threading.Thread:
+    """Kill the kernels when it is time, as often as that."""
+
+    def kill() -> None:
+        killed: set[int] = set()
+        while len(killed) < times:
+            for process in kernels():
+                if process.pid not in killed and ready():
+                    process.kill()
+                    killed.add(process.pid)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
+
+
+def has_begun_to_fit(store: Store) -> bool:
+    logs = list(store.folder.glob(".*.partial/run.log"))
+    return any("recorder.checkpoint(out)" in log.read_text().rstrip().rpartition("\n")[2] for log in logs)
+
+
+@forking
+@pytest.mark.slow
+def test_what_ends_a_run_is_told_apart(server, tree, tmp_path):
+    store = Store(tmp_path / "store")
+
+    def outcome(run: Run, **conditions) -> tuple[str, str]:
+        record = execute(run, store, False, conditions=Conditions(**{"retries": 0} | conditions), server=server)
+        assert not list(store.folder.glob(".*.partial"))
+        return record["kind"], record["reason"]
+
+    assert outcome(Run("folder", str(tree), "padim", "thing", SMALL)) == ("error", "ArithmeticError: injected")
+    kind, reason = outcome(trained(tree, epochs=20, learning_rate=1e30))
+    assert kind == "diverged"
+    assert "The training of stfpm diverged" in reason
+    endless = trained(tree, **ENDLESS)
+    assert outcome(endless, time_limit=3) == ("time limit", "The run took longer than its limit of 3 s.")
+    killer = kill_each_kernel_when(lambda: has_begun_to_fit(store), 2)
+    kind, reason = outcome(endless, retries=1)
+    killer.join(5)
+    assert (kind, reason) == ("kernel died", "The kernel was ended by signal 9 (SIGKILL).")
+    assert [attempt["kind"] for attempt in store.record(endless.key)["attempts"]] == ["kernel died"]
+
+    gone = trained(tree, epochs=1)
+    assert gone.key
+    shutil.rmtree(tree)
+    kind, reason = outcome(gone)
+    assert kind == "wrong input"
+    assert str(tree) in reason
+    make_tree(tree)
+    (tree / "thing" / "train" / "good" / "000.png").unlink()
+    assert outcome(gone)[0] == "data changed"  # what was fitted is not what was planned
+
+
+@forking
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seed", "kills", "kind", "reason"),
+    [
+        (1, 0, "out of memory", "MemoryError: "),
+        (2, 0, "out of memory", "MemoryError: Unable to allocate 16.0 GiB"),
+        (3, 0, "out of memory", "RuntimeError: "),
+        (4, 0, "out of GPU memory", "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB."),
+        (5, 1, "out of memory", "The system ended the kernel because memory was short."),
+        (5, 0, "kernel died", "The kernel was ended by signal 9 (SIGKILL)."),
+    ],
+)
+def test_short_memory_is_told_apart_and_tried_again(server, tree, tmp_path, monkeypatch, seed, kills, kind, reason):
+    """Python, NumPy and torch under a limit that the system sets; kills: by how many the system's own count rises."""
+    counter = count(step=kills)
+    monkeypatch.setattr("adlib.runs.execute.oom_kills", lambda: next(counter))
+    run = Run("folder", str(tree), "padim", "thing", SMALL, seed)
+    record = execute(run, Store(tmp_path), False, conditions=Conditions(retries=1), server=server)
+    assert record["kind"] == kind
+    assert record["reason"].startswith(reason)
+    assert [attempt["kind"] for attempt in record["attempts"]] == [kind]
+
+
+@forking
+@pytest.mark.slow
+def test_a_run_killed_half_way_goes_on_and_ends_with_the_record_of_one_that_was_not(server, tree, tmp_path):
+    run = trained(tree, epochs=12, batch_size=4)
+    calm, disturbed = Store(tmp_path / "calm"), Store(tmp_path / "disturbed")
+    expected = execute(run, calm, False, server=server)
+
+    killer = kill_each_kernel_when(lambda: bool(list(disturbed.folder.glob(".*.partial/checkpoint"))), 1)
+    record = execute(run, disturbed, False, conditions=Conditions(retries=1), server=server)
+    killer.join(5)
+    assert [attempt["kind"] for attempt in record["attempts"]] == ["kernel died"]
+    assert record["resumed"]
+    assert not expected["resumed"]
+    same = ("status", "key", "run", "parameters", "images", "data", "weights", "metrics", "intervals", "oracle", "code")
+    assert {name: record[name] for name in same} == {name: expected[name] for name in same}
+    maps = [np.load(store.path(run.key) / "predictions" / "maps.npy", mmap_mode="r") for store in (calm, disturbed)]
+    assert maps[0].dtype == np.float16
+    assert np.array_equal(*maps)
+    assert not list(disturbed.path(run.key).glob("checkpoint*"))
+
+
+@forking
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_its_checkpoint_and_no_record(server, tree, tmp_path):
+    store, run, stop = Store(tmp_path / "store"), trained(tree, **ENDLESS), tmp_path / "stop"
+
+    def ask() -> None:
+        while not list(store.folder.glob(".*.partial/checkpoint")):
+            time.sleep(0.02)
+        stop.touch()
+
+    threading.Thread(target=ask, daemon=True).start()
+    with pytest.raises(NotebookFailed, match="interrupted"):
+        execute(run, store, False, conditions=Conditions(stop=str(stop)), server=server)
+    assert store.record(run.key) is None
+    (partial,) = store.folder.glob(".*.partial")
+    assert {entry.name for entry in partial.iterdir()} == {"checkpoint", "attempts.json"}
+    assert kernels() == []
+
+
+BATCH = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
+sys.path[:0] = [{tests!r}, {repository!r}]
+from pathlib import Path
+from adlib.runs import Run, Store
+from adlib.runs.batch import run_all
+from adlib.runs.workers import Workers
+from test_faults import ENDLESS, trained
+
+if __name__ == "__main__":
+    tree, store = Path({tree!r}), Store({store!r})
+    runs = [trained(tree, epochs=1), trained(tree, **ENDLESS)]
+    with Workers(jobs=1) as workers:
+        run_all(runs, store, workers, False)
+"""
+
+
+@forking
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_when_the_batch_itself_is_ended_its_workers_and_kernels_end_too(tree, tmp_path, number):
+    """And the run that was finished stays, while the other one can be claimed at once."""
+    store, script = Store(tmp_path / "store"), tmp_path / "batch.py"
+    places = {"tests": REPOSITORY / "tests", "repository": REPOSITORY, "tree": tree, "store": store.folder}
+    script.write_text(BATCH.format(**{name: str(place) for name, place in places.items()}))
+    batch = subprocess.Popen([sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    below = []
+    try:
+        deadline = time.monotonic() + 120
+        while not (list(store.folder.glob("*/record.json")) and has_begun_to_fit(store)):
+            assert batch.poll() is None, batch.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        below = psutil.Process(batch.pid).children(recursive=True)
+        assert len(below) >= 3  # worker, kernel server, kernel
+        if number == signal.SIGINT:
+            os.killpg(batch.pid, number)  # as a terminal does, to all
+        else:
+            batch.kill()
+        _, alive = psutil.wait_procs(below, timeout=30)
+        assert alive == []
+        assert batch.wait(30) != 0
+    finally:  # a run without end must not outlive a test that failed
+        for process in (batch, *below):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    finished, endless = trained(tree, epochs=1), trained(tree, **ENDLESS)
+    assert store.is_finished(finished.key)
+    assert store.running() == set()
+    assert store.record(endless.key) is None
+    with store.claim(endless.key, wait=0) as folder:
+        assert folder is not None
+    assert json.loads((store.path(finished.key) / "record.json").read_text())["attempts"] == []
+
+
+def test_a_batch_goes_on_behind_any_fault_of_a_worker(tmp_path):
+    """Worker killed, exception, corrupt record and cut predictions at once: then a restart does what is left."""
+    store, runs = Store(tmp_path), quick_runs(6)
+    faulty = "import os, signal; mark = folder + '/mark'\n"
+    faulty += "if run['seed'] == 0: raise ArithmeticError('injected')\n"
+    faulty += "if run['seed'] == 1 and not os.path.exists(mark):\n"
+    faulty += "    open(mark, 'w').close(); os.kill(os.getpid(), signal.SIGKILL)"
+    with Workers(jobs=2) as workers:
+        first = run_all(runs, store, workers, False, leaves_a_record(faulty))
+        assert [record["status"] for record in first] == ["failed"] + ["finished"] * 5
+        (store.path(runs[2].key) / "record.json").write_text('{"status": "finished", "key"')
+        before = {run.seed: (store.path(run.key) / "record.json").stat().st_mtime_ns for run in runs[3:]}
+        second = run_all(runs, store, workers, False, leaves_a_record())
+    assert [record["status"] for record in second] == ["finished"] * 6
+    assert before == {run.seed: (store.path(run.key) / "record.json").stat().st_mtime_ns for run in runs[3:]}
