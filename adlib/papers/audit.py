@@ -5,10 +5,13 @@ agrees if it lies within half a unit of its last printed digit of what is recomp
 
 What has no rule here stands in a paper's audit.yaml, with two keys:
 checks: a list of numbers with the cells that they follow from:
-    {table, where, kind, printed, plus, minus, add, count, divide, percent}
+    {table, where, kind, printed, plus, minus, add, count, rank, least, most, divide, percent}
     printed: the number as text, or a cell; its recomputation is (sum of the cells `plus` - those of `minus` + the
     numbers `add` + how many different values of a column `count` names) / `divide` (a number or a cell), times 100 if
-    `percent`. A cell is a dictionary of columns and their values; if it fits several rows, they are summed.
+    `percent`. A cell is a dictionary of columns and their values (or lists
+    of them); if it fits several rows, they are summed.
+    rank: the place of the one cell `of` among all that `among` names, 1 for the largest value. least, most: the
+    smallest, the largest of the cells.
 causes: "table | where" -> what probably happened, for findings that do not agree.
 """
 
@@ -24,7 +27,10 @@ from adlib.papers import checks, list_papers, printed
 
 COLUMNS = ["paper", "table", "where", "printed", "recomputed", "difference", "tolerance", "kind", "agrees"]
 COLUMNS += ["likely_cause"]
-KINDS = ["mean", "sum", "confusion", "cross-table", "copied", "text"]
+KINDS = ["mean", "sum", "confusion", "counts", "chance", "outlier", "cross-table", "copied", "text"]
+# What a detector gets that scores at random. PRO as AUPRO up to a false-positive rate of 0.3.
+CHANCE = {"image_auroc": 50, "pixel_auroc": 50, "pro": 15}
+FEWEST = 5  # methods that must stand beside one for it to be called an outlier
 # Counts that are the sum of those of their parts that are printed, within one row.
 PARTS = {
     "images": ["normal", "anomalous", "anomalous_real", "anomalous_synthetic"],
@@ -45,6 +51,7 @@ def audit(papers: Iterable[str] | None = None) -> pd.DataFrame:
     printed - recomputed; tolerance, half a unit of the last printed digit; kind, one of KINDS; agrees, whether the
     difference is within the tolerance; likely_cause, "" where none is known.
     Kind "copied" counts: printed are the rows (or cells) of a group, recomputed those that differ from each other.
+    Kinds "chance" and "outlier" recompute nothing: `recomputed` is the bound that a value lies beyond.
     """
     tables = {name: printed(name) for name in (list_papers() if papers is None else papers)}
     about = {name: checks(name) for name in tables}
@@ -54,6 +61,9 @@ def audit(papers: Iterable[str] | None = None) -> pd.DataFrame:
             *means(table),
             *totals(table),
             *confusion(table),
+            *reachable_aurocs(table),
+            *below_chance(table),
+            *outliers(table),
             *repeated_cells(table),
             *copied_rows(table),
             *relations(table, about[name].get("checks", [])),
@@ -174,6 +184,62 @@ def confusion(table: pd.DataFrame) -> list[dict]:
     return found
 
 
+def reachable_aurocs(table: pd.DataFrame) -> list[dict]:
+    """Image AUROCs against the nearest value that the printed numbers of test images can give at all. Kind "counts".
+
+    With n normal and m anomalous images an AUROC is a multiple of 1 / (2 n m), the half for a tie. Only where these
+    values lie farther apart than the printed digits, so that there is something to find; averages are left out.
+    """
+    images = {place: {row.metric: row.value for row in rows} for place, rows in _groups(table, PLACE).items()}
+    found = []
+    for row in table.itertuples(index=False):
+        counts = images[row.dataset, row.category]
+        pairs = int(counts.get("test_normal", 0)) * sum(int(counts.get(name, 0)) for name in ANOMALOUS)
+        if row.metric != "image_auroc" or not pairs or row.category in AGGREGATES:
+            continue
+        step = Fraction(100, 2 * pairs)
+        if step > 2 * tolerance(row.value):
+            nearest = floor(Fraction(row.value) / step + Fraction(1, 2)) * step
+            where = f"{_where(row)}, nearest possible with {counts['test_normal']} normal images"
+            found.append(finding(row.table, where, row.value, nearest, "counts"))
+    return found
+
+
+def below_chance(table: pd.DataFrame) -> list[dict]:
+    """AUROCs and PROs that are worse than what random scores get. Kind "chance".
+
+    An AUROC below one half is an order turned round, a PRO below 15 another quantity than AUPRO up to 0.3, or maps that
+    are darker on defects. Average rows are left out: they follow from the categories.
+    """
+    return [
+        finding(row.table, f"{_where(row)}, at least chance", row.value, Fraction(CHANCE[row.metric]), "chance")
+        for row in table.itertuples(index=False)
+        if row.metric in CHANCE and row.category not in AGGREGATES and Fraction(row.value) < CHANCE[row.metric]
+    ]
+
+
+def outliers(table: pd.DataFrame) -> list[dict]:
+    """Values beyond those of all other methods in their category by more than these differ from each other.
+
+    Kind "outlier"; only where five other methods are printed. `recomputed` is the nearest of the others.
+    """
+    found = []
+    results = table[(table["method"] != "") & ~table["category"].isin(AGGREGATES) & table["metric"].isin(CHANCE)]
+    for rows in _groups(results, ["table", *PLACE, "metric", "setting"]).values():
+        for row in rows:
+            others = [Fraction(other.value) for other in rows if other is not row]
+            value = Fraction(row.value)
+            if len(others) < FEWEST:
+                continue
+            bound = max(others) if value > max(others) else min(others)
+            outside = value > max(others) or value < min(others)
+            if outside and abs(value - bound) > max(others) - min(others):
+                found.append(
+                    finding(row.table, f"{_where(row)}, against the nearest method", row.value, bound, "outlier")
+                )
+    return found
+
+
 def decision_values(tn: int, tp: int, fn: int, fp: int) -> dict[str, Fraction]:
     """mcc as a fraction (0 where undefined), recall, precision and fpr in percent, those that are defined."""
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
@@ -258,6 +324,12 @@ def relations(table: pd.DataFrame, entries: Iterable[Mapping]) -> list[dict]:
         value -= sum(_cells(table, cell) for cell in check.get("minus", []))
         for column, cell in check.get("count", {}).items():
             value += _rows(table, cell)[column].nunique()
+        if rank := check.get("rank"):
+            own = _cells(table, rank["among"] | rank["of"])
+            value += 1 + sum(Fraction(other) > own for other in _rows(table, rank["among"])["value"])
+        for choose, name in ((min, "least"), (max, "most")):
+            if cell := check.get(name):
+                value += choose(map(Fraction, _rows(table, cell)["value"]))
         divisor = check.get("divide", 1)
         value /= _cells(table, divisor) if isinstance(divisor, dict) else Fraction(str(divisor))
         text = check["printed"]
@@ -302,10 +374,10 @@ def _where(row) -> str:
     return f"{_label(row)}, {row.metric}"
 
 
-def _rows(table: pd.DataFrame, cell: Mapping[str, str]) -> pd.DataFrame:
+def _rows(table: pd.DataFrame, cell: Mapping[str, str | list[str]]) -> pd.DataFrame:
     rows = table
     for column, value in cell.items():
-        rows = rows[rows[column] == value]
+        rows = rows[rows[column].isin(value if isinstance(value, list) else [value])]
     if rows.empty:
         raise InputError(f"audit.yaml names a cell that no table has: {dict(cell)}.")
     return rows
