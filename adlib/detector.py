@@ -1,17 +1,20 @@
 """The detector: what all methods share. Devices, batches, progress, saving; nothing about any one method.
 
 A method subclasses `Detector` and writes
+    facts          what a person who chooses a method asks first
     __init__       stores its parameters, with the paper's settings as defaults
     fit_images     learns from normal images, into attributes that end in "_"
     score_batch    images [B, 3, H, W] -> scores [B], maps [B, H, W] or None
-    networks       its networks by name; and build, which makes them anew for a saved detector
-    state, to      where it learned other tensors as well
+    build          only with networks: makes them anew for a saved detector
+Networks and tensors in attributes that end in "_" are saved, loaded and moved to a device without further ado; `state`,
+`build_for` and `to` are for what is learned in another form.
 """
 
 import glob
 import inspect
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +35,33 @@ _WEIGHTS_WARNINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a person who chooses a method asks first, and its parameters do not tell.
+
+    family: what it does with normal images. year: of its publication. maps: whether it also scores pixels.
+    trained: whether gradients change a network; if not, fit is one pass over the images.
+    data: what fit takes besides normal images of the category. Where "drawn without" stands, adlib has a substitute,
+        and a run with it warns.
+    joint: "meant" for one model of all categories of a data set; "possible" if its paper has one per category and fit
+        takes images of several all the same; "no target" if fit never sees the target.
+    surrogate: whether only part of the method is published, so that ours stands in for it: tables say so.
+    """
+
+    family: str
+    year: int
+    data: str = ""
+    maps: bool = True
+    trained: bool = True
+    joint: str = "possible"
+    surrogate: bool = False
+
+
 class Detector:
     """Base of all methods. Higher scores are more anomalous, for images and for pixels."""
 
-    name = ""  # as in adlib.models
+    name: str  # as in adlib.models: the name of the method's file
+    facts: Facts
     image_defaults: dict = {"size": 256, "crop": None}  # how the method's paper prepares its images
     checkpoint_interval: float = 300.0  # seconds between two writes of a training's checkpoint
     accepts_anomalous: bool = False  # whether fit also learns from images that are labelled anomalous
@@ -54,7 +80,10 @@ class Detector:
     @property
     def parameters(self) -> dict:
         """The constructor's arguments: create_model(name, **parameters) gives an equal, unfitted detector."""
-        return {name: getattr(self, name) for name in list(inspect.signature(type(self).__init__).parameters)[1:]}
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        if lost := [name for name in names if not hasattr(self, name)]:
+            raise self._lacks(f"self.{lost[0]} in its constructor, which has to store every parameter")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def origin(self) -> dict | None:
@@ -177,10 +206,17 @@ class Detector:
     # What a method writes.
 
     def fit_images(self, images: ImageSet, val: ImageSet | None, progress: bool) -> None:
-        raise NotImplementedError
+        raise self._lacks("fit_images(self, images, val, progress), which learns what is normal")
 
     def score_batch(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        raise NotImplementedError
+        raise self._lacks("score_batch(self, batch), which gives scores [B] and maps [B, H, W] or None")
+
+    def build(self, weights: str) -> None:
+        """Make the networks, with weights as of adlib.features.backbones where one of them is pretrained."""
+        raise self._lacks("build(self, weights), which makes its networks anew for a saved detector")
+
+    def _lacks(self, what: str) -> InputError:
+        return InputError(f"The method {type(self).__name__} ({type(self).__module__}) has to define {what}.")
 
     def score_samples(self, batch: torch.Tensor, samples: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor | None]:
         """score_batch of a method that must know what an image is meant to show. samples: the batch's rows, of which
@@ -188,19 +224,32 @@ class Detector:
         """
         return self.score_batch(batch)
 
+    def _learned(self, kind: type) -> dict:
+        """Attributes of a kind whose names end in "_", by their names without it, in the order of their making."""
+        return {
+            name.removesuffix("_"): value
+            for name, value in vars(self).items()
+            if name.endswith("_") and isinstance(value, kind)
+        }
+
     def networks(self) -> dict[str, torch.nn.Module]:
-        """The networks by name. `state`, `set_state` and `to` follow from them; a method adds what else it learned."""
-        raise NotImplementedError
+        """The networks by name: the attributes that are some."""
+        return self._learned(torch.nn.Module)
 
     def build_for(self, state: dict[str, torch.Tensor]) -> None:
-        """Make the networks that a state is then loaded into, and take from it what belongs to none of them."""
-        self.build("random")
+        """Make the networks that a state is then loaded into, and take from it what was learned in another form."""
+        if any("." in key for key in state):
+            self.build("random")
 
     def state(self) -> dict[str, torch.Tensor]:
-        return joined_state(self.networks())
+        """All that was learned: tensors by their attributes' names, those of networks as "decoder.conv.weight"."""
+        return self._learned(torch.Tensor) | joined_state(self.networks())
 
     def set_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over what `state` gave, in a detector of the same parameters."""
         self.build_for(state)
+        for name in [key for key in state if "." not in key]:
+            setattr(self, f"{name}_", state[name])
         load_joined_state(self.networks(), state)
         for network in self.networks().values():
             network.eval()
@@ -219,6 +268,8 @@ class Detector:
         """Move networks and learned tensors to the device."""
         for network in self.networks().values():
             network.to(device)
+        for name, tensor in self._learned(torch.Tensor).items():
+            setattr(self, f"{name}_", tensor.to(device))
 
 
 class PixelsOnly(torch.utils.data.Dataset):

@@ -70,8 +70,7 @@ def models(
     import inspect
 
     from adlib.features.weights import weights_file
-    from adlib.models import model_class
-    from adlib.models.facts import default_weights, method_table
+    from adlib.models import default_weights, method_table, model_class
 
     if not names:
         table = method_table()

@@ -66,7 +66,7 @@ def distill(
 def list_weights() -> None:
     """Which weights the methods need by default, and whether they are here."""
     from adlib.features.weights import weights_file
-    from adlib.models.facts import needed_weights
+    from adlib.models import needed_weights
 
     for name, methods in needed_weights().items():
         print(f"{name}: {', '.join(methods)}: {weights_file(name) or 'not in ADLIB_WEIGHTS'}")
@@ -78,7 +78,7 @@ def pack_weights(
 ) -> None:
     """Fetch weights into a folder, to be copied to an offline machine and named by ADLIB_WEIGHTS."""
     from adlib.features.packing import pack
-    from adlib.models.facts import needed_weights
+    from adlib.models import needed_weights
 
     for each in name or needed_weights():
         print(pack(each, folder))

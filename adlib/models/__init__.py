@@ -1,58 +1,47 @@
-"""The detectors by name: `create_model`, `load_model`, `list_models`.
+"""The detectors by name: `create_model`, `load_model`, `list_models`, and the tables of all of them.
 
-A method is one file in this folder that defines one subclass of `Detector`. To add one, write the file and name
-its class in `_CLASSES`.
+A method is one file in this folder that defines one subclass of `Detector`. Nothing else names it: the file's name is
+the method's.
 """
 
+import inspect
 import json
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
 
 from adlib.errors import InputError
 
-_CLASSES = {
-    "adaclip": "AdaCLIP",
-    "cfa": "CFA",
-    "cfrg": "CFRG",
-    "crad": "CRAD",
-    "ddad": "DDAD",
-    "destseg": "DeSTSeg",
-    "draem": "DRAEM",
-    "efficientad": "EfficientAD",
-    "fanogan": "FAnoGAN",
-    "fastflow": "FastFlow",
-    "ganomaly": "GANomaly",
-    "glass": "GLASS",
-    "iad_inpainting": "IADInpainting",
-    "mixed_supervised": "MixedSupervised",
-    "msad": "MSAD",
-    "msflow": "MSFlow",
-    "onenip": "OneNIP",
-    "padim": "PaDiM",
-    "patchcore": "PatchCore",
-    "pyramidflow": "PyramidFlow",
-    "rd4ad": "RD4AD",
-    "rdpp": "RDPP",
-    "realnet": "RealNet",
-    "riad": "RIAD",
-    "simplenet": "SimpleNet",
-    "stfpm": "STFPM",
-    "supersimplenet": "SuperSimpleNet",
-    "uflow": "UFlow",
-    "uniad": "UniAD",
-}
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def list_models() -> list[str]:
     """Names that `create_model` knows."""
-    return sorted(_CLASSES)
+    return sorted(module.name for module in iter_modules(__path__))
 
 
 def model_class(name: str) -> type:
     """The Detector subclass of a method's name. Raises InputError for an unknown one."""
-    if name not in _CLASSES:
+    from adlib.detector import Detector
+
+    if name not in list_models():
         raise InputError(f"Unknown model {name!r}; known are {', '.join(list_models())}.")
-    return getattr(import_module(f"adlib.models.{name}"), _CLASSES[name])
+    module = import_module(f"adlib.models.{name}")
+    (found,) = (
+        one
+        for one in vars(module).values()
+        if isinstance(one, type) and issubclass(one, Detector) and one.__module__ == module.__name__
+    )
+    return found
+
+
+@cache
+def is_surrogate(name: str) -> bool:
+    """Whether ours is not the published method, of which only part is known. False for what is no model of ours."""
+    return name in list_models() and model_class(name).facts.surrogate
 
 
 def create_model(name: str, **parameters):
@@ -83,3 +72,57 @@ def load_model(path: str | Path):
     model.set_state(state)
     model.fitted_ = True
     return model
+
+
+def default_weights(name: str) -> str:
+    """The network whose pretrained weights a method's defaults need ("wide_resnet50_2.tv_in1k"), "" for none."""
+    parameters = inspect.signature(model_class(name).__init__).parameters
+    found = [parameters[one].default for one in ("backbone", "towers") if one in parameters]
+    return found[0] if found and found[0] not in (None, "none") else ""
+
+
+def method_table() -> "pd.DataFrame":
+    """One row per method of list_models(), of text alone.
+
+    Columns: method, family, year, scores ("image" or "image, pixel"), trained (yes or no), weights (with "(here)" if
+    the folder ADLIB_WEIGHTS has them), data, joint (for these two see adlib.detector.Facts), papers (that
+    benchmark it).
+    """
+    import pandas as pd
+
+    from adlib.features.weights import weights_file
+    from adlib.papers import list_papers, protocol
+
+    benchmarks = {
+        paper: {method for table in protocol(paper)["tables"].values() for method in table["methods"]}
+        for paper in list_papers()
+    }
+    rows = []
+    for name in list_models():
+        about, weights = model_class(name).facts, default_weights(name)
+        rows.append(
+            {
+                "method": name,
+                "family": about.family,
+                "year": str(about.year),
+                "scores": "image, pixel" if about.maps else "image",
+                "trained": "yes" if about.trained else "no",
+                "weights": weights + (" (here)" if weights and weights_file(weights) else ""),
+                "data": about.data,
+                "joint": about.joint,
+                "papers": ", ".join(paper for paper, methods in benchmarks.items() if name in methods),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def needed_weights() -> dict[str, list[str]]:
+    """timm name, or open_clip's of a pair of towers -> the methods whose default it is."""
+    needed: dict[str, list[str]] = {}
+    for method in list_models():
+        parameters = inspect.signature(model_class(method).__init__).parameters
+        for parameter in parameters.values():
+            pretrained = parameter.name.endswith("backbone") or parameter.name == "towers"
+            if pretrained and parameter.default not in (None, "none"):
+                needed.setdefault(parameter.default, []).append(method)
+    return needed

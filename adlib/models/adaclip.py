@@ -29,7 +29,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch.utils.data import Dataset
 
 from adlib.anomaly_map import smooth
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.clip_towers import ClipTowers, tokenise
 from adlib.features.prompts import ANOMALOUS, NORMAL, TEMPLATES, HybridPrompts, fill_from_official, sentences
@@ -109,6 +109,7 @@ class AdaCLIP(Detector):
     """
 
     name = "adaclip"
+    facts = Facts("vision and language", 2024, "labelled images of other sets (VisA, ColonDB)", joint="no target")
     image_defaults = {"size": 518, "crop": None}
     accepts_anomalous = True
 
@@ -255,9 +256,6 @@ class AdaCLIP(Detector):
         image, pixels = self.logits(batch, names)
         maps = enlarged(pixels.mean(1), batch.shape[-2:]).softmax(1)[:, 1]
         return image.softmax(1)[:, 1], smooth(maps, self.smoothing)
-
-    def networks(self):
-        return {"towers": self.towers_, "prompts": self.prompts_}
 
     def build_for(self, state):
         self.build("random")

@@ -26,7 +26,7 @@ from sklearn.cluster import KMeans
 from torch import nn
 
 from adlib.anomaly_map import smooth, upsample
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.memory.memory_bank import BankSearch
@@ -109,6 +109,7 @@ class CFA(Detector):
     """
 
     name = "cfa"
+    facts = Facts("memory of features", 2022)
     image_defaults = {"size": 256, "crop": 224}
     search_: BankSearch | None = None  # of the memory bank, made when it is first searched
 
@@ -221,17 +222,3 @@ class CFA(Detector):
         scores = (F.softmin(distances, dim=1)[:, 0] * distances[:, 0]).view(len(batch), *grid)
         maps = smooth(upsample(scores, batch.shape[-2:]), self.smoothing)
         return (maps if self.image_score == "smoothed" else scores).amax((1, 2)), maps
-
-    def networks(self):
-        return {"backbone": self.backbone_, "descriptor": self.descriptor_}
-
-    def state(self):
-        return {"memory_bank": self.memory_bank_, **super().state()}
-
-    def build_for(self, state):
-        self.memory_bank_ = state.pop("memory_bank")
-        self.build("random")
-
-    def to(self, device):
-        super().to(device)
-        self.memory_bank_ = self.memory_bank_.to(device)

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.anomaly_map import smooth
+from adlib.detector import Facts
 from adlib.errors import InputError
 from adlib.features.backbones import MEAN, STD, Backbone
 from adlib.networks.distillation import (
@@ -41,7 +42,7 @@ from adlib.networks.distillation import (
 )
 from adlib.synthesis import SyntheticImages, TexturePaste
 from adlib.training.loop import train
-from adlib.training.pasted_textures import PastingDetector, check_sides, folder_name, step_schedule
+from adlib.training.pasted_textures import TEXTURES, PastingDetector, check_sides, folder_name, step_schedule
 
 
 class Adapter(nn.Sequential):
@@ -163,6 +164,7 @@ class CFRG(PastingDetector):
     """
 
     name = "cfrg"
+    facts = Facts("student and teacher", 2025, TEXTURES)
     image_defaults = {"size": 256, "crop": None}
 
     def __init__(

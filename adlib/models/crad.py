@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.aligned_features import AlignedBackbone, distances, window_maximum
 from adlib.networks.flow_blocks import check_shapes
@@ -151,6 +151,7 @@ class CRAD(Detector):
     """
 
     name = "crad"
+    facts = Facts("feature reconstruction", 2024, joint="meant")
     image_defaults = {"size": 224, "crop": None}
 
     def __init__(
@@ -258,12 +259,9 @@ class CRAD(Detector):
         maps = F.avg_pool2d(maps[:, None], self.smoothing_window, stride=1, padding=reach)[:, 0]
         return window_maximum(maps, self.score_window), maps
 
-    def networks(self) -> dict[str, nn.Module]:
-        return {"backbone": self.backbone_, "reconstruction": self.reconstruction_}
-
     def state(self):
         return super().state() | {"grid": torch.tensor(self.reconstruction_.shape[1:])}
 
     def build_for(self, state):
         self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_, grid="finest")
-        self.build(tuple(state["grid"].tolist()))
+        self.build(tuple(state.pop("grid").tolist()))

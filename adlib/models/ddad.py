@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.anomaly_map import smooth
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import MEAN, STD, Backbone, build_network, fill_network
 from adlib.networks.denoising_unet import denoising_unet
@@ -97,6 +97,7 @@ class DDAD(Detector):
     """
 
     name = "ddad"
+    facts = Facts("image reconstruction, diffusion", 2023)
     image_defaults = {"size": 256, "crop": None}
 
     def __init__(
@@ -326,13 +327,3 @@ class DDAD(Detector):
 
     def illustrate(self, batch):
         return {"denoised": (self.denoised(batch) + 1) / 2}
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {"unet": self.unet_, "features": self.features_}
-
-    def state(self):
-        return {"largest": self.largest_, **super().state()}
-
-    def build_for(self, state):
-        self.largest_ = state.pop("largest")
-        self.build("random")

@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.anomaly_map import upsample
+from adlib.detector import Facts
 from adlib.errors import InputError
 from adlib.features.backbones import MEAN, STD, Backbone, build_network
 from adlib.networks.distillation import ResidualBlock, cosine_distance
 from adlib.synthesis import TexturePaste
 from adlib.training.loop import train
-from adlib.training.pasted_textures import PastingDetector, Turn, TurnedSyntheticImages, folder_name
+from adlib.training.pasted_textures import TEXTURES, PastingDetector, Turn, TurnedSyntheticImages, folder_name
 
 # How the official code turns the normal images of each MVTec AD category before the synthesis; not at all those that
 # are missing here.
@@ -140,6 +141,7 @@ class DeSTSeg(PastingDetector):
     """
 
     name = "destseg"
+    facts = Facts("student and teacher", 2023, TEXTURES)
     image_defaults = {"size": 256, "crop": None}
 
     def __init__(
@@ -226,9 +228,6 @@ class DeSTSeg(PastingDetector):
             torch.manual_seed(self.seed_)
             segmentation = Segmentation(sum(self.backbone_.channels), self.segmentation_width).eval()
             self.segmentation_ = segmentation.to(memory_format=torch.channels_last)
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {"backbone": self.backbone_, "student": self.student_, "segmentation": self.segmentation_}
 
     def distillation_loss(self, batch: dict) -> torch.Tensor:
         """Cosine distance of the student's features of the pasted image from the teacher's of the clean one: the mean

@@ -24,10 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.detector import Facts
 from adlib.errors import InputError
 from adlib.synthesis import TexturePaste
 from adlib.training.loop import train
 from adlib.training.pasted_textures import (
+    TEXTURES,
     PastingDetector,
     Turn,
     TurnedSyntheticImages,
@@ -156,6 +158,7 @@ class DRAEM(PastingDetector):
     """
 
     name = "draem"
+    facts = Facts("image reconstruction", 2021, TEXTURES)
     image_defaults = {"size": 256, "crop": None}
 
     def __init__(
@@ -227,9 +230,6 @@ class DRAEM(PastingDetector):
             for network in self.networks().values():
                 initialise(network)
                 network.to(memory_format=torch.channels_last)
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {"reconstruction": self.reconstruction_, "segmentation": self.segmentation_}
 
     def restore_and_segment(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float [B, 3, H, W] -> restored images [B, 3, H, W], logits [B, 2, H, W]; gradients flow through both."""

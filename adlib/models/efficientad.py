@@ -23,10 +23,9 @@ Other readings, as parameters:
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.data import Dataset
 
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.images import ImageSet
@@ -142,6 +141,7 @@ class EfficientAD(Detector):
     """
 
     name = "efficientad"
+    facts = Facts("student and teacher", 2024, "its teacher's file; natural images (ImageNet; drawn without)")
     image_defaults = {"size": 256, "crop": None}
 
     def __init__(
@@ -353,17 +353,5 @@ class EfficientAD(Detector):
             maps = self.framed(self.calibrated(maps).mean(1, keepdim=True), batch.shape[-2:])[:, 0]
         return maps.amax((1, 2)), maps
 
-    def networks(self) -> dict[str, nn.Module]:
-        return {"teacher": self.teacher_, "student": self.student_, "autoencoder": self.autoencoder_}
-
-    def state(self):
-        learned = {"size": self.size_, "statistics": self.statistics_, "quantiles": self.quantiles_}
-        return super().state() | learned
-
     def build_for(self, state):
         self.build(tuple(state["size"].tolist()))
-        self.statistics_, self.quantiles_ = state["statistics"], state["quantiles"]
-
-    def to(self, device):
-        super().to(device)
-        self.statistics_, self.quantiles_ = self.statistics_.to(device), self.quantiles_.to(device)

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from adlib.detector import Facts
 from adlib.errors import InputError
 from adlib.training.adversarial import (
     WATCHED,
@@ -175,6 +176,7 @@ class FAnoGAN(AdversarialDetector):
     """
 
     name = "fanogan"
+    facts = Facts("image reconstruction, adversarial", 2019)
     image_defaults = {"size": 256, "crop": None}
     gradient_norm_ = float("nan")  # of the critic, mean of the last epoch
 
@@ -323,9 +325,6 @@ class FAnoGAN(AdversarialDetector):
             for network in self.networks().values():
                 initialise(network)
                 network.to(memory_format=torch.channels_last)  # a fifth to a half faster on a CPU
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator_, "critic": self.critic_, "encoder": self.encoder_}
 
     def state(self):
         return super().state() | {"gradient_norm": torch.tensor(self.gradient_norm_, dtype=torch.float64)}

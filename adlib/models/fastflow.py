@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from adlib.anomaly_map import upsample
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.features.backbones import Backbone
 from adlib.networks.flow_blocks import (
     CouplingBlock,
@@ -92,6 +92,7 @@ class FastFlow(Detector):
     """
 
     name = "fastflow"
+    facts = Facts("normalising flow", 2021)
     image_defaults = {"size": 256, "crop": None}
 
     def __init__(
@@ -163,9 +164,6 @@ class FastFlow(Detector):
         maps = [upsample(-log_likelihood(z).exp(), batch.shape[-2:]) for z in self.flow_.latents(features)]
         anomaly_map = sum(maps) / len(maps)
         return anomaly_map.amax((1, 2)), anomaly_map
-
-    def networks(self):
-        return {"backbone": self.backbone_, "flow": self.flow_}
 
     def state(self):
         return {"shapes": torch.tensor(self.shapes_), **super().state()}

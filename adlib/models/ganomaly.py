@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.images import ImageSet
 from adlib.training.adversarial import AdversarialDetector, check_channels, diversity, in_parts, signed, unsigned
@@ -161,6 +161,7 @@ class GANomaly(AdversarialDetector):
     """
 
     name = "ganomaly"
+    facts = Facts("image reconstruction, adversarial", 2018)
     image_defaults = {"size": 256, "crop": None}
     shared = False  # one encoder for both codes
 
@@ -215,9 +216,6 @@ class GANomaly(AdversarialDetector):
             self.discriminator_ = Encoder(self.channels, self.width, self.side_, 1)
             for network in self.networks().values():
                 initialise(network)
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator_, "discriminator": self.discriminator_}
 
     def codes_and_residual(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float [B, 3, S, S] in [0, 1] -> squared distance of the codes [B], |image - reconstruction| [B, S, S]."""

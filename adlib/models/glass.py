@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from adlib.detector import PixelsOnly
+from adlib.detector import Facts, PixelsOnly
 from adlib.errors import InputError
 from adlib.features.patch_embedding import pooled_embedding
 from adlib.images import ImageSet
@@ -41,7 +41,7 @@ from adlib.synthesis.texture_operations import equalise, rotate
 from adlib.synthesis.textures import TextureSource
 from adlib.training.frozen_features import FrozenFeatures, features_of, frozen_features
 from adlib.training.loop import to_device, train
-from adlib.training.pasted_textures import FOREGROUNDS, PastingDetector, folder_name, foreground_mask
+from adlib.training.pasted_textures import FOREGROUNDS, TEXTURES, PastingDetector, folder_name, foreground_mask
 
 # Local anomalies: a texture over part of the image
 
@@ -231,6 +231,7 @@ class GLASS(PastingDetector, SimpleNet):
     """
 
     name = "glass"
+    facts = Facts("discriminator of features", 2024, TEXTURES)
     feature_synthesis = "Near anomalies besides: noisy features that climb the discriminator's loss, without a picture."
     image_defaults = {"size": 288, "crop": None}
 

@@ -22,6 +22,7 @@ Collapse (adlib.training.adversarial): the restorations of up to 64 training ima
 """
 
 from adlib.anomaly_map import smooth
+from adlib.detector import Facts
 from adlib.errors import InputError
 from adlib.models.ganomaly import GANomaly, adversarial_step, check_side
 from adlib.synthesis import NSA, CutPaste, CutPasteScar, RandomWalk, SyntheticImages, TexturePaste
@@ -56,6 +57,7 @@ class IADInpainting(GANomaly):
     """
 
     name = "iad_inpainting"
+    facts = Facts("image reconstruction, adversarial", 2021, surrogate=True)
     shared = True
 
     def __init__(

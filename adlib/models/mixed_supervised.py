@@ -35,7 +35,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from adlib.anomaly_map import upsample
-from adlib.detector import Detector, loader_workers
+from adlib.detector import Detector, Facts, loader_workers
 from adlib.errors import InputError
 from adlib.features.backbones import MEAN, STD, build_network, fill_network
 from adlib.images import ImageSet
@@ -136,6 +136,7 @@ class MixedSupervised(Detector):
     """
 
     name = "mixed_supervised"
+    facts = Facts("supervised classifier", 2025, "labelled synthetic and real defects, or neither")
     image_defaults = {"size": 256, "crop": None}
     accepts_anomalous = True
 
@@ -285,6 +286,3 @@ class MixedSupervised(Detector):
     def score_batch(self, batch):
         maps = self.classifier_(batch)
         return maps.mean((1, 2)), upsample(maps, batch.shape[-2:])  # logits: probabilities would round to 1
-
-    def networks(self):
-        return {"classifier": self.classifier_}

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms import v2
 
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import MEAN, STD, build_network, fill_network
 from adlib.training.loop import train
@@ -106,6 +106,7 @@ class MSAD(Detector):
     """
 
     name = "msad"
+    facts = Facts("memory of features", 2023, maps=False)
     image_defaults = {"size": 256, "crop": 224}
 
     def __init__(
@@ -188,18 +189,3 @@ class MSAD(Detector):
         # difference, because 1 - cosine would lose its digits.
         rows = (features @ self.memory_bank_.T).topk(neighbours).indices
         return (features[:, None] - self.memory_bank_[rows]).square().sum((1, 2)), None
-
-    def networks(self):
-        return {"features": self.features_}
-
-    def state(self):
-        return {"memory_bank": self.memory_bank_, **super().state()}
-
-    def build_for(self, state):
-        self.memory_bank_ = state.pop("memory_bank")
-        self.build("random")
-
-    def to(self, device):
-        super().to(device)
-        if hasattr(self, "memory_bank_"):
-            self.memory_bank_ = self.memory_bank_.to(device)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.networks.flow_blocks import (
@@ -226,6 +226,7 @@ class MSFlow(Detector):
     """
 
     name = "msflow"
+    facts = Facts("normalising flow", 2024)
     image_defaults = {"size": 512, "crop": None}
 
     def __init__(
@@ -293,9 +294,6 @@ class MSFlow(Detector):
         count = max(1, int(self.top * product[0].numel()))
         scores = product.flatten(1).topk(count).values.mean(1)
         return scores, total if self.maps == "sum" else product
-
-    def networks(self):
-        return {"backbone": self.backbone_, "flow": self.flow_}
 
     def state(self):
         return {"shapes": torch.tensor(self.shapes_), **super().state()}

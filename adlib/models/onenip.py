@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
+from adlib.detector import Facts
 from adlib.errors import InputError
 from adlib.features.aligned_features import AlignedBackbone, distances, resized, window_maximum
 from adlib.images import ImageSet
@@ -44,7 +45,7 @@ from adlib.networks.flow_blocks import check_shapes
 from adlib.samples import make_samples
 from adlib.synthesis import CutPaste, CutPaste3Way, CutPasteScar, SyntheticImages, TexturePaste
 from adlib.training.loop import train
-from adlib.training.pasted_textures import PastingDetector, folder_name, step_schedule
+from adlib.training.pasted_textures import TEXTURES, PastingDetector, folder_name, step_schedule
 
 # Networks
 
@@ -175,6 +176,7 @@ class OneNIP(PastingDetector):
     """
 
     name = "onenip"
+    facts = Facts("feature reconstruction", 2024, TEXTURES, joint="meant")
     image_defaults = {"size": 224, "crop": None}
 
     def __init__(
@@ -233,7 +235,7 @@ class OneNIP(PastingDetector):
 
     @property
     def choices(self):
-        return {"prompts": self.prompts_} if hasattr(self, "prompts_") else {}
+        return {"prompts": self.prompt_names_} if hasattr(self, "prompt_names_") else {}
 
     def fit_images(self, images, val, progress):
         pieces = CutPaste3Way(CutPaste(jitter=0.4), CutPasteScar(jitter=0.4))
@@ -243,8 +245,8 @@ class OneNIP(PastingDetector):
         self.backbone_ = AlignedBackbone(self.backbone, self.stages, self.weights, self.seed_)
         self.build(self.backbone_.grid(images.shape))
         self.to(self.device_)
-        self.prompts_ = self.choose_prompts(images)
-        self.prompt_features_ = self.features_of_prompts(images)
+        self.prompt_names_ = self.choose_prompts(images)
+        self.prompts_ = self.features_of_prompts(images)
         parameters = [value for network in self.trained().values() for value in network.parameters()]
         optimiser = torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True)
         self.losses_ = train(
@@ -293,9 +295,9 @@ class OneNIP(PastingDetector):
         return chosen | (self.prompts or {})
 
     def features_of_prompts(self, images: ImageSet) -> torch.Tensor:
-        """float [categories, C, h, w], in the order of prompts_; the files are prepared as the training images are."""
+        """float [categories, C, h, w], in the order of their names; files are prepared as the training images are."""
         features = []
-        for path in self.prompts_.values():
+        for path in self.prompt_names_.values():
             pixels = ImageSet(make_samples([{"image": path}], path), **images.settings).pixels(0)
             features += self.backbone_(pixels[None].to(self.device_))
         return torch.cat(features)
@@ -316,14 +318,14 @@ class OneNIP(PastingDetector):
 
     def prompts_of(self, samples) -> torch.Tensor:
         """The prompts' features for rows of a samples table: float [B, C, h, w]."""
-        known = list(self.prompts_)
+        known = list(self.prompt_names_)
         for category in samples["category"]:
             if category not in known:
                 raise InputError(
                     f"onenip has no prompt for category {category!r}; it has one for {', '.join(known)}. Fit it on "
                     "normal images of that category too, or name one in the parameter prompts."
                 )
-        return self.prompt_features_[[known.index(category) for category in samples["category"]]]
+        return self.prompts_[[known.index(category) for category in samples["category"]]]
 
     def loss(self, batch: dict) -> dict[str, torch.Tensor]:
         # One after the other, because an EfficientNet's first layers are large.
@@ -345,9 +347,9 @@ class OneNIP(PastingDetector):
 
     def score_batch(self, batch):
         """The score of images whose category need not be told, because there is only one prompt."""
-        if len(self.prompts_) > 1:
-            raise InputError(f"onenip learned {', '.join(self.prompts_)}: it must be told the images' categories.")
-        return self.score(batch, self.prompt_features_.expand(len(batch), -1, -1, -1))
+        if len(self.prompt_names_) > 1:
+            raise InputError(f"onenip learned {', '.join(self.prompt_names_)}: it must be told the images' categories.")
+        return self.score(batch, self.prompts_.expand(len(batch), -1, -1, -1))
 
     def score(self, batch: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         (features,) = self.backbone_(batch)
@@ -358,21 +360,11 @@ class OneNIP(PastingDetector):
         maps = (1 - self.refinement) * distances(features, restored, size) + self.refinement * refined
         return window_maximum(maps, self.score_window), maps
 
-    def networks(self):
-        return {"backbone": self.backbone_, **self.trained()}
-
     def state(self):
-        names = torch.tensor(list(json.dumps(self.prompts_).encode()), dtype=torch.uint8)
-        learned = {"prompts": self.prompt_features_, "prompt_names": names, "scale": self.scale_}
-        return super().state() | learned
+        names = list(json.dumps(self.prompt_names_).encode())
+        return super().state() | {"prompt_names": torch.tensor(names, dtype=torch.uint8)}
 
     def build_for(self, state):
+        self.prompt_names_ = json.loads(bytes(state.pop("prompt_names").tolist()))
         self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_)
         self.build(state["prompts"].shape[-2:])
-        self.prompt_features_, self.scale_ = state["prompts"], state["scale"]
-        self.prompts_ = json.loads(bytes(state["prompt_names"].tolist()))
-
-    def to(self, device):
-        super().to(device)
-        if self.fitted_:
-            self.prompt_features_, self.scale_ = self.prompt_features_.to(device), self.scale_.to(device)

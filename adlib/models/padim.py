@@ -20,7 +20,7 @@ import random
 import torch
 
 from adlib.anomaly_map import smooth, upsample
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 
@@ -85,6 +85,7 @@ class PaDiM(Detector):
     """
 
     name = "padim"
+    facts = Facts("distribution of features", 2020, trained=False)
     image_defaults = {"size": 256, "crop": 224}
 
     def __init__(
@@ -113,7 +114,8 @@ class PaDiM(Detector):
 
     @torch.inference_mode()
     def fit_images(self, images, val, progress):
-        self.backbone_ = Backbone(self.backbone, self.stages, self.weights, self.seed_).to(self.device_)
+        self.build(self.weights)
+        self.backbone_.to(self.device_)
         total = sum(self.backbone_.channels)
         count = self.channels or min(CHANNELS.get(self.backbone.split(".")[0], 550), total)
         if not 0 < count <= total:
@@ -160,20 +162,12 @@ class PaDiM(Detector):
         maps = smooth(upsample(distances, batch.shape[-2:]), self.smoothing)
         return (maps if self.image_score == "smoothed" else distances).amax((1, 2)), maps
 
-    def networks(self):
-        return {"backbone": self.backbone_}
+    def build(self, weights: str) -> None:
+        self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_)
 
     def state(self):
-        learned = {"kept": self.kept_, "grid": torch.tensor(self.grid_)}
-        return {**learned, "mean": self.mean_, "whitening": self.whitening_, **super().state()}
+        return super().state() | {"grid": torch.tensor(self.grid_)}
 
     def build_for(self, state):
-        self.kept_, self.mean_, self.whitening_ = (state.pop(key) for key in ("kept", "mean", "whitening"))
         self.grid_ = tuple(state.pop("grid").tolist())
-        self.backbone_ = Backbone(self.backbone, self.stages, "random")
-
-    def to(self, device):
-        super().to(device)
-        self.kept_, self.mean_, self.whitening_ = (
-            tensor.to(device) for tensor in (self.kept_, self.mean_, self.whitening_)
-        )
+        self.build("random")

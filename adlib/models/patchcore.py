@@ -16,7 +16,7 @@ to the finest grid, concatenated at full width (1536 channels for a wide ResNet-
 import torch
 
 from adlib.anomaly_map import smooth, upsample
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.features.patch_embedding import concatenated_embedding, pooled_embedding
@@ -41,6 +41,7 @@ class PatchCore(Detector):
     """
 
     name = "patchcore"
+    facts = Facts("memory of features", 2022, trained=False)
     image_defaults = {"size": 256, "crop": 224}
     search_: BankSearch | None = None  # of the memory bank, made when it is first searched
 
@@ -78,7 +79,8 @@ class PatchCore(Detector):
 
     @torch.inference_mode()
     def fit_images(self, images, val, progress):
-        self.backbone_ = Backbone(self.backbone, self.stages, self.weights, self.seed_).to(self.device_)
+        self.build(self.weights)
+        self.backbone_.to(self.device_)
         store = None
         for _, batch in self.batches(images, 8, progress, "fit"):
             patches = self.embed(batch)[0]  # [B, h * w, D]
@@ -128,16 +130,5 @@ class PatchCore(Detector):
         patch_scores = distances.view(len(batch), *grid)
         return patch_scores.amax((1, 2)), smooth(upsample(patch_scores, batch.shape[-2:]), self.smoothing)
 
-    def state(self):
-        backbone = {f"backbone.{key}": value for key, value in self.backbone_.state_dict().items()}
-        return {"memory_bank": self.memory_bank_, **backbone}
-
-    def set_state(self, state):
-        self.memory_bank_ = state.pop("memory_bank")
-        self.backbone_ = Backbone(self.backbone, self.stages, "random")
-        self.backbone_.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items()})
-        self.backbone_.weights = self.weights
-
-    def to(self, device):
-        self.backbone_.to(device)
-        self.memory_bank_ = self.memory_bank_.to(device)
+    def build(self, weights: str) -> None:
+        self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.anomaly_map import upsample
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import MEAN, STD, Backbone
 from adlib.networks.flow_blocks import (
@@ -243,6 +243,7 @@ class PyramidFlow(Detector):
     """
 
     name = "pyramidflow"
+    facts = Facts("normalising flow", 2023)
     image_defaults = {"size": 1024, "crop": None}
 
     def __init__(
@@ -343,9 +344,6 @@ class PyramidFlow(Detector):
         differences = [(level - mean).abs() for level, mean in zip(latents, self.template_, strict=True)]
         coarse = compose_pyramid(differences).mean(1)
         return coarse.amax((1, 2)), upsample(coarse, batch.shape[-2:])
-
-    def networks(self):
-        return {"backbone": self.backbone_, "flow": self.flow_}
 
     def state(self):
         template = {f"template.{level}": mean for level, mean in enumerate(self.template_)}

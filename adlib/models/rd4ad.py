@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from adlib.anomaly_map import smooth
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.networks.distillation import (
@@ -42,6 +42,7 @@ class RD4AD(Detector):
     """
 
     name = "rd4ad"
+    facts = Facts("student and teacher", 2022)
     image_defaults = {"size": 256, "crop": None}
 
     def __init__(
@@ -114,6 +115,3 @@ class RD4AD(Detector):
     def score_batch(self, batch):
         maps = smooth(distance_map(*self.features(batch), batch.shape[-2:]), self.smoothing)
         return maps.amax((1, 2)), maps
-
-    def networks(self):
-        return {"backbone": self.backbone_, **self.trained()}

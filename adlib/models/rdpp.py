@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from adlib.detector import Facts
 from adlib.models.rd4ad import RD4AD
 from adlib.networks.distillation import cosine_distance, image_cosine_distance
 from adlib.synthesis import SyntheticImages
@@ -154,6 +155,7 @@ class RDPP(RD4AD):
     """
 
     name = "rdpp"
+    facts = Facts("student and teacher", 2023)
 
     def __init__(
         self,

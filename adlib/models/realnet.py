@@ -22,10 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.data import DataLoader
 
-from adlib.detector import loader_workers
+from adlib.detector import Facts, loader_workers
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.networks.realnet_blocks import FeatureReconstruction, FeatureSelection, ResidualSelection, selection_errors
@@ -77,6 +76,7 @@ class RealNet(PastingDetector):
     """
 
     name = "realnet"
+    facts = Facts("feature reconstruction", 2024, "drawn defects (SDAS), or textures (DTD; drawn without)")
     image_defaults = {"size": 256, "crop": None}
 
     def __init__(
@@ -172,14 +172,6 @@ class RealNet(PastingDetector):
             torch.manual_seed(self.seed_)
             self.reconstruction_ = FeatureReconstruction(kept).eval()
             self.decoder_ = ResidualSelection(sum(kept), self.residuals).eval()
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {
-            "backbone": self.backbone_,
-            "selection": self.selection_,
-            "reconstruction": self.reconstruction_,
-            "decoder": self.decoder_,
-        }
 
     def select_channels(self, images, synthesiser: ForegroundPaste) -> None:
         """AFS: keep the channels whose change by pasting is most like the mask, summed over batches."""

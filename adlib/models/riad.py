@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.anomaly_map import upsample
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.models.draem import structural_similarity
 from adlib.models.stfpm import split
@@ -128,6 +128,7 @@ class RIAD(Detector):
     """
 
     name = "riad"
+    facts = Facts("image reconstruction", 2021)
     image_defaults = {"size": 256, "crop": None}
 
     def __init__(
@@ -257,9 +258,6 @@ class RIAD(Detector):
             f"inpainted, cells of {cell}": (self.inpaint(2 * batch - 1, removed) + 1) / 2
             for cell, (removed, *_) in partitions
         }
-
-    def networks(self):
-        return {"inpainting": self.inpainting_}
 
     def build_for(self, state):
         self.build()

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.anomaly_map import smooth, upsample
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.features.patch_embedding import pooled_embedding
@@ -55,6 +55,7 @@ class SimpleNet(Detector):
     """
 
     name = "simplenet"
+    facts = Facts("discriminator of features", 2023)
     feature_synthesis = "No picture is changed: noise is added to the feature of every patch."
     image_defaults = {"size": 329, "crop": 288}
 
@@ -162,6 +163,3 @@ class SimpleNet(Detector):
         features = self.backbone_(batch)
         scores = self.patch_scores(self.answers(features)).view(len(batch), *features[0].shape[-2:])
         return scores.amax((1, 2)), smooth(upsample(scores, batch.shape[-2:]), self.smoothing)
-
-    def networks(self):
-        return {"backbone": self.backbone_, **self.trained()}

@@ -21,7 +21,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from adlib.anomaly_map import upsample
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import MEAN, STD, Backbone, build_network
 from adlib.images import ImageSet
@@ -75,6 +75,7 @@ class STFPM(Detector):
     """
 
     name = "stfpm"
+    facts = Facts("student and teacher", 2021)
     image_defaults = {"size": 256, "crop": None}
 
     def __init__(
@@ -160,9 +161,6 @@ class STFPM(Detector):
     def build(self, weights: str) -> None:
         self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_)
         self.student_ = Student(self.backbone, self.stages, self.seed_)
-
-    def networks(self):
-        return {"backbone": self.backbone_, "student": self.student_}
 
 
 def split(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet | None]:

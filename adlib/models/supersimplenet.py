@@ -33,7 +33,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from adlib.anomaly_map import upsample
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone, build_network
 from adlib.images import ImageSet
@@ -193,6 +193,7 @@ class SuperSimpleNet(Detector):
     """
 
     name = "supersimplenet"
+    facts = Facts("discriminator of features", 2024, "labelled defects, or none")
     feature_synthesis = "No picture is changed: noise is added to features inside such blobs, new ones in every step."
     image_defaults = {"size": 256, "crop": None}
     accepts_anomalous = True
@@ -334,9 +335,6 @@ class SuperSimpleNet(Detector):
         maps, scores = self.heads_(self.adapted(self.backbone_(batch)))
         maps = blur(upsample(maps, batch.shape[-2:]), self.smoothing)
         return (scores.sigmoid() if self.image_score == "head" else maps.amax((1, 2))), maps
-
-    def networks(self):
-        return {"backbone": self.backbone_, **self.trained()}
 
 
 def blur(maps: torch.Tensor, sigma: float) -> torch.Tensor:

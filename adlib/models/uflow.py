@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.anomaly_map import upsample
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.networks.flow_blocks import (
@@ -253,6 +253,7 @@ class UFlow(Detector):
     """
 
     name = "uflow"
+    facts = Facts("normalising flow", 2024)
     image_defaults = {"size": 448, "crop": None}
 
     def __init__(
@@ -326,9 +327,6 @@ class UFlow(Detector):
             maps = [upsample(log_likelihood(z).exp(), batch.shape[-2:]) for z in latents]
             anomaly_map = 1 - torch.stack(maps).mean(0)
         return anomaly_map.amax((1, 2)), anomaly_map
-
-    def networks(self):
-        return {"backbone": self.backbone_, "flow": self.flow_}
 
     def state(self):
         return {"shapes": torch.tensor(self.shapes_), **super().state()}

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlib.detector import Detector
+from adlib.detector import Detector, Facts
 from adlib.features.aligned_features import AlignedBackbone, distances, window_maximum
 from adlib.networks.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
 from adlib.networks.flow_blocks import check_shapes
@@ -89,6 +89,7 @@ class UniAD(Detector):
     """
 
     name = "uniad"
+    facts = Facts("feature reconstruction", 2022, joint="meant")
     image_defaults = {"size": 224, "crop": None}
 
     def __init__(
@@ -184,9 +185,6 @@ class UniAD(Detector):
         check_shapes([features], [(self.reconstruction_.channels, *self.reconstruction_.grid)])
         maps = distances(features, self.reconstruction_(features), batch.shape[-2:])
         return window_maximum(maps, self.score_window), maps
-
-    def networks(self) -> dict[str, nn.Module]:
-        return {"backbone": self.backbone_, "reconstruction": self.reconstruction_}
 
     def build_for(self, state):
         self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_)

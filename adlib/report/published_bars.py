@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from adlib.models.facts import FACTS
+from adlib.models import is_surrogate
 
 if TYPE_CHECKING:  # the other reports need no matplotlib
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def published_bars(panels: dict[str, pd.DataFrame], xlabel: str, methods: Sequen
     import matplotlib.pyplot as plt
 
     methods = list(methods or dict.fromkeys(next(iter(panels.values()))["method"]))
-    titles = [f"{name} (surrogate)" if name in FACTS and FACTS[name].surrogate else name for name in methods]
+    titles = [f"{name} (surrogate)" if is_surrogate(name) else name for name in methods]
     phantom = any(rows["phantom"].any() for rows in panels.values())
     size = (1.4 + 2.9 * len(panels), 0.9 + 0.46 * len(methods))
     figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")

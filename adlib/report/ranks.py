@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import friedmanchisquare, kendalltau, studentized_range
 
-from adlib.models.facts import FACTS
+from adlib.models import is_surrogate
 
 LOWER_IS_BETTER = ("fpr", "fp", "fn")
 BLOCK = ["paper", "dataset", "category"]
-SURROGATES = [method for method, facts in FACTS.items() if facts.surrogate]  # ours is not the published method
 
 
 def rank_agreement(table: pd.DataFrame) -> pd.DataFrame:
@@ -42,7 +41,7 @@ def _agreement(cells: pd.DataFrame) -> dict:
         chosen = cells[~average]
     else:
         chosen = cells[average & (cells["state"] == "done")]
-    both = chosen[~chosen["method"].isin(SURROGATES)].dropna(subset=["published", "ours"])
+    both = chosen[~chosen["method"].map(is_surrogate).astype(bool)].dropna(subset=["published", "ours"])
     wide = both.pivot(index="category", columns=["method", "setting"], values=["published", "ours"]).dropna()
     methods = both[["method", "setting"]].drop_duplicates().shape[0]
     tau, reason = float("nan"), ""
@@ -81,7 +80,9 @@ def blocks(cells: pd.DataFrame, metric: str, value: str) -> pd.DataFrame:
     rows = chosen[BLOCK].drop_duplicates()
     wide = chosen.pivot(index=BLOCK, columns="method", values=value)
     wide = wide.reindex(index=pd.MultiIndex.from_frame(rows), columns=chosen["method"].unique())
-    return wide.rename(columns={name: f"{name} (surrogate)" for name in SURROGATES}) if value == "ours" else wide
+    if value == "ours":
+        wide = wide.rename(columns={name: f"{name} (surrogate)" for name in wide if is_surrogate(name)})
+    return wide
 
 
 def complete(wide: pd.DataFrame) -> pd.DataFrame:

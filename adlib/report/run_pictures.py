@@ -21,7 +21,7 @@ from IPython.display import HTML, Image
 
 from adlib import papers
 from adlib.errors import InputError
-from adlib.models.facts import FACTS
+from adlib.models import is_surrogate
 from adlib.predictions import Predictions
 from adlib.report.tables import read_plan
 from adlib.runs.record import FINISHED
@@ -189,7 +189,7 @@ def _draw(rows: list[tuple[str, str, dict[str, _Run]]], columns: list[str], miss
 
 def _title(column: str) -> str:
     method, _, setting = column.partition(" ")
-    surrogate = "(surrogate)" if method in FACTS and FACTS[method].surrogate else ""
+    surrogate = "(surrogate)" if is_surrogate(method) else ""
     return "\n".join(filter(None, [method, surrogate, setting]))
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 from IPython.display import HTML
 
 from adlib import papers
-from adlib.report.ranks import SURROGATES, rank_agreement
+from adlib.models import is_surrogate
+from adlib.report.ranks import rank_agreement
 from adlib.report.tables import COUNTS, unit
 
 # The difference of a cell by its size: up to how many percentage points, class, marks below and above. The tints let
@@ -134,7 +135,7 @@ def _tau_line(table: pd.DataFrame) -> str:
 
 def _title(method: str) -> str:
     """The method's name over its columns."""
-    return f"{method} (surrogate)" if method in SURROGATES else method
+    return f"{method} (surrogate)" if is_surrogate(method) else method
 
 
 def _decimals(value: float) -> int:
@@ -147,7 +148,7 @@ def _agreement(cell: pd.Series) -> tuple | None:
     surrogates, and averages that lack some of our categories.
     """
     incomplete = cell["category"] == "average" and cell["state"] == "partly"
-    if pd.isna(cell["difference"]) or cell["phantom"] or incomplete or cell["method"] in SURROGATES:
+    if pd.isna(cell["difference"]) or cell["phantom"] or incomplete or is_surrogate(cell["method"]):
         return None
     if (kind := unit(cell["metric"])) == "count":
         return None

@@ -18,6 +18,7 @@ from adlib.errors import InputError
 from adlib.images import ImageSet
 from adlib.synthesis import SyntheticImages, texture_source
 
+TEXTURES = "textures (DTD; drawn without)"  # what a pasting method takes besides normal images, for its Facts
 FOREGROUNDS = ("all", "bright", "dark", "triangle")
 DRAWN_TEXTURES = "Drawn textures: the pasted anomalies are filled with procedural textures, where the paper's are DTD."
 

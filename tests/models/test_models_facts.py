@@ -1,11 +1,17 @@
 """The table of methods: a row for each, and facts that agree with the methods themselves."""
 
 import inspect
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+import torch
+from conftest import make_tree
 
-from adlib.models import list_models, model_class
-from adlib.models.facts import FACTS, default_weights, method_table
+from adlib import ImageSet, InputError, load_samples
+from adlib.detector import Detector
+from adlib.models import default_weights, list_models, method_table, model_class
 
 
 def test_every_method_has_its_row():
@@ -14,7 +20,7 @@ def test_every_method_has_its_row():
 
 @pytest.mark.parametrize("name", list_models())
 def test_year_is_that_of_the_publication_in_the_methods_file(name):
-    text, year = inspect.getmodule(model_class(name)).__doc__, FACTS[name].year
+    text, year = inspect.getmodule(model_class(name)).__doc__, model_class(name).facts.year
     assert str(year) in text or f"arXiv {year % 100}" in text
 
 
@@ -23,10 +29,10 @@ def test_data_besides_normal_images_is_what_the_parameters_ask_for(name):
     detector = model_class(name)
     parameters = inspect.signature(detector.__init__).parameters
     if "textures" in parameters:
-        assert "drawn without" in FACTS[name].data
-    assert detector.accepts_anomalous == ("label" in FACTS[name].data)
-    assert (FACTS[name].joint == "no target") == ("auxiliary" in parameters)
-    assert FACTS[name].trained == bool({"epochs", "steps", "gan_steps", "student_steps"} & set(parameters))
+        assert "drawn without" in model_class(name).facts.data
+    assert detector.accepts_anomalous == ("label" in model_class(name).facts.data)
+    assert (model_class(name).facts.joint == "no target") == ("auxiliary" in parameters)
+    assert model_class(name).facts.trained == bool({"epochs", "steps", "gan_steps", "student_steps"} & set(parameters))
 
 
 def test_weights_are_those_of_the_default_backbone(monkeypatch, tmp_path):
@@ -39,3 +45,58 @@ def test_weights_are_those_of_the_default_backbone(monkeypatch, tmp_path):
     assert row["weights"] == "wide_resnet50_2.tv_in1k (here)"
     assert row["papers"] == "cxr_ad, miic"
     assert row["scores"] == "image, pixel"
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_methods_file_and_its_class_bear_one_name(name):
+    found = model_class(name)
+    assert found.name == name
+    assert found.__module__ == f"adlib.models.{name}"
+
+
+def test_listing_the_methods_needs_no_torch():
+    code = "import sys, adlib; names = adlib.list_models(); print(len(names), 'torch' in sys.modules)"
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == [str(len(list_models())), "False"]
+
+
+class Brightness(Detector):
+    """A method without networks, as short as one can be: the mean image, and what differs from it."""
+
+    name = "brightness"
+
+    def __init__(self, factor: float = 1.0):
+        self.factor = factor
+
+    def fit_images(self, images, val, progress):
+        self.mean_ = torch.stack([batch.mean(0) for _, batch in self.batches(images, 1, progress, "fit")]).mean(0)
+
+    def score_batch(self, batch):
+        maps = self.factor * (batch - self.mean_).abs().mean(1)
+        return maps.amax((1, 2)), maps
+
+
+def test_a_method_without_networks_needs_two_functions(tmp_path):
+    images = ImageSet(load_samples("folder", make_tree(tmp_path, size=32)), size=32)
+    normal = ImageSet(images.samples[images.labels == 0].reset_index(drop=True), size=32)
+    model = Brightness(2.0).fit(normal, device="cpu", progress=False)
+    other = Brightness(2.0)
+    other.seed_ = 0
+    other.set_state(model.state())
+    other.fitted_ = True
+    assert list(model.state()) == ["mean"] and model.networks() == {}
+    expected, again = (one.predict(images, device="cpu", progress=False).scores for one in (model, other))
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_what_a_method_lacks_is_a_sentence(tmp_path):
+    class Nothing(Detector):
+        name = "nothing"
+
+        def __init__(self, size=3):
+            pass
+
+    with pytest.raises(InputError, match=r"Nothing .* has to define score_batch\(self, batch\), which gives scores"):
+        Nothing().score_batch(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(InputError, match=r"has to define self\.size in its constructor"):
+        _ = Nothing().parameters
