@@ -53,7 +53,12 @@ def run_all(
     store.check_writable()
     folder = store.folder.resolve()
     waiting = {run.key: run for run in runs if not store.is_finished(run.key)}
-    tasks = [Task(key, run.title, work or do_run, (run.as_dict(), key, str(folder))) for key, run in waiting.items()]
+    tasks = [
+        Task(key, run.title, work, (run.as_dict(), key, str(folder)))
+        if work
+        else Task(key, run.title, do_run, (run.as_dict(), key, str(folder), run.fingerprint))
+        for key, run in waiting.items()
+    ]
     lost = {}
     with _open(jobs, len(tasks)) as workers, _stopper(folder, store, set(waiting)) as stop:
         for task, outcome in _do_all(workers, tasks, stop, "runs", len(runs) - len(waiting), progress):
@@ -62,10 +67,11 @@ def run_all(
     return [lost.get(run.key) or store.record(run.key) or _unknown(run) for run in runs]
 
 
-def do_run(run: dict, key: str, folder: str, conditions: Conditions) -> dict:
-    """In a worker: execute one run into the store in `folder`; returns its outcome."""
+def do_run(run: dict, key: str, folder: str, fingerprint: str, conditions: Conditions) -> dict:
+    """In a worker: execute one run, under the key planned, into the store in `folder`; returns its outcome."""
+    conditions = replace(conditions, wait=PATIENCE)
     try:
-        record = execute(Run(**run), Store(folder), False, key, replace(conditions, wait=PATIENCE), kernel_server())
+        record = execute(Run(**run), Store(folder), False, key, conditions, kernel_server(), fingerprint)
     except Busy:
         return {"state": BUSY}
     except NotebookFailed as error:

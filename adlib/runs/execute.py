@@ -81,23 +81,27 @@ def execute(
     key: str = "",
     conditions: Conditions = Conditions(),
     server: kernels.KernelServer | None = None,
+    fingerprint: str = "",
 ) -> dict:
     """Do a run, unless the store has it, and return its record.
 
-    key: of the run, where it is known already. server: forks the kernel, else it is started as a program.
+    key, fingerprint: of the run and of its data, where they are known already: from then on nothing here reads the
+    data, so that a run whose data have changed or gone is recorded as failed at once, under the key planned.
+    server: forks the kernel, else it is started as a program.
     A run that fails is recorded as failed, with its notebook up to the error. Wrong input (a missing folder, an
     unknown parameter) raises InputError before anything is begun. Raises Busy as `Store.claim` does, NotebookFailed of
     the kind "interrupted" after an interruption, which leaves no record, and OSError when not even a record can be
     written.
     """
-    key = key or run.key
+    if not key:
+        key, fingerprint = run.key, run.fingerprint
     with store.claim(key, conditions.wait) as folder:
         if folder is not None:
             folder = folder.resolve()
             attempts = Attempts(folder)
             for left in range(conditions.retries, -1, -1):
                 attempts.begin()
-                error = _attempt(run, key, folder, progress, conditions, server)
+                error = _attempt(run, key, folder, progress, conditions, server, fingerprint)
                 if error is None:
                     _complete(folder, attempts.earlier, conditions.maps)
                     break
@@ -105,7 +109,7 @@ def execute(
                 if error.kind == "interrupted":
                     raise error
                 if error.kind not in WORTH_A_RETRY or not left:
-                    _record_failure(run, store, folder, error, attempts.earlier[:-1])
+                    _record_failure(run, store, folder, error, attempts.earlier[:-1], fingerprint)
                     break
     record = store.record(key)
     if record is None:
@@ -113,7 +117,9 @@ def execute(
     return record
 
 
-def _attempt(run: Run, key: str, folder: Path, progress: bool, conditions: Conditions, server) -> NotebookFailed | None:
+def _attempt(
+    run: Run, key: str, folder: Path, progress: bool, conditions: Conditions, server, fingerprint: str
+) -> NotebookFailed | None:
     """Execute the notebook of a run once; returns how it failed, or None."""
     given = run.as_dict() | {"out": str(folder), "cache": conditions.cache, "cache_limit": conditions.cache_limit}
     try:
@@ -121,7 +127,9 @@ def _attempt(run: Run, key: str, folder: Path, progress: bool, conditions: Condi
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         if record["key"] != key:
             (folder / "record.json").unlink()
-            raise NotebookFailed("data changed", "Data or weights have changed since the run was planned: plan again.")
+            same_data = fingerprint and record["data"]["fingerprint"] == fingerprint
+            what = "Weights or a method's parameters" if same_data else "Data or weights"
+            raise NotebookFailed("data changed", f"{what} have changed since the run was planned: plan again.")
     except NotebookFailed as error:
         (folder / "record.json").unlink(missing_ok=True)  # the notebook failed behind its last cell
         return error
@@ -143,15 +151,21 @@ def _complete(folder: Path, earlier: list[dict], maps: bool) -> None:
     write_json(folder / "record.json", record | {"attempts": earlier, "files": kept})
 
 
-def _record_failure(run: Run, store: Store, folder: Path, error: NotebookFailed, earlier: list[dict]) -> None:
-    """Leave the record of a failed run; on a full disk without its notebook."""
+def _record_failure(
+    run: Run, store: Store, folder: Path, error: NotebookFailed, earlier: list[dict], fingerprint: str = ""
+) -> None:
+    """Leave the record of a failed run in its claimed folder; on a full disk without its notebook.
+
+    Whatever the run failed of may be gone by now: nothing of it is asked again, not even the key.
+    """
     if error.kind not in ("time limit", *WORTH_A_RETRY):  # from a checkpoint it would fail in the same way again
         for file in folder.glob("checkpoint*"):
             file.unlink()
     if error.kind == "disk full":
         for entry in folder.iterdir():
             shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
-    store.write_failure(folder, failure(run, error.kind, error.reason) | {"attempts": earlier})
+    record = failure(run, error.kind, error.reason, store.claimed_key(folder), fingerprint)
+    store.write_failure(folder, record | {"attempts": earlier})
 
 
 class Attempts:

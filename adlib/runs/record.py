@@ -166,12 +166,17 @@ def _lost_masks(predictions) -> list[str]:
     return [f"{lost} anomalous images have a mask that vanishes at the size that is scored."] if lost else []
 
 
-def failure(run: Run, kind: str, reason: str) -> dict:
-    """The record of a run that failed. kind: "error", "kernel died" ...; reason: one line for people."""
+def failure(run: Run, kind: str, reason: str, key: str = "", fingerprint: str = "") -> dict:
+    """The record of a run that failed. kind: "error", "kernel died" ...; reason: one line for people.
+
+    key, fingerprint: of the run and of its data, as they were planned. Without a key the run's own is computed, which
+    reads the data; a run that has failed because of its data can only be recorded under the key that it was given.
+    """
     return {
         "status": FAILED,
-        "key": run.key,
+        "key": key or run.key,
         "run": run.as_dict(),
+        "data": {"fingerprint": fingerprint or run.__dict__.get("fingerprint", "")},  # where it has been computed
         "kind": kind,
         "reason": reason,
         "environment": environment.versions(),

@@ -158,6 +158,10 @@ class Store:
         finally:
             lock.release()
 
+    def claimed_key(self, folder: Path) -> str:
+        """The key of the run that a claimed folder is for."""
+        return folder.name.removeprefix(".").removesuffix(".partial")
+
     def write_failure(self, folder: Path, record: dict) -> None:
         """Leave a failed run's record in its claimed folder."""
         write_json(folder / "record.json", record)

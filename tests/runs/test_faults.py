@@ -168,6 +168,32 @@ def test_a_full_disk_fails_the_runs_that_do_not_fit_and_spoils_none(tmp_path):
     assert "survived" in done.stdout, done.stdout + done.stderr
 
 
+# What a worker records
+
+
+@pytest.mark.parametrize("harm", ["a file less", "damaged", "gone"])
+def test_a_failure_is_recorded_under_the_planned_key_whatever_became_of_the_data(tree, tmp_path, monkeypatch, harm):
+    store, planned = Store(tmp_path / "store"), Run("folder", str(tree), "padim", "thing", SMALL)
+    key, fingerprint = planned.key, planned.fingerprint
+    if harm == "a file less":
+        (tree / "thing" / "train" / "good" / "000.png").unlink()
+    elif harm == "damaged":
+        shutil.rmtree(tree / "thing" / "train")
+    else:
+        shutil.rmtree(tree)
+
+    def fails(*_):
+        raise NotebookFailed("time limit", "It took too long.")
+
+    monkeypatch.setattr("adlib.runs.execute.execute_notebook", fails)
+    given = Run(**planned.as_dict())  # as it arrives in a worker: with nothing computed
+    record = execute(given, store, False, key, Conditions(), None, fingerprint)
+    assert (record["key"], record["kind"], record["reason"]) == (key, "time limit", "It took too long.")
+    assert record["data"]["fingerprint"] == fingerprint
+    assert store.record(key) == record
+    assert not {"key", "samples", "fingerprint"} & given.__dict__.keys()  # nothing was read again
+
+
 # Kernels of real runs
 
 ENDLESS = {"epochs": 100_000, "batch_size": 4}
