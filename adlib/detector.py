@@ -62,13 +62,18 @@ class Detector:
 
     name: str  # as in adlib.models: the name of the method's file
     facts: Facts
-    image_defaults: dict = {"size": 256, "crop": None}  # how the method's paper prepares its images
+    # How the method's official code prepares its images (adlib.images); a subclass names what differs from its parent.
+    image_defaults: dict = {"size": 256, "crop": None, "resize": "antialias", "sides": "both"}
     checkpoint_interval: float = 300.0  # seconds between two writes of a training's checkpoint
     accepts_anomalous: bool = False  # whether fit also learns from images that are labelled anomalous
     feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
     learns_from: tuple[
         str, ...
     ] = ()  # data sets that a zero-shot method is fitted on, instead of the one it is tried on
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        cls.image_defaults = super(cls, cls).image_defaults | cls.image_defaults
 
     @classmethod
     def create(cls, **parameters):

@@ -16,12 +16,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from filelock import FileLock
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from adlib import hdf5
+from adlib import hdf5, resizing
 from adlib.errors import InputError
 from adlib.samples import check_columns, fingerprint
 
@@ -110,8 +109,11 @@ class ImageSet(Dataset):
     """A torch Dataset over a samples table: all images of one size.
 
     samples: the table (adlib.samples); row i is item i.
-    size: S for S x S pixels or (H, W). The whole image is resized to it, antialiased bilinear, rounded to the
-        file's depth; its proportions change if they differ.
+    size: S for S x S pixels or (H, W), to which the image is resized and rounded to the file's depth.
+    sides: "both" are resized to the size, and proportions change if they differ; or the "shorter" to S, with the
+        proportions kept: then the centre is cut out, S x S if crop is None, so that all images have one shape.
+    resize: how, one of adlib.resizing.FILTERS: "antialias" (bilinear), "lanczos", "bicubic", "linear" (bilinear
+        without antialiasing), "area".
     crop: side (or (H, W)) of the centre crop taken after resizing, or None.
     window: (low, high) stored grey values that become 0 and 1, or None for the full range of 8 or 16 bits.
     cache: a folder in which the resized images are kept as one memory-mapped file, or None. It is built at the
@@ -131,9 +133,15 @@ class ImageSet(Dataset):
         crop: int | tuple[int, int] | None = None,
         cache: str | Path | None = None,
         window: tuple[float, float] | None = None,
+        resize: str = "antialias",
+        sides: str = "both",
     ):
         self.samples = check_columns(samples)
         self.size = _pair(size, "size")
+        self.resize = resizing.check_filter(resize)
+        self.sides = resizing.check_sides(sides)
+        if sides == "shorter" and self.size[0] != self.size[1]:
+            raise InputError(f"size={size!r} names both sides: with sides='shorter' it must be one number of pixels.")
         self.crop = None if crop is None else _pair(crop, "crop")
         if self.crop and (self.crop[0] > self.size[0] or self.crop[1] > self.size[1]):
             raise InputError(f"crop={crop} is larger than size={size}.")
@@ -145,8 +153,9 @@ class ImageSet(Dataset):
 
     @property
     def settings(self) -> dict:
-        """Size, crop and window as plain values: ImageSet(samples, **settings) gives the same pixels."""
-        return {"size": self.size, "crop": self.crop, "window": self.window}
+        """All that decides the pixels, as plain values: ImageSet(samples, **settings) gives the same ones."""
+        names = ("size", "crop", "window", "resize", "sides")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -198,7 +207,8 @@ class ImageSet(Dataset):
             low, high = self.window
             scaled = (pixels.astype(np.float32) - low) / (high - low)
             pixels = np.round(scaled.clip(0, 1) * 65535).astype(np.uint16)
-        pixels = _resize(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), self.size)
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        pixels = resizing.resize(pixels, resizing.resized_shape(pixels.shape[1:], self.size, self.sides), self.resize)
         return np.broadcast_to(self._cropped(pixels), (3, *self.shape))
 
     def _mask(self, index: int) -> np.ndarray:
@@ -210,21 +220,20 @@ class ImageSet(Dataset):
         if mask.any() != self.samples["label"].iat[index]:
             said, seen = ("normal", "not empty") if mask.any() else ("anomalous", "empty")
             raise InputError(f"{image} is labelled {said} but its mask {path} is {seen}: correct one of them.")
-        height, width = self.size
+        height, width = resizing.resized_shape(mask.shape, self.size, self.sides)
         small = cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
         return self._cropped(small.astype(bool))
 
     def _cropped(self, pixels: np.ndarray) -> np.ndarray:
-        """The centre crop of the last two axes."""
-        if self.crop is None:
-            return pixels
-        top, left = ((full - part) // 2 for full, part in zip(self.size, self.crop, strict=True))
-        return pixels[..., top : top + self.crop[0], left : left + self.crop[1]]
+        """The centre crop of the last two axes; whole pictures of the set's shape stay as they are."""
+        height, width = self.shape
+        top, left = resizing.crop_corner(pixels.shape[-2:], self.shape)
+        return pixels[..., top : top + height, left : left + width]
 
     @property
     def cache_file(self) -> Path:
         """The file of the cache, whether it is there yet or not."""
-        identity = f"{fingerprint(self.samples)} {self.size} {self.crop} {self.window}"
+        identity = f"{fingerprint(self.samples)} {list(self.settings.items())}"
         return self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
 
     @property
@@ -288,13 +297,3 @@ def _pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:
     if len(pair) != 2 or not all(float(side).is_integer() and side > 0 for side in pair):
         raise InputError(f"{name}={value!r} must be a number of pixels or a pair (height, width).")
     return int(pair[0]), int(pair[1])
-
-
-def _resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Antialiased bilinear resize of [C, H, W], rounded to its own dtype."""
-    if pixels.shape[1:] == size:
-        return pixels
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
-    resized = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False, antialias=True)[0]
-    limit = np.iinfo(pixels.dtype).max
-    return resized.round_().clamp_(0, limit).numpy().astype(pixels.dtype)

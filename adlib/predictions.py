@@ -21,7 +21,7 @@ class Predictions:
     scores: float32 [N], higher is more anomalous; the unit is the method's.
     maps: float32 [N, H, W], the same per pixel, or None for a method without maps.
     samples: the samples table, row i for scores[i].
-    settings: size, crop and window of the ImageSet: with them the ground truth can be read again.
+    settings: of the ImageSet, such as size and crop: with them the ground truth can be read again.
     folder: where they were loaded from, or None.
     """
 

@@ -10,7 +10,7 @@ HOUSE = Path(adlib.__file__).parent
 # One line a floor, the lowest first. Rooms on one floor do not know each other.
 FLOORS = [
     "errors",
-    "samples hdf5",
+    "samples hdf5 resizing",
     "metrics papers",
     "images",
     "datasets phantoms synthesis features analysis anomaly_map",

@@ -10,7 +10,7 @@ import torch
 from conftest import make_tree, write
 from PIL import Image
 
-from adlib import ImageSet, InputError, load_samples
+from adlib import ImageSet, InputError, load_samples, resizing
 from adlib.images import image_shape, read_image, read_mask
 from adlib.samples import make_samples, select
 
@@ -219,3 +219,82 @@ def test_a_killed_builder_leaves_nothing_that_looks_whole(tmp_path):
     cached, plain = ImageSet(samples, size=32, cache=cache), ImageSet(samples, size=32)
     assert all(torch.equal(cached.pixels(index), plain.pixels(index)) for index in (0, 200, len(samples) - 1))
     assert list(cache.glob("*.partial")) == []
+
+
+@pytest.fixture(scope="module")
+def oblong() -> np.ndarray:
+    """A picture with edges and noise, uint8 [90, 121, 3], RGB."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (90, 121, 3)).astype(np.uint8)
+    picture[20:60, 30:90] = cv2.GaussianBlur(picture, (0, 0), 2)[20:60, 30:90]
+    picture[:, 60] = 0
+    return picture
+
+
+def as_levels(images: ImageSet) -> np.ndarray:
+    """The first image of a set, in its 8-bit levels: float [H, W, 3]."""
+    return images[0]["image"].permute(1, 2, 0).numpy() * 255
+
+
+@pytest.mark.parametrize("size", [(40, 50), (150, 200)], ids=["smaller", "larger"])
+@pytest.mark.parametrize("name", resizing.FILTERS)
+def test_every_filter_gives_the_pixels_of_the_library_it_is_named_for(tmp_path, oblong, name, size):
+    path = write(tmp_path / "oblong.png", cv2.cvtColor(oblong, cv2.COLOR_RGB2BGR))
+    ours = as_levels(ImageSet(one(path), size=size, resize=name))
+    pillow = {"antialias": Image.BILINEAR, "lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC}
+    opencv = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
+    if name in pillow:
+        theirs = np.asarray(Image.fromarray(oblong).resize(size[::-1], pillow[name]), np.float32)
+    else:
+        theirs = cv2.resize(oblong, size[::-1], interpolation=opencv[name]).astype(np.float32)
+    bound = 1 if name == "antialias" else 0
+    assert np.abs(ours.round() - theirs).max() <= bound
+    if name == "linear":  # and torch's without antialiasing, which some official codes call on floats
+        tensor = torch.from_numpy(oblong).permute(2, 0, 1)[None].float()
+        floats = torch.nn.functional.interpolate(tensor, size=size, mode="bilinear", align_corners=False)[0]
+        assert np.abs(ours - floats.permute(1, 2, 0).numpy()).max() <= 1
+
+
+@pytest.mark.parametrize("name", resizing.FILTERS)
+def test_16_bits_are_resized_as_finely_as_8(tmp_path, oblong, name):
+    grey = oblong[..., 0]
+    eight = ImageSet(one(write(tmp_path / "8.png", grey)), size=(40, 50), resize=name)[0]["image"]
+    sixteen = ImageSet(one(write(tmp_path / "16.png", grey.astype(np.uint16) * 257)), size=(40, 50), resize=name)
+    assert (sixteen[0]["image"] - eight).abs().max() <= 1.5 / 255  # Pillow rounds 8 bits between its two passes too
+    assert len(torch.unique(sixteen[0]["image"])) > len(torch.unique(eight))
+
+
+@pytest.mark.parametrize(("turned", "crop"), [(False, 48), (True, 48), (False, None)])
+def test_shorter_side_and_centre_crop_are_torchvisions(tmp_path, oblong, turned, crop):
+    from torchvision.transforms import v2
+
+    picture = np.ascontiguousarray(oblong.transpose(1, 0, 2)) if turned else oblong
+    path = write(tmp_path / "oblong.png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    mask = write(tmp_path / "mask.png", (picture[..., 0] > 40).astype(np.uint8))
+    images = ImageSet(one(path, mask, 1), size=64, crop=crop, sides="shorter", resize="lanczos")
+    steps = v2.Compose([v2.Resize(64, v2.InterpolationMode.LANCZOS), v2.CenterCrop(crop or 64)])
+    theirs = np.asarray(steps(Image.fromarray(picture)))
+    assert np.array_equal(as_levels(images).round(), theirs)
+    assert images.shape == theirs.shape[:2]
+    assert images[0]["mask"].shape == images.shape
+    saw = resizing.frame(picture.shape[:2], images.settings)
+    long, part = int(64 * 121 / 90), crop or 64
+    start = round((long - part) / 2) / long
+    expected = (start, (64 - part) / 128, start + part / long, (64 + part) / 128)
+    assert saw == pytest.approx((expected[1], expected[0], expected[3], expected[2]) if turned else expected)
+
+
+def test_resizing_is_part_of_the_cache_and_of_the_settings(tmp_path, oblong):
+    samples = one(write(tmp_path / "oblong.png", oblong))
+    sets = [
+        ImageSet(samples, size=32, cache=tmp_path / "cache", **setting)
+        for setting in ({}, {"resize": "linear"}, {"resize": "lanczos"}, {"sides": "shorter"})
+    ]
+    assert len({images.cache_file for images in sets}) == len(sets)
+    pictures = [images[0]["image"] for images in sets]
+    assert not any(torch.equal(pictures[0], picture) for picture in pictures[1:])
+    again = ImageSet(samples, **sets[3].settings)
+    assert torch.equal(again[0]["image"], pictures[3])
+    for wrong in ({"resize": "fast"}, {"sides": "longer"}, {"sides": "shorter", "size": (32, 48)}):
+        with pytest.raises(InputError, match=r"resize=|sides="):
+            ImageSet(samples, **wrong)

@@ -173,7 +173,7 @@ def run(
 ) -> None:
     """Fit and score one method on one category, as a notebook; prints where the record and the page are.
 
-    Settings are the method's parameters and size, crop, window of the images: --set backbone=resnet18.tv_in1k
+    Settings are the method's parameters and size, crop, sides, resize, window of the images: --set resize=linear
     """
     from adlib.memory.patch_store import parse_bytes
     from adlib.report.pages import render_report

@@ -72,7 +72,7 @@ def _sample(joined: Joined, index: int, decisions: Decisions, look: panels.Look)
     pictures = [_picture(panels.image_panel(drawn, truth, look), title, "image")]
     for method, decision in enumerate(decisions.of(index)):
         scores, outcome = joined.map(index, method), decision.outcome
-        frame, scale = joined.frame(method), decision.scale or (0, 1)
+        frame, scale = joined.frame(method, index), decision.scale or (0, 1)
         panel = panels.method_panel(drawn, truth, scores, frame, scale, np.inf, look)
         said = f"{joined.names[method]}: {decision.score:.4g}, {OUTCOMES[outcome]} ({outcome})"
         pictures.append(_picture(panel, f"{title}, {said}", said))

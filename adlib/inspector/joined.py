@@ -4,12 +4,14 @@ import mmap
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from adlib import resizing
 from adlib.errors import InputError
 from adlib.images import image_shape, read_image, read_mask
 from adlib.predictions import Predictions
@@ -91,13 +93,17 @@ class Joined:
             maps.base.madvise(mmap.MADV_DONTNEED)
         return found
 
-    def frame(self, method: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of a method's maps, as shares of the image's sides: the crop it saw."""
+    def frame(self, method: int, index: int = 0) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of a method's map of one image, as shares of the image's sides: what it saw.
+
+        index: matters only where the shorter side was resized; an image that is gone counts as square there.
+        """
         settings = list(self._predictions.values())[method].settings
-        height, width = np.broadcast_to(settings.get("size", 1), 2)
-        crop_height, crop_width = np.broadcast_to(settings.get("crop") or (height, width), 2)
-        top, left = (height - crop_height) // 2 / height, (width - crop_width) // 2 / width
-        return left, top, left + crop_width / width, top + crop_height / height
+        shape = (1, 1)
+        if settings.get("sides") == "shorter":
+            with suppress(InputError):
+                shape = image_shape(self.samples["image"].iat[index])
+        return resizing.frame(shape, settings)
 
     def map_range(self, method: int, samples: int = 32) -> tuple[float, float] | None:
         """Median and 99.9th percentile of a method's maps, from `samples` of them spread over its ordered scores."""

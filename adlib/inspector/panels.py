@@ -122,7 +122,9 @@ def draw_sample(
     def method(number: int) -> dict:
         decision, scores, title = decisions[number], maps[number], joined.names[number]
         low, high = decision.scale or ((0, 1) if scores is None else (float(scores.min()), float(scores.max())))
-        panel = method_panel(drawn, truth, scores, joined.frame(number), (low, high), decision.mask_threshold, look)
+        panel = method_panel(
+            drawn, truth, scores, joined.frame(number, index), (low, high), decision.mask_threshold, look
+        )
         verdict = f"{decision.outcome}: {OUTCOMES[decision.outcome]}, score {decision.score:.5g}"
         kind = "this method gives no anomaly map" if scores is None else "anomaly map over the image"
         ends = {"low": "", "high": ""} if scores is None else {"low": f"{low:.4g}", "high": f"{high:.4g}"}
@@ -153,7 +155,7 @@ def pointer_values(joined: Joined, index: int, look: Look, maps: list[np.ndarray
                 "name": name,
                 "data": scores.astype("<f4").tobytes(),
                 "shape": list(scores.shape),
-                "frame": list(joined.frame(number)),
+                "frame": list(joined.frame(number, index)),
             }
             for number, (name, scores) in enumerate(zip(joined.names, maps, strict=True))
         ],

@@ -14,7 +14,7 @@ from the paper (semantic fusion; sets: VisA and ColonDB is what CXR-AD used). Wh
 - the last epoch is kept, there the one with the best pixel F1 on the test images of another set;
 - k-means is drawn from the seed for each image by itself, over patches in their order; an empty cluster counts for
   nothing, and patches are ranked by the difference of logits, which does not saturate as their softmax does;
-- images are resized antialiased bilinear as everywhere here (there bicubic), masks by nearest neighbour.
+- masks are resized by nearest neighbour (there bilinear, cut at a half).
 """
 
 import warnings
@@ -110,7 +110,7 @@ class AdaCLIP(Detector):
 
     name = "adaclip"
     facts = Facts("vision and language", 2024, "labelled images of other sets (VisA, ColonDB)", joint="no target")
-    image_defaults = {"size": 518, "crop": None}
+    image_defaults = {"size": 518, "resize": "bicubic"}
     accepts_anomalous = True
 
     def __init__(

@@ -110,7 +110,7 @@ class CFA(Detector):
 
     name = "cfa"
     facts = Facts("memory of features", 2022)
-    image_defaults = {"size": 256, "crop": 224}
+    image_defaults = {"crop": 224, "resize": "lanczos", "sides": "shorter"}
     search_: BankSearch | None = None  # of the memory bank, made when it is first searched
 
     def __init__(

@@ -165,7 +165,7 @@ class CFRG(PastingDetector):
 
     name = "cfrg"
     facts = Facts("student and teacher", 2025, TEXTURES)
-    image_defaults = {"size": 256, "crop": None}
+    texture_resizing = ("antialias", "both")
 
     def __init__(
         self,

@@ -10,8 +10,7 @@ One model of all categories is what the paper trains: give fit images of several
 Follows the official code. What is ours:
 - the last epoch counts; the official code keeps the best of every tenth epoch's image AUROC on the TEST images. It
   also replaces an AUROC below 0.5 by 1 minus it; adlib does so nowhere;
-- the weights are timm's of the same origin; the seed is fit's, where theirs was not set;
-- images are resized with antialiasing.
+- the weights are timm's of the same origin; the seed is fit's, where theirs was not set.
 
 Other readings, as parameters:
 - CRAD-S, the smaller one: expansion=0.5.
@@ -152,7 +151,7 @@ class CRAD(Detector):
 
     name = "crad"
     facts = Facts("feature reconstruction", 2024, joint="meant")
-    image_defaults = {"size": 224, "crop": None}
+    image_defaults = {"size": 224}
 
     def __init__(
         self,

@@ -98,7 +98,6 @@ class DDAD(Detector):
 
     name = "ddad"
     facts = Facts("image reconstruction, diffusion", 2023)
-    image_defaults = {"size": 256, "crop": None}
 
     def __init__(
         self,

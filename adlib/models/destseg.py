@@ -142,7 +142,7 @@ class DeSTSeg(PastingDetector):
 
     name = "destseg"
     facts = Facts("student and teacher", 2023, TEXTURES)
-    image_defaults = {"size": 256, "crop": None}
+    texture_resizing = ("antialias", "both")
 
     def __init__(
         self,

@@ -159,7 +159,7 @@ class DRAEM(PastingDetector):
 
     name = "draem"
     facts = Facts("image reconstruction", 2021, TEXTURES)
-    image_defaults = {"size": 256, "crop": None}
+    image_defaults = {"resize": "linear"}
 
     def __init__(
         self,

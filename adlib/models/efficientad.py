@@ -142,7 +142,6 @@ class EfficientAD(Detector):
 
     name = "efficientad"
     facts = Facts("student and teacher", 2024, "its teacher's file; natural images (ImageNet; drawn without)")
-    image_defaults = {"size": 256, "crop": None}
 
     def __init__(
         self,
@@ -232,7 +231,7 @@ class EfficientAD(Detector):
             )
         textures = None
         if self.penalty != "off":
-            textures = texture_source(None if self.penalty == "drawn" else self.penalty)
+            textures = texture_source(None if self.penalty == "drawn" else self.penalty, "antialias")
         if val is None:
             images, val = split(images, self.validation_share, self.seed_)
         self.build(images.shape)

@@ -177,7 +177,6 @@ class FAnoGAN(AdversarialDetector):
 
     name = "fanogan"
     facts = Facts("image reconstruction, adversarial", 2019)
-    image_defaults = {"size": 256, "crop": None}
     gradient_norm_ = float("nan")  # of the critic, mean of the last epoch
 
     def __init__(

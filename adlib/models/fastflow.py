@@ -93,7 +93,6 @@ class FastFlow(Detector):
 
     name = "fastflow"
     facts = Facts("normalising flow", 2021)
-    image_defaults = {"size": 256, "crop": None}
 
     def __init__(
         self,

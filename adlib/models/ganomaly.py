@@ -162,7 +162,7 @@ class GANomaly(AdversarialDetector):
 
     name = "ganomaly"
     facts = Facts("image reconstruction, adversarial", 2018)
-    image_defaults = {"size": 256, "crop": None}
+    image_defaults = {"sides": "shorter"}
     shared = False  # one encoder for both codes
 
     def __init__(

@@ -8,7 +8,7 @@ of them ("local").
 Follows the official code. What is ours:
 - the last epoch counts; the published numbers are of the epoch with the best image and pixel AUROC on the TEST images;
 - textures come from the folder `textures`, where the authors take the images of DTD (Describable Textures Dataset);
-  without a folder they are drawn, and a warning says so. A picture is resized, where theirs is cropped too;
+  without a folder they are drawn, and a warning says so. A picture is cropped before it is changed, theirs after;
 - textures may lie anywhere, as in ISP-AD's study. On objects the authors keep to the foreground, by masks that they
   publish for MVTec AD and others; thresholds may stand in for them (foreground="dark" and others);
 - an epoch of more than `epoch_images` images goes on where the last one ended, instead of drawing its images anew;
@@ -232,8 +232,9 @@ class GLASS(PastingDetector, SimpleNet):
 
     name = "glass"
     facts = Facts("discriminator of features", 2024, TEXTURES)
+    texture_resizing = ("antialias", "shorter")
     feature_synthesis = "Near anomalies besides: noisy features that climb the discriminator's loss, without a picture."
-    image_defaults = {"size": 288, "crop": None}
+    image_defaults = {"size": 288, "sides": "shorter"}
 
     def __init__(
         self,

@@ -137,7 +137,6 @@ class MixedSupervised(Detector):
 
     name = "mixed_supervised"
     facts = Facts("supervised classifier", 2025, "labelled synthetic and real defects, or neither")
-    image_defaults = {"size": 256, "crop": None}
     accepts_anomalous = True
 
     def __init__(

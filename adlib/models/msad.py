@@ -107,7 +107,7 @@ class MSAD(Detector):
 
     name = "msad"
     facts = Facts("memory of features", 2023, maps=False)
-    image_defaults = {"size": 256, "crop": 224}
+    image_defaults = {"crop": 224, "sides": "shorter"}
 
     def __init__(
         self,

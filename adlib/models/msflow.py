@@ -227,7 +227,7 @@ class MSFlow(Detector):
 
     name = "msflow"
     facts = Facts("normalising flow", 2024)
-    image_defaults = {"size": 512, "crop": None}
+    image_defaults = {"size": 512, "resize": "lanczos"}
 
     def __init__(
         self,

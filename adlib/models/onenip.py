@@ -177,7 +177,7 @@ class OneNIP(PastingDetector):
 
     name = "onenip"
     facts = Facts("feature reconstruction", 2024, TEXTURES, joint="meant")
-    image_defaults = {"size": 224, "crop": None}
+    image_defaults = {"size": 224}
 
     def __init__(
         self,

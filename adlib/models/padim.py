@@ -86,7 +86,7 @@ class PaDiM(Detector):
 
     name = "padim"
     facts = Facts("distribution of features", 2020, trained=False)
-    image_defaults = {"size": 256, "crop": 224}
+    image_defaults = {"crop": 224, "resize": "lanczos", "sides": "shorter"}
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ class PatchCore(Detector):
 
     name = "patchcore"
     facts = Facts("memory of features", 2022, trained=False)
-    image_defaults = {"size": 256, "crop": 224}
+    image_defaults = {"crop": 224, "sides": "shorter"}
     search_: BankSearch | None = None  # of the memory bank, made when it is first searched
 
     def __init__(

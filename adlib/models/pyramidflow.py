@@ -16,7 +16,7 @@ Follows the official code. Notes:
 - It measures on maps of 256 pixels and keeps the best epoch on the TEST images. Here maps are enlarged to the images'
   size, and the last epoch counts.
 - Levels, normalisation and augmentation are chosen per category of MVTec AD: MVTEC_AD lists them.
-- It resizes the shorter side and keeps proportions; here images have the size that they are given in.
+- Of an oblong image, whose shorter side it resizes and which it takes whole, the centre square is taken.
 Texture-AD (tables 2 to 4): backbone="none", channels=24, levels=8, images of 256 pixels; its number of stacks varies.
 """
 
@@ -244,7 +244,7 @@ class PyramidFlow(Detector):
 
     name = "pyramidflow"
     facts = Facts("normalising flow", 2023)
-    image_defaults = {"size": 1024, "crop": None}
+    image_defaults = {"size": 1024, "sides": "shorter"}
 
     def __init__(
         self,

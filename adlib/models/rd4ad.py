@@ -43,7 +43,6 @@ class RD4AD(Detector):
 
     name = "rd4ad"
     facts = Facts("student and teacher", 2022)
-    image_defaults = {"size": 256, "crop": None}
 
     def __init__(
         self,

@@ -156,6 +156,7 @@ class RDPP(RD4AD):
 
     name = "rdpp"
     facts = Facts("student and teacher", 2023)
+    image_defaults = {"resize": "linear"}
 
     def __init__(
         self,

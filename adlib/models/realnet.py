@@ -77,7 +77,6 @@ class RealNet(PastingDetector):
 
     name = "realnet"
     facts = Facts("feature reconstruction", 2024, "drawn defects (SDAS), or textures (DTD; drawn without)")
-    image_defaults = {"size": 256, "crop": None}
 
     def __init__(
         self,

@@ -129,7 +129,7 @@ class RIAD(Detector):
 
     name = "riad"
     facts = Facts("image reconstruction", 2021)
-    image_defaults = {"size": 256, "crop": None}
+    image_defaults = {"resize": "lanczos", "sides": "shorter"}
 
     def __init__(
         self,

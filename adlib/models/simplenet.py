@@ -6,8 +6,7 @@ answer on the patches of an image, negated, is the score.
 
 Follows the official code with the settings of its MVTec AD script, where they differ from the paper too. What is ours:
 - the last epoch counts; the published numbers are of the epoch with the best image AUROC on the TEST images, one of 40;
-- 40 rounds of 4 epochs are 160 epochs, because nothing happens between the rounds but that choice;
-- images are resized to a square, where theirs keep their proportions and lose the longer side's ends.
+- 40 rounds of 4 epochs are 160 epochs, because nothing happens between the rounds but that choice.
 
 Other readings, as parameters:
 - Texture-AD: images of 329 pixels without a crop, adaptor_optimiser="adam", adaptor_weight_decay=1e-5.
@@ -57,7 +56,7 @@ class SimpleNet(Detector):
     name = "simplenet"
     facts = Facts("discriminator of features", 2023)
     feature_synthesis = "No picture is changed: noise is added to the feature of every patch."
-    image_defaults = {"size": 329, "crop": 288}
+    image_defaults = {"size": 329, "crop": 288, "sides": "shorter"}
 
     def __init__(
         self,

@@ -76,7 +76,6 @@ class STFPM(Detector):
 
     name = "stfpm"
     facts = Facts("student and teacher", 2021)
-    image_defaults = {"size": 256, "crop": None}
 
     def __init__(
         self,

@@ -195,7 +195,7 @@ class SuperSimpleNet(Detector):
     name = "supersimplenet"
     facts = Facts("discriminator of features", 2024, "labelled defects, or none")
     feature_synthesis = "No picture is changed: noise is added to features inside such blobs, new ones in every step."
-    image_defaults = {"size": 256, "crop": None}
+    image_defaults = {"resize": "linear"}
     accepts_anomalous = True
 
     def __init__(

@@ -254,7 +254,7 @@ class UFlow(Detector):
 
     name = "uflow"
     facts = Facts("normalising flow", 2024)
-    image_defaults = {"size": 448, "crop": None}
+    image_defaults = {"size": 448, "sides": "shorter"}
 
     def __init__(
         self,

@@ -12,8 +12,7 @@ as well, which the authors have hardly tried (their code reaches less there).
 Follows the official code. What is ours:
 - the last epoch counts; the official code keeps the best of every tenth epoch's pixel AUROC on the TEST images. It
   also replaces an AUROC below 0.5 by 1 minus it; adlib does so nowhere;
-- the weights are timm's of the same origin; the seed is fit's, there 133;
-- images are resized with antialiasing.
+- the weights are timm's of the same origin; the seed is fit's, there 133.
 
 Other readings, as parameters:
 - 3CAD: images of 256 pixels, on whose 16 x 16 tokens the mask grows to 9 x 9 (as in ADer's port); whether one model
@@ -90,7 +89,7 @@ class UniAD(Detector):
 
     name = "uniad"
     facts = Facts("feature reconstruction", 2022, joint="meant")
-    image_defaults = {"size": 224, "crop": None}
+    image_defaults = {"size": 224}
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ from adlib.errors import InputError
 from adlib.models import is_surrogate
 from adlib.predictions import Predictions
 from adlib.report.tables import read_plan
+from adlib.resizing import frame
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 
@@ -223,12 +224,9 @@ def _draw_sample(left: "Axes", right: "Axes", name: str, runs: list[_Run]) -> fl
 
 
 def _draw_map(axis: "Axes", run: _Run, name: str, aspect: float, limits: tuple[float, float]) -> None:
-    settings, extent = run.predictions.settings, (0, 1, 1, 0)
-    if settings.get("crop"):
-        height, width = settings["size"]
-        tall, wide = settings["crop"]
-        top, left = (height - tall) // 2, (width - wide) // 2
-        extent = (left / width, (left + wide) / width, (top + tall) / height, top / height)
+    # Proportions are all that the frame needs of the image; a million pixels make their rounding invisible.
+    left, top, right, bottom = frame((round(aspect * 1e6), 1_000_000), run.predictions.settings)
+    extent = (left, right, bottom, top)
     shown = np.asarray(run.predictions.maps[run.rows[name]], np.float32)
     _show(axis, shown, aspect, extent, cmap="inferno", vmin=limits[0], vmax=limits[1])
 

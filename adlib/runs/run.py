@@ -12,7 +12,7 @@ import pandas as pd
 from adlib.errors import InputError
 
 # These settings go to the ImageSet, all others to the method.
-IMAGE_SETTINGS = ("size", "crop", "window")
+IMAGE_SETTINGS = ("size", "crop", "window", "resize", "sides")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Run:
 
     @cached_property
     def image_settings(self) -> dict:
-        """size, crop (and window): the method's defaults, then this run's settings."""
+        """size, crop, resize, sides (and window): the method's defaults, then this run's settings."""
         from adlib.models import model_class
 
         own = {name: value for name, value in self.settings.items() if name in IMAGE_SETTINGS}

@@ -28,6 +28,8 @@ class PastingDetector(Detector):
     `synthetic_images`, from which both its training and adlib.report.training_preview draw.
     """
 
+    texture_resizing = ("linear", "both")  # how the official code resizes a folder's pictures (adlib.synthesis)
+
     @property
     def warnings(self) -> list[str]:
         return super().warnings + ([DRAWN_TEXTURES] if self.textures is None else [])
@@ -37,7 +39,7 @@ class PastingDetector(Detector):
 
         It is read when fit begins and not before, so that a saved model can be used where the folder is not.
         """
-        return texture_source(self.textures)
+        return texture_source(self.textures, *self.texture_resizing)
 
     def synthetic_images(self, images: ImageSet, seed: int) -> SyntheticImages:
         """What a fit with this seed trains on, item for item: "image" as the network sees it, "mask", and "normal"."""

@@ -191,7 +191,8 @@ class PatchStream(Dataset):
         patch = np.array(image_shape(samples["image"].iat[int(self.patches[0])]))
         stored = np.array(image_shape(samples["image"].iat[row]))
         size = tuple(int(side) for side in np.rint(stored * self.images.size / patch))
-        picture = ImageSet(samples.iloc[[row]], size, window=self.images.window).pixels(0)
+        whole = self.images.settings | {"size": size, "crop": None, "sides": "both"}
+        picture = ImageSet(samples.iloc[[row]], **whole).pixels(0)
         shift = np.clip((np.array(size) - self.images.shape) / 2, 0, np.array(self.images.shape) / 4)
         return self.augmentation(_channels_last(picture), self.images.shape, rng, tuple(shift[::-1]))
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_tree
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from adlib import ImageSet, InputError, load_samples
+from adlib import ImageSet, InputError, create_model, load_samples
+from adlib.images import read_image
 from adlib.phantoms.xray import draw_image
 from adlib.samples import select
 from adlib.synthesis import (
@@ -24,6 +26,8 @@ from adlib.synthesis import (
     perlin_noise,
     texture_source,
 )
+from adlib.synthesis.nsa import MVTEC_AD
+from adlib.synthesis.texture_operations import equalise
 
 SYNTHESISERS = [TexturePaste(), CutPaste(), CutPasteScar(), CutPaste3Way(), NSA(), RandomWalk()]
 
@@ -62,6 +66,84 @@ def test_cutpaste_areas_are_the_papers(chip):
     assert max(shares) < 0.16
     scars = [CutPasteScar()(chip, np.random.default_rng(seed))[1].sum() for seed in range(60)]
     assert max(scars) <= 16 * 25 * 1.6  # at most 16 x 25 pixels, turned
+
+
+@pytest.mark.parametrize(
+    ("cut", "scale", "bounds", "size"),
+    [
+        ((205, 205), 1.0, {}, (102, 102)),  # 0.4 of 256 pixels: what bounded the half side bounds the side
+        ((205, 205), 1.0, {"rescaled_bounds": "half"}, (204, 204)),
+        ((40, 60), 1.3, {}, (52, 78)),
+        ((76, 204), 1.0, {"height": (0.03, 0.15)}, (38, 102)),  # the height's bound halves the width
+        ((16, 80), 0.7, {}, (11, 56)),
+    ],
+)
+def test_nsa_bounds_a_rescaled_patch_by_its_side(cut, scale, bounds, size):
+    assert NSA(**bounds).rescaled(cut, scale, (256, 256)) == size
+
+
+def test_nsa_cuts_centres_and_half_sides_as_drawn_and_resizes_without_antialiasing():
+    source = np.random.default_rng(9).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    synthesiser, everything = NSA(), np.ones((64, 96), bool)
+    for seed in range(20):
+        patch, _, _ = synthesiser._cut(source, everything, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        half = ((0.03 + rng.gamma(2, 0.05, 2)) * (64, 96)).astype(int).clip([2, 3], [26, 38])
+        row, column = rng.integers([2, 3], [64 - 2, 96 - 3])
+        part = source[max(row - half[0], 0) : row + half[0], max(column - half[1], 0) : column + half[1]]
+        height, width = synthesiser.rescaled(part.shape[:2], np.clip(rng.normal(1, 0.5), 0.7, 1.3), (64, 96))
+        assert np.array_equal(patch, cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+def test_nsa_tells_background_by_the_mean_of_the_channels():
+    green = np.zeros((16, 16, 3), np.uint8)
+    green[4:12, 4:12, 1] = 240  # mean 80, where a weighted grey value would be 141
+    assert not NSA(background=(80, 10))._foreground(green)[6:10, 6:10].any()
+    assert NSA(background=(141, 10))._foreground(green)[6:10, 6:10].all()
+
+
+def test_nsa_patches_are_small_where_the_official_ones_are(real):
+    files = sorted((real / "mvtec_ad" / "bottle" / "train" / "good").glob("*.png"))[:40]
+    bottles = [read_image(file).astype(np.float32) / 255 for file in files]
+    synthesiser = NSA(bottles, **MVTEC_AD["bottle"])
+    shares = [synthesiser(bottles[seed % 40], np.random.default_rng(seed))[1].mean() for seed in range(160)]
+    # The official code's mean is 7.5 %; 160 draws scatter by 0.4 %, and bounds of the half side would give 10.3 %.
+    assert 0.064 < np.mean(shares) < 0.09
+
+
+def test_equalise_is_pillows_and_darker_than_opencvs():
+    """Pillow's rule: whole steps of the cumulated histogram, the last grey value's pixels left out of their number."""
+    texture = ProceduralTextures()((64, 64), np.random.default_rng(4))
+    ours = equalise(texture, np.random.default_rng(0))
+    for channel in range(3):
+        counts = np.bincount(texture[..., channel].ravel(), minlength=256)
+        step = (counts.sum() - counts[counts > 0][-1]) // 255
+        before = np.cumsum(counts) - counts
+        table = np.minimum((step // 2 + before) // step, 255)
+        assert np.array_equal(ours[..., channel], table[texture[..., channel]])
+    opencv = cv2.merge([cv2.equalizeHist(channel) for channel in cv2.split(texture)])
+    assert ours.mean() < opencv.mean()
+
+
+def test_a_folders_pictures_are_resized_as_the_official_code_of_the_method_does(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
+    (tmp_path / "noise.png").write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+
+    def drawn(method: str, shape: tuple[int, int]) -> np.ndarray:
+        source = create_model(method, textures=str(tmp_path)).texture_source()
+        return source(shape, np.random.default_rng(0)).astype(float)
+
+    plain = cv2.resize(picture, (40, 32), interpolation=cv2.INTER_LINEAR)
+    smooth = np.asarray(Image.fromarray(picture).resize((40, 32), Image.BILINEAR), float)
+    middle = np.asarray(Image.fromarray(picture).resize((42, 32), Image.BILINEAR), float)[:, 5:37]
+    for method in ("draem", "realnet", "onenip"):
+        assert np.array_equal(drawn(method, (32, 40)), plain)
+    for method in ("destseg", "cfrg"):
+        assert np.abs(drawn(method, (32, 40)) - smooth).max() <= 1
+    assert np.abs(drawn("glass", (32, 32)) - middle).max() <= 1  # shorter side to 32, the longer one's middle
+    assert plain.std() > 1.5 * smooth.std()  # noise that antialiasing takes away
+    assert TextureFolder(tmp_path, "area").describe()["resize"] == "area"
+    assert TextureFolder(tmp_path, sides="shorter")((32, 48), np.random.default_rng(0)).shape == (32, 48, 3)
 
 
 def test_perlin_noise_is_smooth_and_centred():
