@@ -95,6 +95,19 @@ class Detector:
         """Where the pretrained weights came from (kind; file and sha256, or seed); None for a method without any."""
         return self.backbone_.origin if hasattr(self, "backbone_") else None
 
+    def weight_files(self, fetch: bool = False) -> dict[str, Path | None]:
+        """The files that fit reads pretrained weights from, by the names of their networks; no network is built.
+
+        None stands for a file that is not on this machine: one that the hub will be asked for, or one that fit will
+        complain of. fetch: ask the hub for it now; where that fails, it stays None.
+        """
+        from adlib.features.backbones import find_weights
+
+        weights = self.parameters.get("weights", "random")
+        named = [value for name, value in self.parameters.items() if name.endswith("backbone")]
+        named = [name for name in named if weights != "random" and name not in (None, "none")]
+        return {name: find_weights(name, weights, fetch) for name in named}
+
     @property
     def choices(self) -> dict:
         """What fit drew by its seed and a record should name, such as images that became prompts; {} for most."""

@@ -10,7 +10,16 @@ from adlib import papers
 from adlib.report.pages import render_report
 from adlib.runs.batch import execute_all, run_all
 from adlib.runs.environment import REPOSITORY
-from adlib.runs.plan import Cell, Profile, dataset_root, distinct_runs, draw_phantoms, plan, write_plan
+from adlib.runs.plan import (
+    Cell,
+    Profile,
+    dataset_root,
+    distinct_runs,
+    draw_phantoms,
+    fetch_weights,
+    plan,
+    write_plan,
+)
 from adlib.runs.record import FAILED
 from adlib.runs.run import Run
 from adlib.runs.store import Store
@@ -44,6 +53,7 @@ def reproduce(
     names = names or papers.list_papers()
     out = Path(out).expanduser().resolve()
     cells = make_plan(names, profile)
+    fetch_weights(cells)
     write_plan(cells, profile, out)
     records = run_all(distinct_runs(cells), Store(out / "runs"), jobs, progress)
     failures = [f"{Run(**record['run']).title}: {record['reason']}" for record in records if record["status"] == FAILED]

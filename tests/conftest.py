@@ -76,3 +76,15 @@ def make_tree(
 def tree(tmp_path) -> Path:
     """A small MVTec-like tree with the one category "thing"."""
     return make_tree(tmp_path / "tree")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests leave nothing in the user's cache, and take nothing from it."""
+    given = os.environ.get("ADLIB_CACHE")
+    os.environ["ADLIB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if given is None:
+        del os.environ["ADLIB_CACHE"]
+    else:
+        os.environ["ADLIB_CACHE"] = given

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,3 +83,39 @@ def test_phantom_is_known_by_its_marker_whatever_happens_to_the_table(tree):
     copied = pd.DataFrame(select(samples, split="test").to_dict("records"))
     assert phantom_facts(copied) == {"seed": 7}
     assert "seed 7" in phantom_warning(copied, "folder")
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+@pytest.mark.parametrize("what", ["image", "mask"])
+def test_fingerprint_sees_a_pixel_that_is_edited_in_place(what, suffix, tree):
+    samples = load_samples("folder", tree)
+    row = samples.index[samples["mask"] != ""][0]
+    original = Path(samples.at[row, what])
+    pixels = cv2.imread(str(original), cv2.IMREAD_UNCHANGED)
+    file = original.with_name(f"edited.{suffix}")
+    cv2.imwrite(str(file), pixels)
+    samples.at[row, what] = str(file)
+    before, size = fingerprint(samples), file.stat().st_size
+    pixels[5, 5] ^= 1
+    cv2.imwrite(str(file), pixels)
+    if suffix == "bmp":
+        assert file.stat().st_size == size
+    assert fingerprint(samples) != before
+
+
+def test_fingerprint_sees_values_changed_inside_an_hdf5_file(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["pictures"] = np.zeros((3, 8, 8), np.uint8)
+    samples = make_samples([{"image": f"{tmp_path}/a.h5::pictures::{index}"} for index in range(3)], tmp_path)
+    before = fingerprint(samples)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["pictures"][1, 2, 3] = 1
+    assert fingerprint(samples) != before
+
+
+def test_fingerprint_sees_a_column_that_only_some_sets_have(tree):
+    samples = load_samples("folder", tree).assign(item=range(14))
+    assert fingerprint(samples) == fingerprint(samples[sorted(samples)])
+    assert fingerprint(samples) != fingerprint(samples.assign(item=0))

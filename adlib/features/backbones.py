@@ -8,7 +8,7 @@ from torch import nn
 
 from adlib.errors import InputError
 from adlib.features.feature_cache import looked_up
-from adlib.features.weights import bundled_file, fill_from_file, from_hub, weights_file
+from adlib.features.weights import bundled_file, fill_from_file, from_hub, in_hub_cache, weights_file
 
 # ImageNet statistics: what all torchvision and most timm weights were trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -78,6 +78,24 @@ def fill_network(net: nn.Module, name: str, weights: str | Path, seed: int) -> d
     if weights == "pretrained":
         return {"kind": "pretrained", **fill_from_file(net, weights_file(name) or download(name))}
     return {"kind": "file", **fill_from_file(net, Path(weights).expanduser())}
+
+
+def find_weights(name: str, weights: str | Path, fetch: bool = False) -> Path | None:
+    """The file that `fill_network` would read, as far as it is on this machine; None without one.
+
+    fetch: ask the hub for it; where that fails, it stays None.
+    """
+    try:
+        if weights == "bundled":
+            return bundled_file(name)
+        if weights != "pretrained":
+            return None if weights == "random" else Path(weights).expanduser()
+        known = timm.models.get_pretrained_cfg(name)
+        hub = known.hf_hub_id if known else None
+        found = weights_file(name) or (in_hub_cache(hub, "model.safetensors") if hub else None)
+        return download(name) if fetch and found is None else found
+    except InputError:  # fit says it better, where the network is known
+        return None
 
 
 def download(name: str) -> Path:

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.errors import InputError
-from adlib.features.weights import fill_from_file, from_hub, weights_file
+from adlib.features.weights import fill_from_file, from_hub, in_hub_cache, weights_file
+
+CLIP_FILE = "open_clip_model.safetensors"  # as the hub names it
 
 # A configuration for tests and smoke runs, of which no trained weights exist. Its widths differ from each other.
 TINY = {
@@ -141,18 +143,38 @@ def fill_towers(net: nn.Module, name: str, weights: str | Path, seed: int) -> di
     return {"kind": "file", **fill_from_file(net, Path(weights).expanduser())}
 
 
+def find_towers(name: str, weights: str | Path, fetch: bool = False) -> Path | None:
+    """The file that `fill_towers` would read, as far as it is on this machine; None without one.
+
+    fetch: ask the hub for it; where that fails, it stays None.
+    """
+    if weights != "pretrained":
+        return None if weights in ("random", "bundled") else Path(weights).expanduser()
+    repository = _repository(name)
+    try:
+        found = weights_file(name) or (in_hub_cache(repository, CLIP_FILE) if repository else None)
+        return download(name) if fetch and found is None else found
+    except InputError:
+        return None
+
+
+def _repository(name: str) -> str:
+    """Where the hub has the weights of "<open_clip name>.<tag>"; "" if open_clip knows of none."""
+    model, _, tag = name.partition(".")
+    return open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").strip("/")
+
+
 def download(name: str) -> Path:
     """The weights of "<open_clip name>.<tag>" from the hub, or from the hub's cache on this machine.
 
     Returns the path of a .safetensors file. Raises InputError when there is no such tag or no network.
     """
-    model, _, tag = name.partition(".")
-    repository = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").strip("/")
+    repository, model = _repository(name), name.partition(".")[0]
     if not repository:
         tags = ", ".join(f"{model}.{tag}" for tag in open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise InputError(f"open_clip names no weights for towers={name!r}; there are {tags}. Or weights='random'.")
     advice = (
-        f"On a machine with a network fetch open_clip_model.safetensors of the hub's repository {repository}, bring it "
+        f"On a machine with a network fetch {CLIP_FILE} of the hub's repository {repository}, bring it "
         f"here as DIR/{name}.safetensors and set ADLIB_WEIGHTS=DIR"
     )
-    return from_hub(name, repository, "open_clip_model.safetensors", advice)
+    return from_hub(name, repository, CLIP_FILE, advice)

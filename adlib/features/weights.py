@@ -9,7 +9,6 @@ a path        of a .safetensors file with the library's key names
 Name the weights' tag ("wide_resnet50_2.tv_in1k"): a bare name has meant different weights in different releases.
 """
 
-import hashlib
 import os
 import socket
 import urllib.parse
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from adlib.errors import InputError
+from adlib.file_hashes import file_hash
 
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -90,10 +90,8 @@ def from_hub(name: str, repository: str, filename: str, advice: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    try:
-        return Path(hf_hub_download(repository, filename, local_files_only=True))
-    except OSError:  # not in the cache
-        pass
+    if there := in_hub_cache(repository, filename):
+        return there
     try:
         if no_network():
             raise ConnectionError("its address cannot be resolved")
@@ -103,6 +101,16 @@ def from_hub(name: str, repository: str, filename: str, advice: str) -> Path:
             f"No weights for {name}: not in ADLIB_WEIGHTS, and the hub was not reached ({error}). {advice}; or give "
             "weights=FILE, or weights='random'."
         ) from error
+
+
+def in_hub_cache(repository: str, filename: str) -> Path | None:
+    """A file of the hub in its cache on this machine, or None."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, filename, local_files_only=True))
+    except OSError:
+        return None
 
 
 def no_network() -> bool:
@@ -116,9 +124,3 @@ def no_network() -> bool:
     except OSError:
         return True
     return False
-
-
-def file_hash(file: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with Path(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

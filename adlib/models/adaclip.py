@@ -31,9 +31,9 @@ from torch.utils.data import Dataset
 from adlib.anomaly_map import smooth
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
-from adlib.features.clip_towers import ClipTowers, tokenise
+from adlib.features.clip_towers import ClipTowers, find_towers, tokenise
 from adlib.features.prompts import ANOMALOUS, NORMAL, TEMPLATES, HybridPrompts, fill_from_official, sentences
-from adlib.features.weights import file_hash
+from adlib.file_hashes import file_hash
 from adlib.images import ImageSet
 from adlib.models.draem import focal_loss
 from adlib.training.loop import train
@@ -160,6 +160,10 @@ class AdaCLIP(Detector):
     @property
     def origin(self):
         return self.towers_.origin | ({"prompts": self.prompts_origin_} if self.prompts else {})
+
+    def weight_files(self, fetch=False):
+        files = {} if self.weights == "random" else {self.towers: find_towers(self.towers, self.weights, fetch)}
+        return files | ({"prompts": Path(self.prompts).expanduser()} if self.prompts else {})
 
     def fit_images(self, images, val, progress):
         if self.prompts is None and not (images.labels == 1).any():

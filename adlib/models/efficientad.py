@@ -20,6 +20,8 @@ Other readings, as parameters:
   penalty=FOLDER.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -210,6 +212,16 @@ class EfficientAD(Detector):
     @property
     def origin(self):
         return getattr(self, "origin_", None)
+
+    def weight_files(self, fetch=False):
+        if self.steps_of_distillation:
+            return super().weight_files(fetch)
+        if self.teacher is None and self.weights == "random":
+            return {}
+        try:
+            return {"teacher": Path(self.teacher or teacher_file(self.network)).expanduser()}
+        except InputError:  # fit says it
+            return {"teacher": None}
 
     @property
     def warnings(self):

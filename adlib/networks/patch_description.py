@@ -21,7 +21,7 @@ from adlib.detector import loader_workers
 from adlib.errors import InputError
 from adlib.features.backbones import MEAN, STD, Backbone
 from adlib.features.patch_embedding import pooled_embedding
-from adlib.features.weights import file_hash
+from adlib.file_hashes import file_hash
 from adlib.images import ImageSet
 from adlib.training.loop import to_device, train
 

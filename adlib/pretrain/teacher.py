@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from adlib.detector import choose_device
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
+from adlib.file_hashes import file_hashes
 from adlib.images import read_image
 from adlib.networks.patch_description import NETWORKS, PatchDescription, PicturePairs
 from adlib.networks.patch_description import distil as learn
@@ -52,8 +53,9 @@ class Photographs:
         return scaled.expand(3, -1, -1) if pixels.ndim == 2 else scaled.permute(2, 0, 1)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the files' names and sizes: the same folder elsewhere has the same."""
-        listing = [(file.relative_to(self.folder).as_posix(), file.stat().st_size) for file in self.files]
+        """16 hexadecimal digits of the files' names and contents: the same folder elsewhere has the same."""
+        hashes = file_hashes(self.files)
+        listing = [(file.relative_to(self.folder).as_posix(), hashes[str(file)]) for file in self.files]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
 
 

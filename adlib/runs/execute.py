@@ -94,6 +94,7 @@ def execute(
     written.
     """
     if not key:
+        run.fetch_weights()
         key, fingerprint = run.key, run.fingerprint
     with store.claim(key, conditions.wait) as folder:
         if folder is not None:

@@ -175,6 +175,19 @@ def _accepted(method: str, settings: dict) -> dict:
     return {name: value for name, value in settings.items() if name in known}
 
 
+def fetch_weights(cells: Iterable[Cell]) -> None:
+    """Bring weights that the runs of the cells need from the hub, before their keys are asked for, which cover them.
+
+    Each is asked for once; without a network, the runs that need it fail and say so.
+    """
+    asked: set[str] = set()
+    for run in (cell.run for cell in cells if cell.run):
+        missing = {name for name, file in run.create_model().weight_files().items() if file is None}
+        if missing - asked:
+            run.fetch_weights()
+            asked |= missing
+
+
 def distinct_runs(cells: Iterable[Cell]) -> list[Run]:
     """The runs of the cells, each once, though several cells may share it."""
     return list({cell.run.key: cell.run for cell in cells if cell.run}.values())

@@ -141,14 +141,16 @@ class Run:
         """16 hexadecimal digits: equal for equal work, wherever the data lies and whatever paper asks for it.
 
         Covers the method with every parameter, defaults included, the image settings, the seed, the data's
-        fingerprint, that of what a zero-shot method learns from, and the content of files of weights given by path.
+        fingerprint, that of what a zero-shot method learns from, and the content of all weights, wherever they come
+        from, and of files and folders that a parameter names (textures, say). Weights that are not on this machine yet
+        count as none: `fetch_weights` brings them.
         """
+        from adlib.file_hashes import file_hash
         from adlib.samples import fingerprint
 
-        parameters = dict(self.create_model().parameters)
-        for name, value in parameters.items():
-            if Path(str(value)).suffix in (".safetensors", ".pth") and Path(value).is_file():
-                parameters[name] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        model = self.create_model()
+        parameters = {name: _content(value) for name, value in model.parameters.items()}
+        files = model.weight_files()
         identity = {
             "dataset": self.dataset,
             "category": self.category,
@@ -157,11 +159,18 @@ class Run:
             "images": self.image_settings,
             "seed": self.seed,
             "data": self.fingerprint,
+            "weights": {name: file_hash(file) if file and file.is_file() else "" for name, file in files.items()},
         }
         if self.auxiliary is not None:
             identity["parameters"]["auxiliary"] = list(self.auxiliary_roots)
             identity["auxiliary"] = fingerprint(self.auxiliary)
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def fetch_weights(self) -> None:
+        """Ask the hub for weights that are not on this machine, before `key` is first asked for; without a network, or
+        where the hub has none, the run itself says so.
+        """
+        self.create_model().weight_files(fetch=True)
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -179,6 +188,16 @@ class Run:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+
+def _content(value):
+    """A parameter's value; of the path of a file or a folder, a hash of what is in it."""
+    from adlib.file_hashes import file_hash, folder_hash
+
+    if isinstance(value, str) and _is_path(value):
+        path = Path(value).expanduser()
+        return folder_hash(path) if path.is_dir() else file_hash(path) if path.is_file() else value
+    return value
 
 
 def parse_settings(pairs: list[str]) -> dict:

@@ -15,6 +15,7 @@ import pytest
 from conftest import REPOSITORY, make_tree
 
 from adlib import InputError, Predictions, evaluate
+from adlib.features import backbones
 from adlib.runs import Run, Store
 from adlib.runs.batch import run_all
 from adlib.runs.execute import execute
@@ -57,6 +58,53 @@ def test_key_follows_the_content_of_data_and_weights(tree, tmp_path):
     base = run_on(tree).key
     (tree / "thing" / "train" / "good" / "000.png").unlink()
     assert run_on(tree).key != base
+
+
+def test_key_follows_the_content_of_weights_wherever_they_come_from(tree, tmp_path, monkeypatch):
+    file = tmp_path / "weights" / "resnet18.tv_in1k.safetensors"
+    file.parent.mkdir()
+    monkeypatch.setenv("ADLIB_WEIGHTS", str(file.parent))
+    in_the_hub_cache = tmp_path / "hub.safetensors"
+    in_the_hub_cache.write_bytes(b"of the hub")
+    monkeypatch.setattr(backbones, "in_hub_cache", lambda repository, name: in_the_hub_cache)
+    pretrained = {"settings": SETTINGS | {"weights": "pretrained"}}
+    keys = [run_on(tree, **pretrained).key]
+    in_the_hub_cache.write_bytes(b"another release")
+    keys.append(run_on(tree, **pretrained).key)
+    for content in (b"mine", b"mine, trained further"):
+        file.write_bytes(content)
+        keys.append(run_on(tree, **pretrained).key)
+    bundled = tmp_path / "bundled.safetensors"
+    monkeypatch.setattr(backbones, "bundled_file", lambda name: bundled)
+    for content in (b"of this release", b"of the next"):
+        bundled.write_bytes(content)
+        keys.append(run_on(tree, settings=SETTINGS | {"weights": "bundled"}).key)
+    assert len(set(keys)) == len(keys) == 6
+
+
+def test_key_follows_the_content_of_a_teacher_and_of_textures(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("ADLIB_WEIGHTS", str(tmp_path))
+    teacher, texture = tmp_path / "efficientad_teacher_small.safetensors", tmp_path / "textures" / "a.png"
+    texture.parent.mkdir()
+    keys = set()
+    for content in (b"one", b"two"):
+        teacher.write_bytes(content)
+        texture.write_bytes(content)
+        keys.add(run_on(tree, method="efficientad", settings={}).key)
+        keys.add(run_on(tree, method="draem", settings={"textures": str(texture.parent)}).key)
+    assert len(keys) == 4
+
+
+def test_weights_that_are_nowhere_yet_are_fetched_before_the_key_is_asked_for(tree, tmp_path, monkeypatch):
+    monkeypatch.delenv("ADLIB_WEIGHTS", raising=False)
+    here, asked = tmp_path / "w.safetensors", []
+    monkeypatch.setattr(backbones, "in_hub_cache", lambda *_: here if here.exists() else None)
+    monkeypatch.setattr(backbones, "download", lambda name: asked.append(name) or (here.write_bytes(b"x") and here))
+    pretrained = {"settings": SETTINGS | {"weights": "pretrained"}}
+    planned, run = run_on(tree, **pretrained).key, run_on(tree, **pretrained)
+    run.fetch_weights()
+    assert run.key == run_on(tree, **pretrained).key != planned
+    assert asked == ["resnet18.tv_in1k"]
 
 
 def test_settings_are_read_from_text(tmp_path, monkeypatch):
