@@ -48,8 +48,8 @@ class Facts:
     surrogate: whether only part of the method is published, so that ours stands in for it: tables say so.
     """
 
-    family: str
-    year: int
+    family: str = ""
+    year: int | None = None
     data: str = ""
     maps: bool = True
     trained: bool = True
@@ -60,8 +60,9 @@ class Facts:
 class Detector:
     """Base of all methods. Higher scores are more anomalous, for images and for pixels."""
 
-    name: str  # as in adlib.models: the name of the method's file
-    facts: Facts
+    name: str  # as in adlib.models: the name of the method's file, or of its entry point
+    facts = Facts()
+    quick: dict = {}  # parameters with which it learns within seconds, for the tests of a method from outside of adlib
     # How the method's official code prepares its images (adlib.images); a subclass names what differs from its parent.
     image_defaults: dict = {"size": 256, "crop": None, "resize": "antialias", "sides": "both"}
     checkpoint_interval: float = 300.0  # seconds between two writes of a training's checkpoint

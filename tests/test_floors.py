@@ -11,7 +11,7 @@ HOUSE = Path(adlib.__file__).parent
 FLOORS = [
     "errors",
     "file_hashes",
-    "samples hdf5 resizing",
+    "samples hdf5 resizing plugins",
     "metrics papers",
     "images",
     "datasets phantoms synthesis features analysis anomaly_map",

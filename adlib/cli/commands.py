@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 the work failed (one line per failure, the rest finished);
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -42,13 +43,19 @@ def main() -> None:
         sys.exit(2)
 
 
+def _print_warnings(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
 @app.command()
 def datasets(data: Data = None) -> None:
     """List the datasets: images published, licence, how to get them; whether they are in --data, or can be drawn."""
-    from adlib.datasets import facts, list_datasets
-    from adlib.phantoms import list_phantoms
+    from adlib.datasets import broken_datasets, facts, list_datasets
+    from adlib.phantoms import broken_phantoms, list_phantoms
 
-    for name in list_datasets():
+    broken = broken_datasets()
+    for name in (name for name in list_datasets() if name not in broken):
         about = facts(name)
         total = about.count_table().sum().astype(int)
         numbers = f"{total['train']} train, {total['test_normal']} normal + {total['test_anomalous']} anomalous test"
@@ -58,6 +65,7 @@ def datasets(data: Data = None) -> None:
             print(f"{'':12} {'found' if (data / name).is_dir() else 'NOT FOUND'}: {data / name}")
         if name in list_phantoms():
             print(f"{'':12} phantom: adlib phantoms {name} --out DIR")
+    _print_warnings([*broken.values(), *broken_phantoms().values()])
 
 
 @app.command()
@@ -70,7 +78,7 @@ def models(
     import inspect
 
     from adlib.features.weights import weights_file
-    from adlib.models import default_weights, method_table, model_class
+    from adlib.models import broken_models, default_weights, method_table, model_class
 
     if not names:
         table = method_table()
@@ -78,9 +86,10 @@ def models(
         for row in [dict(zip(table, table, strict=True)), *table.to_dict("records")]:
             print("  ".join(row[column].ljust(width) for column, width in widths.items()).rstrip())
         print("\nParameters of a method: adlib models METHOD")
+        _print_warnings(broken_models().values())
     for name in names or []:
         detector = model_class(name)
-        print(f"{name:12} {inspect.getmodule(detector).__doc__.splitlines()[0]}")
+        print(f"{name:12} {(inspect.getmodule(detector).__doc__ or '').partition(chr(10))[0]}")
         for parameter in list(inspect.signature(detector.__init__).parameters.values())[1:]:
             print(f"{'':12} {parameter.name} = {parameter.default!r}")
         for key, value in detector.image_defaults.items():
@@ -92,13 +101,14 @@ def models(
 @app.command()
 def papers() -> None:
     """List the papers that can be reproduced, with their benchmark tables."""
-    from adlib.papers import list_papers, protocol
+    from adlib.papers import broken_papers, list_papers, protocol
 
     for name in list_papers():
         about = protocol(name)
         print(f"{name:12} {about['title']} ({about['source']})")
         for table, spec in about["tables"].items():
             print(f"{'':12} table {table}: {spec['title']}")
+    _print_warnings(broken_papers().values())
 
 
 @app.command()
@@ -197,8 +207,7 @@ def run(
         raise typer.Exit(2 if record["kind"] == "wrong input" else 1)
     for name, value in record["metrics"].items():
         print(f"{name:24} {'undefined' if value is None else format(value, '.4f')}")
-    for warning in record["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+    _print_warnings(record["warnings"])
 
 
 PaperNames = Annotated[list[str] | None, typer.Argument(metavar="[PAPER]...", help="all papers if none is given")]

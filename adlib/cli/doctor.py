@@ -25,7 +25,7 @@ def examine(data: str | Path | None = None) -> list[Finding]:
 
     data: a folder with one folder per dataset, to look for the datasets in.
     """
-    findings = [_python(), *_libraries(), _torch(), _weights(), *_data(data), _jupyter(), _notebooks()]
+    findings = [_python(), *_libraries(), _torch(), _weights(), *_data(data), *_plugins(), _jupyter(), _notebooks()]
     return [finding for finding in findings if finding]
 
 
@@ -89,17 +89,33 @@ def _weights() -> Finding:
 
 
 def _data(data: str | Path | None) -> list[Finding]:
-    from adlib.datasets import facts, list_datasets
+    from adlib.datasets import broken_datasets, facts, list_datasets
 
     if data is None:
         return [Finding("data", "note", "give --data DIR to look for the datasets; phantoms need none.")]
     findings = []
     for name in list_datasets():
-        if name == "folder":
+        if name == "folder" or name in broken_datasets():
             continue
         there = (Path(data) / name).is_dir()
         text = str(Path(data) / name) if there else f"not in {data}. {facts(name).title}: {facts(name).get}"
         findings.append(Finding(f"data: {name}", "ok" if there else "note", text))
+    return findings
+
+
+def _plugins() -> list[Finding]:
+    from adlib.datasets import broken_datasets
+    from adlib.models import broken_models
+    from adlib.papers import broken_papers
+    from adlib.phantoms import broken_phantoms
+    from adlib.plugins import GROUPS, plugins
+
+    findings = []
+    for group, listing in zip(GROUPS, (broken_models, broken_datasets, broken_phantoms, broken_papers), strict=True):
+        broken = listing()
+        if fine := [name for name in plugins(group) if name not in broken]:
+            findings.append(Finding(f"plug-ins: {group}", "ok", ", ".join(fine)))
+        findings += [Finding(f"plug-ins: {group}", "bad", why) for why in broken.values()]
     return findings
 
 

@@ -2,7 +2,7 @@
 
 A dataset is one file in this folder with two things: `FACTS` (what it is, counts, licence, how to get it) and
 `samples(root, category=None)`, which turns a root folder into a samples table. To add one, write the file and
-name it in `_NAMES`.
+name it in `_NAMES`; those of installed packages are found as adlib.plugins says.
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from adlib import plugins
 from adlib.errors import InputError
 
 _NAMES = [
@@ -53,13 +54,23 @@ class Facts:
 
 def list_datasets() -> list[str]:
     """Names that `load_samples` knows."""
-    return sorted(_NAMES)
+    return sorted({*_NAMES, *plugins.plugins("adlib.datasets")})
 
 
 def _module(name: str):
-    if name not in _NAMES:
+    if name in _NAMES:
+        return import_module(f"adlib.datasets.{name}")
+    if name not in list_datasets():
         raise InputError(f"Unknown dataset {name!r}; known are {', '.join(list_datasets())}.")
-    return import_module(f"adlib.datasets.{name}")
+    module = plugins.load("adlib.datasets", name)
+    if not isinstance(getattr(module, "FACTS", None), Facts) or not callable(getattr(module, "samples", None)):
+        raise InputError(f"The dataset {name!r} has to be a module with FACTS and samples(root, category): {module}.")
+    return module
+
+
+def broken_datasets() -> dict[str, str]:
+    """name -> why it cannot be used, for the datasets of installed packages."""
+    return plugins.broken("adlib.datasets", _NAMES, _module)
 
 
 def facts(name: str) -> Facts:

@@ -1,17 +1,19 @@
 """The detectors by name: `create_model`, `load_model`, `list_models`, and the tables of all of them.
 
 A method is one file in this folder that defines one subclass of `Detector`. Nothing else names it: the file's name is
-the method's.
+the method's. Those of installed packages are found as adlib.plugins says.
 """
 
 import inspect
 import json
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
+from adlib import plugins
 from adlib.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,28 +22,53 @@ if TYPE_CHECKING:
 
 def list_models() -> list[str]:
     """Names that `create_model` knows."""
+    return sorted({*own_models(), *plugins.plugins("adlib.models")})
+
+
+@cache
+def own_models() -> list[str]:
+    """Names of the methods in this folder."""
     return sorted(module.name for module in iter_modules(__path__))
 
 
 def model_class(name: str) -> type:
-    """The Detector subclass of a method's name. Raises InputError for an unknown one."""
+    """The Detector subclass of a method's name. Raises InputError for an unknown one, and for a broken plug-in."""
     from adlib.detector import Detector
 
     if name not in list_models():
         raise InputError(f"Unknown model {name!r}; known are {', '.join(list_models())}.")
-    module = import_module(f"adlib.models.{name}")
-    (found,) = (
-        one
-        for one in vars(module).values()
-        if isinstance(one, type) and issubclass(one, Detector) and one.__module__ == module.__name__
-    )
+    found = import_module(f"adlib.models.{name}") if name in own_models() else plugins.load("adlib.models", name)
+    if not isinstance(found, type):
+        classes = [one for one in vars(found).values() if isinstance(one, type) and issubclass(one, Detector)]
+        defined = [one for one in classes if one.__module__ == found.__name__]
+        if len(defined) != 1:
+            raise InputError(f"{found.__name__} has to define one subclass of Detector; it defines {len(defined)}.")
+        (found,) = defined
+    if not issubclass(found, Detector) or getattr(found, "name", None) != name:
+        place = f"{found.__module__}.{found.__qualname__}"
+        raise InputError(f"{place}, the method {name!r}, has to be a subclass of Detector with name = {name!r}.")
     return found
+
+
+def usable_models() -> Iterator[tuple[str, type]]:
+    """(name, class) of every method but those of installed packages that are broken (adlib.plugins.broken)."""
+    for name in list_models():
+        try:
+            yield name, model_class(name)
+        except InputError:
+            if name in own_models():
+                raise
+
+
+def broken_models() -> dict[str, str]:
+    """name -> why it cannot be used, for the methods of installed packages."""
+    return plugins.broken("adlib.models", own_models(), model_class)
 
 
 @cache
 def is_surrogate(name: str) -> bool:
     """Whether ours is not the published method, of which only part is known. False for what is no model of ours."""
-    return name in list_models() and model_class(name).facts.surrogate
+    return name in own_models() and model_class(name).facts.surrogate
 
 
 def create_model(name: str, **parameters):
@@ -82,7 +109,7 @@ def default_weights(name: str) -> str:
 
 
 def method_table() -> "pd.DataFrame":
-    """One row per method of list_models(), of text alone.
+    """One row per method that can be used, of text alone.
 
     Columns: method, family, year, scores ("image" or "image, pixel"), trained (yes or no), weights (with "(here)" if
     the folder ADLIB_WEIGHTS has them), data, joint (for these two see adlib.detector.Facts), papers (that
@@ -98,13 +125,13 @@ def method_table() -> "pd.DataFrame":
         for paper in list_papers()
     }
     rows = []
-    for name in list_models():
-        about, weights = model_class(name).facts, default_weights(name)
+    for name, method in usable_models():
+        about, weights = method.facts, default_weights(name)
         rows.append(
             {
                 "method": name,
                 "family": about.family,
-                "year": str(about.year),
+                "year": str(about.year or ""),
                 "scores": "image, pixel" if about.maps else "image",
                 "trained": "yes" if about.trained else "no",
                 "weights": weights + (" (here)" if weights and weights_file(weights) else ""),
@@ -119,8 +146,8 @@ def method_table() -> "pd.DataFrame":
 def needed_weights() -> dict[str, list[str]]:
     """timm name, or open_clip's of a pair of towers -> the methods whose default it is."""
     needed: dict[str, list[str]] = {}
-    for method in list_models():
-        parameters = inspect.signature(model_class(method).__init__).parameters
+    for method, found in usable_models():
+        parameters = inspect.signature(found.__init__).parameters
         for parameter in parameters.values():
             pretrained = parameter.name.endswith("backbone") or parameter.name == "towers"
             if pretrained and parameter.default not in (None, "none"):

@@ -1,7 +1,8 @@
 """The papers: their protocols (paper.yaml) and their tables as printed (table_*.csv). Data, read by this file.
 
 A paper is one folder here. Its CSV files are tidy, with the columns table, method, dataset, category, metric,
-value, setting; values as printed, errors included. audit.yaml lists what can be recomputed from them.
+value, setting; values as printed, errors included. audit.yaml lists what can be recomputed from them. Papers of
+installed packages are found as adlib.plugins says.
 """
 
 from copy import deepcopy
@@ -11,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from adlib import plugins
 from adlib.errors import InputError
 
 # Notebooks about all papers together, each with whether it reads our runs.
@@ -20,20 +22,38 @@ COLUMNS = ["table", "method", "dataset", "category", "metric", "value", "setting
 
 
 def list_papers() -> list[str]:
-    """Names of the papers that can be reproduced."""
-    return sorted(file.parent.name for file in _FOLDER.glob("*/paper.yaml"))
+    """Names of the papers that can be reproduced; those of installed packages that are broken are none of them."""
+    return sorted(_own_papers() | set(plugins.plugins("adlib.papers")) - set(broken_papers()))
+
+
+def _own_papers() -> set[str]:
+    return {file.parent.name for file in _FOLDER.glob("*/paper.yaml")}
+
+
+def broken_papers() -> dict[str, str]:
+    """name -> why it cannot be used, for the papers of installed packages."""
+    return plugins.broken("adlib.papers", _own_papers(), protocol)
 
 
 def _folder(name: str) -> Path:
-    if name not in list_papers():
-        raise InputError(f"Unknown paper {name!r}; known are {', '.join(list_papers())}.")
-    return _FOLDER / name
+    if name in _own_papers():
+        return _FOLDER / name
+    if name in plugins.plugins("adlib.papers"):
+        return plugins.folder("adlib.papers", name)
+    raise InputError(f"Unknown paper {name!r}; known are {', '.join(list_papers())}.")
 
 
 def protocol(name: str) -> dict:
     """The paper's protocol: title, source, notebooks, tables and the settings of its runs, as in paper.yaml."""
     file = _folder(name) / "paper.yaml"
-    return deepcopy(_parsed(file, file.stat().st_mtime_ns))
+    try:
+        about = _parsed(file, file.stat().st_mtime_ns)
+        if lacking := {"title", "source", "notebooks", "tables"} - set(about):
+            raise InputError(f"The protocol of {name!r}, {file}, lacks {', '.join(sorted(lacking))}.")
+    except (OSError, TypeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"The protocol of {name!r}, {file}, cannot be read ({said}).") from error
+    return deepcopy(about)
 
 
 @cache

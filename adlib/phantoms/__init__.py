@@ -1,7 +1,8 @@
 """Phantoms: drawn stand-ins of datasets, in the dataset's own layout, so that everything runs without any data.
 
 A phantom is one file in this folder with a function `write(out, *, seed=0, ...)`. To add one, write the file and name
-it in `_MODULES`. Its root carries PHANTOM.json, by which every later step knows, and says, that the images are drawn.
+it in `_MODULES`; those of installed packages are found as adlib.plugins says, by their dataset. Its root carries
+PHANTOM.json, by which every later step knows, and says, that the images are drawn.
 """
 
 import inspect
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from adlib import plugins
 from adlib.errors import InputError
 from adlib.samples import PHANTOM_MARKER
 
@@ -26,7 +28,23 @@ UNDER_WAY = "PHANTOM.partial"  # written first and removed last: a folder with i
 
 def list_phantoms() -> list[str]:
     """Names of the datasets that can be drawn."""
-    return sorted(_MODULES)
+    return sorted({*_MODULES, *plugins.plugins("adlib.phantoms")})
+
+
+def broken_phantoms() -> dict[str, str]:
+    """name -> why it cannot be used, for the phantoms of installed packages."""
+    return plugins.broken("adlib.phantoms", _MODULES, _module)
+
+
+def _module(dataset: str):
+    if dataset in _MODULES:
+        return import_module(f"adlib.phantoms.{_MODULES[dataset]}")
+    if dataset not in list_phantoms():
+        raise InputError(f"There is no phantom of {dataset!r}; there are {', '.join(list_phantoms())}.")
+    module = plugins.load("adlib.phantoms", dataset)
+    if not callable(getattr(module, "write", None)):
+        raise InputError(f"The phantom of {dataset!r} has to be a module with write(out, *, seed=0): {module}.")
+    return module
 
 
 def draw(dataset: str, out: str | Path, *, seed: int = 0, **options) -> Path:
@@ -37,9 +55,7 @@ def draw(dataset: str, out: str | Path, *, seed: int = 0, **options) -> Path:
     Raises InputError for an unknown dataset or option, and for a folder with other files in it: nothing drawn is ever
     mixed with real data.
     """
-    if dataset not in _MODULES:
-        raise InputError(f"There is no phantom of {dataset!r}; there are {', '.join(list_phantoms())}.")
-    write = import_module(f"adlib.phantoms.{_MODULES[dataset]}").write
+    write = _module(dataset).write
     known = inspect.signature(write).parameters
     if unknown := sorted(set(options) - set(known)):
         raise InputError(f"The phantom of {dataset} has no option {', '.join(unknown)}; it has {', '.join(known)}.")

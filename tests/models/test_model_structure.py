@@ -12,7 +12,8 @@ import torch
 from conftest import make_tree
 from torch import nn
 
-from adlib import ImageSet, create_model, list_models, load_samples
+from adlib import ImageSet, create_model, load_samples
+from adlib.models import own_models
 from adlib.samples import select
 
 R18, WIDE = "resnet18.tv_in1k", "wide_resnet50_2.tv_in1k"
@@ -527,4 +528,4 @@ def test_clip_and_adaclip_have_the_published_sizes():
 
 
 def test_every_method_has_a_row():
-    assert {row.method for row in ROWS} == set(list_models())
+    assert {row.method for row in ROWS} == set(own_models())

@@ -15,6 +15,7 @@ from adlib.features.backbones import MEAN, STD, Backbone
 from adlib.features.patch_embedding import concatenated_embedding, pooled_embedding
 from adlib.memory.coreset import k_centre_greedy
 from adlib.memory.memory_bank import nearest, random_projection
+from adlib.models import model_class, own_models
 from adlib.samples import select
 
 # Small settings per method, so that each is fitted and asked in seconds.
@@ -236,7 +237,6 @@ QUICK = {
     },
 }
 
-WITHOUT_MAPS = {"msad"}  # methods that score images only
 COARSE_MAPS = {"mixed_supervised"}  # methods whose maps explain a score, on a 32nd of the image's side
 LOWEST = {"ganomaly": 0.75}  # image AUROC where seconds do not settle the score, here a distance of learned codes
 
@@ -254,8 +254,13 @@ def auxiliary(tmp_path_factory):
     return ImageSet(select(samples, split="test"), size=64)
 
 
+def quick(name):
+    """A method's small settings; those of a plug-in stand in its class."""
+    return QUICK[name] if name in own_models() else model_class(name).quick
+
+
 def quick_fit(name, splits, auxiliary):
-    model = create_model(name, **QUICK[name])
+    model = create_model(name, **quick(name))
     images = auxiliary if "auxiliary" in model.parameters else splits[0]
     return model.fit(images, device="cpu", progress=False)
 
@@ -268,7 +273,7 @@ def fitted(request, splits, auxiliary):
 def test_detector_finds_the_planted_squares(fitted, splits):
     metrics = adlib.evaluate(fitted.predict(splits[1], device="cpu", progress=False))
     assert metrics["image_auroc"] >= LOWEST.get(fitted.name, 1)
-    if fitted.name in WITHOUT_MAPS:
+    if not fitted.facts.maps:
         assert metrics["reasons"]["pixel_auroc"] == "the method gives no maps"
         return
     if fitted.name in COARSE_MAPS:
@@ -281,7 +286,7 @@ def test_batch_size_does_not_change_the_scores(fitted, splits):
     one = fitted.predict(splits[1], device="cpu", batch_size=1, progress=False)
     five = fitted.predict(splits[1], device="cpu", batch_size=5, progress=False)
     np.testing.assert_allclose(one.scores, five.scores, rtol=1e-4)
-    if fitted.name in WITHOUT_MAPS:
+    if not fitted.facts.maps:
         assert one.maps is five.maps is None
     else:
         np.testing.assert_allclose(one.maps, five.maps, rtol=1e-3, atol=1e-5 * one.maps.max())
@@ -311,7 +316,7 @@ def test_gpu_agrees_with_cpu(fitted, splits):
 @pytest.mark.parametrize("name", list_models())
 def test_wrong_calls_get_their_sentence(name, splits, tmp_path):
     train, test = splits
-    model = create_model(name, **QUICK[name])
+    model = create_model(name, **quick(name))
     with pytest.raises(InputError, match=f"This {name} is not fitted"):
         model.predict(test)
     with pytest.raises(InputError, match=f"This {name} is not fitted"):

@@ -11,7 +11,7 @@ from conftest import make_tree
 
 from adlib import ImageSet, InputError, load_samples
 from adlib.detector import Detector
-from adlib.models import default_weights, list_models, method_table, model_class
+from adlib.models import default_weights, list_models, method_table, model_class, own_models
 
 
 def test_every_method_has_its_row():
@@ -47,7 +47,7 @@ def test_weights_are_those_of_the_default_backbone(monkeypatch, tmp_path):
     assert row["scores"] == "image, pixel"
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", own_models())
 def test_the_methods_file_and_its_class_bear_one_name(name):
     found = model_class(name)
     assert found.name == name

@@ -113,12 +113,20 @@ SIZES = {
 def test_tables_are_complete_and_tidy(name):
     table = published(name)
     assert list(table.columns) == COLUMNS
-    assert table.groupby("table").size().to_dict() == SIZES[name]
     assert not table.duplicated([column for column in COLUMNS if column != "value"]).any()
     assert table["value"].notna().all()
     shares = table[table["metric"].str.startswith(("image_", "pixel_")) & (table["method"] != "")]
     assert shares["value"].between(0, 100).all()
     assert (printed(name)["value"].astype(float) == table["value"]).all()
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_tables_have_all_the_values_of_the_paper(name):
+    assert published(name).groupby("table").size().to_dict() == SIZES[name]
+
+
+def test_every_paper_here_has_its_number_of_values():
+    assert set(SIZES) == {file.parent.name for file in (REPOSITORY / "adlib" / "papers").glob("*/paper.yaml")}
 
 
 def test_printed_keeps_the_digits():
