@@ -88,3 +88,24 @@ def own_cache(tmp_path_factory):
         del os.environ["ADLIB_CACHE"]
     else:
         os.environ["ADLIB_CACHE"] = given
+
+
+def finished_record(key: str, run: dict | None = None, **more) -> dict:
+    """A record as a run leaves it, with little in it; `more` replaces or adds fields."""
+    place = {"dataset": "folder", "root": "/data", "method": "padim", "category": "thing", "settings": {}, "seed": 0}
+    return {
+        "version": 1,
+        "status": "finished",
+        "key": key,
+        "run": place | (run or {}),
+        "parameters": {},
+        "images": {"size": [64, 64], "crop": None},
+        "data": {"fingerprint": "d0", "phantom": None},
+        "warnings": [],
+        "metrics": {"image_auroc": 0.5},
+        "seconds": {"fit": 1.0, "predict": 2.0},
+        "environment": {"python": "3.12"},
+        "code": {"version": "0.1.0", "commit": "abc", "dirty": False},
+        "ended": "2026-01-01T00:00:00+00:00",
+        **more,
+    }

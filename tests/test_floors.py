@@ -10,7 +10,7 @@ HOUSE = Path(adlib.__file__).parent
 # One line a floor, the lowest first. Rooms on one floor do not know each other.
 FLOORS = [
     "errors",
-    "file_hashes",
+    "files file_hashes",
     "samples hdf5 resizing plugins",
     "metrics papers",
     "images",

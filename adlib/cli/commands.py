@@ -13,6 +13,7 @@ import typer
 
 from adlib.cli.weights import distill, pretrain, weights_app
 from adlib.errors import InputError
+from adlib.files import printable
 
 app = typer.Typer(
     name="adlib",
@@ -311,8 +312,8 @@ def runs(
         print(f"{row['key']} {row['status']:8} {row['method']} on {place}, seed {row['seed']} {said}")
     for key in sorted(store.running()):
         print(f"{key} running")
-    for key in store.damaged():
-        print(f"{key} damaged  will be done again")
+    for key, reason in store.damaged().items():
+        print(f"{key} damaged  will be done again: {printable(reason)}")
     print(f"{len(found)} runs in {store.folder}")
 
 

@@ -2,17 +2,18 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from adlib.files import write_text
 from adlib.runs import environment
 from adlib.runs.run import Run
+from adlib.runs.schema import STATUSES, VERSION
 
-FINISHED, FAILED = "finished", "failed"
+FINISHED, FAILED = STATUSES
 
 
 class Recorder:
@@ -52,6 +53,7 @@ class Recorder:
 
         metrics = dict(metrics)
         record = {
+            "version": VERSION,
             "status": FINISHED,
             "key": self.run.key,
             "run": self.run.as_dict(),
@@ -173,6 +175,7 @@ def failure(run: Run, kind: str, reason: str, key: str = "", fingerprint: str = 
     reads the data; a run that has failed because of its data can only be recorded under the key that it was given.
     """
     return {
+        "version": VERSION,
         "status": FAILED,
         "key": key or run.key,
         "run": run.as_dict(),
@@ -187,12 +190,7 @@ def failure(run: Run, kind: str, reason: str, key: str = "", fingerprint: str = 
 
 def write_json(file: Path, content: dict) -> None:
     """Write beside, then rename: the file is whole or absent."""
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", encoding="utf-8") as opened:
-        opened.write(json.dumps(content, indent=1, allow_nan=False, default=str))
-        opened.flush()
-        os.fsync(opened.fileno())  # on disk before it has its name: a power cut leaves no empty record
-    partial.replace(file)
+    write_text(file, json.dumps(content, indent=1, allow_nan=False, default=str))
 
 
 def _now() -> str:

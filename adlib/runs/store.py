@@ -8,7 +8,6 @@
 <store>/.locks/<key>.lock      held by the process that executes the run; the system frees it on a kill
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,9 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from adlib.errors import InputError
-from adlib.runs.record import FAILED, FINISHED, write_json
+from adlib.files import read_json
+from adlib.runs.record import FINISHED, write_json
+from adlib.runs.schema import KEY, record_problem
 
 # In the folder of a run that was killed, this outlives the kill: progress of the training, and what is known of earlier
 # attempts.
@@ -41,13 +42,21 @@ class Store:
         return self.folder / key
 
     def record(self, key: str) -> dict | None:
-        """The record of a run that has ended, well or not; None if there is none that can be read."""
+        """The record of a run that has ended, well or not; None if there is none that fits its form (see `damaged`)."""
+        return self._read(key)[0]
+
+    def _read(self, key: str) -> tuple[dict | None, str]:
+        """The record of a run, or None and why there is none; both None and "" where the run is not there at all."""
+        folder = self.path(key)
+        if folder.is_symlink() or not folder.is_dir():
+            there = folder.is_symlink() or folder.exists()
+            return None, f"{folder} is no folder of a run" if there else ""
         try:
-            record = json.loads((self.path(key) / "record.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None  # never begun, or damaged: either way the run is to be done
-        known = isinstance(record, dict) and record.get("status") in (FINISHED, FAILED) and "run" in record
-        return record if known and record.get("key") == key else None
+            record = read_json(folder / "record.json")
+        except InputError as error:
+            return None, str(error).rstrip(".")
+        problem = record_problem(record, key)
+        return (None, f"{folder / 'record.json'} is no record: {problem}") if problem else (record, "")
 
     def is_finished(self, key: str) -> bool:
         """Whether the run ended well and is whole, so that it need not be done again.
@@ -57,7 +66,7 @@ class Store:
         record = self.record(key)
         if record is None or record["status"] != FINISHED:
             return False
-        return not _is_cut(self.path(key), record)
+        return not _cut(self.path(key), record)
 
     def running(self) -> set[str]:
         """The keys of the runs that some process is working on now."""
@@ -81,13 +90,20 @@ class Store:
         found = [record for record in map(self.record, self._keys()) if record]
         return sorted(found, key=lambda record: record.get("ended", ""))
 
-    def damaged(self) -> list[str]:
-        """The keys of folders whose record cannot be read, or whose files are not those that the record names."""
-        records = {key: self.record(key) for key in self._keys()}
-        return [key for key, record in records.items() if not record or _is_cut(self.path(key), record)]
+    def damaged(self) -> dict[str, str]:
+        """Why a run cannot be taken for done, by its key: its record does not fit, or its files are not those that the
+        record names. Such a run is done again.
+        """
+        found = {}
+        for key in self._keys():
+            record, problem = self._read(key)
+            problem = problem or _cut(self.path(key), record)
+            if problem:
+                found[key] = problem
+        return found
 
     def _keys(self) -> list[str]:
-        return sorted(entry.name for entry in self.folder.glob("[0-9a-f]*") if entry.is_dir())
+        return sorted(entry.name for entry in self.folder.glob("[0-9a-f]*") if KEY.fullmatch(entry.name))
 
     def table(self, **conditions: str) -> pd.DataFrame:
         """One row per run that has ended: key, status, dataset, category, method, seed, its metrics, seconds per phase,
@@ -141,16 +157,18 @@ class Store:
                 yield None
                 return
             partial = self.folder / f".{key}.partial"
+            if partial.is_symlink() or not partial.is_dir():
+                _replace(partial)
             partial.mkdir(exist_ok=True)
             _delete(entry for entry in _entries(partial) if not _outlives(entry))
-            for checkpoint in self.path(key).glob("checkpoint*"):  # of a failed run that may go on
+            ended = [] if self.path(key).is_symlink() else self.path(key).glob("checkpoint*")
+            for checkpoint in ended:  # of a failed run that may go on
                 checkpoint.replace(partial / checkpoint.name)
             try:
                 yield partial
                 if (partial / "record.json").exists():
                     _delete([partial / "attempts.json"])  # the record has them
-                    if self.path(key).exists():  # a failed attempt or a damaged run: the new one replaces it
-                        shutil.rmtree(self.path(key))
+                    _replace(self.path(key))  # a failed attempt or a damaged run
                     partial.replace(self.path(key))
             finally:
                 resumable = any(entry.name.startswith("checkpoint") for entry in _entries(partial))
@@ -186,12 +204,24 @@ def _delete(entries: Iterable[Path]) -> None:
                 entry.unlink()
 
 
+def _replace(entry: Path) -> None:
+    """Make room for a folder of this name, whatever is there."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
+
+
 def _size(file: Path) -> int | None:
     try:
         return file.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # gone, or a name that no file can have
         return None
 
 
-def _is_cut(folder: Path, record: dict) -> bool:
-    return any(_size(folder / name) != size for name, size in record.get("files", {}).items())
+def _cut(folder: Path, record: dict) -> str:
+    """Which file of a run is not there with the size that its record says; "" if all are."""
+    for name, size in record.get("files", {}).items():
+        if (found := _size(folder / name)) != size:
+            return f"{folder / name} is {'gone' if found is None else f'{found} bytes long'}, and was {size} bytes long"
+    return ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_tree
+from conftest import finished_record, make_tree
 
 import adlib
 from adlib.errors import InputError
@@ -24,17 +24,15 @@ def store(
     samples = select(adlib.load_samples("folder", out / category), split="test")
     scores = np.random.default_rng(seed).random(len(samples))
     Predictions(scores, None, samples, {"size": 64, "crop": None}).save(out / "runs" / key / "predictions")
-    record = {
-        "status": "finished",
-        "key": key,
-        "run": {"dataset": "folder", "category": category, "method": "patchcore", "seed": seed},
-        "parameters": parameters or {},
-        "images": {"size": 64},
-        "data": {"fingerprint": data},
-        "metrics": {"image_auroc": 0.5, "pixel_auroc": None},
-        "warnings": ["Random weights: a test."],
-        "ended": f"2026-01-01T00:00:{int(key[0], 16):02}+00:00",
-    }
+    record = finished_record(
+        key,
+        {"category": category, "method": "patchcore", "seed": seed},
+        parameters=parameters or {},
+        data={"fingerprint": data, "phantom": None},
+        metrics={"image_auroc": 0.5, "pixel_auroc": None},
+        warnings=["Random weights: a test."],
+        ended=f"2026-01-01T00:00:{int(key[0], 16):02}+00:00",
+    )
     (out / "runs" / key / "record.json").write_text(json.dumps(record))
 
 

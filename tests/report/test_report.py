@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+from conftest import finished_record
 
 from adlib import InputError
 from adlib.papers import protocol
@@ -29,17 +30,14 @@ def leave_run(out, category, image_auroc, seed=0, dataset="cxr_ad", phantom=None
     """A finished record in the store, as a run would leave it, and its cell for the plan."""
     run = Run(dataset, "/data", "patchcore", category, {}, seed)
     key = f"{abs(hash((dataset, category, seed))):016x}"[:16]
-    record = {
-        "status": "finished",
-        "key": key,
-        "run": run.as_dict(),
-        "data": {"phantom": phantom},
-        "warnings": ["Phantom data: drawn."] if phantom else [],
-        "metrics": {"image_auroc": image_auroc, "pixel_auroc": 0.5, "aupro": None},
-        "seconds": {"fit": 1.0, "predict": 2.0},
-        "ended": "2026-01-01",
+    record = finished_record(
+        key,
+        run.as_dict(),
+        data={"fingerprint": "d0", "phantom": phantom},
+        warnings=["Phantom data: drawn."] if phantom else [],
+        metrics={"image_auroc": image_auroc, "pixel_auroc": 0.5, "aupro": None},
         **more,
-    }
+    )
     folder = Store(out / "runs").path(key)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "record.json", record)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write
+from conftest import finished_record, write
 
 from adlib import InputError
 from adlib.predictions import Predictions
@@ -60,7 +60,7 @@ def leave_run(out, root, method, scores, maps=True, rows=None, phantom=None, siz
     predictions = Predictions(scores, filled if maps else None, make_samples(rows, root), settings)
     predictions.save(Store(out / "runs").path(key) / "predictions")
     run = Run("cxr_ad", str(root), method, "UB")
-    record = {"status": "finished", "key": key, "run": run.as_dict(), "data": {"phantom": phantom}}
+    record = finished_record(key, run.as_dict(), data={"fingerprint": "d0", "phantom": phantom})
     write_json(Store(out / "runs").path(key) / "record.json", record)
     return cell(method, key=key)
 
@@ -143,7 +143,7 @@ def test_what_is_missing_leaves_a_panel_that_says_so(tmp_path):
     # Their run has failed; its predictions have been deleted.
     for method, status in (("onenip", "failed"), ("adaclip", "finished")):
         (tmp_path / "runs" / KEYS[method]).mkdir()
-        record = {"status": status, "key": KEYS[method], "run": {}}
+        record = finished_record(KEYS[method], status=status, kind="error", reason="why")
         write_json(tmp_path / "runs" / KEYS[method] / "record.json", record)
     leave_plan(tmp_path, one, cell("onenip", key=KEYS["onenip"]), cell("adaclip", key=KEYS["adaclip"]))
     (line,) = panels(prediction_grid("cxr_ad", "II", tmp_path, methods=["onenip", "adaclip", "patchcore"]))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make_tree
+from conftest import finished_record, make_tree
 
 from adlib import ImageSet, create_model, load_samples
 from adlib.report import paper_training_preview, training_preview
@@ -77,7 +77,8 @@ def test_methods_that_change_features_say_so(train):
 
 
 def test_a_paper_shows_the_training_of_its_first_finished_run(tmp_path):
-    cell = {"table": "6", "method": "cfrg", "setting": "", "key": ""}
+    cell = {"table": "6", "method": "cfrg", "dataset": "three_cad", "category": "AI", "setting": "", "seed": 0}
+    cell |= {"missing": "", "key": ""}
     plan = {"paper": "three_cad", "cells": [cell]}
     (tmp_path / "plans").mkdir()
     write_json(tmp_path / "plans" / "three_cad.json", plan)
@@ -85,8 +86,7 @@ def test_a_paper_shows_the_training_of_its_first_finished_run(tmp_path):
     run = Run("folder", str(make_tree(tmp_path / "tree")), "cfrg", "thing", {"size": 64, "weights": "random"}, seed=2)
     write_json(tmp_path / "plans" / "three_cad.json", plan | {"cells": [cell | {"key": run.key}]})
     (tmp_path / "runs" / run.key).mkdir(parents=True)
-    record = {"status": "finished", "key": run.key, "run": run.as_dict()}
-    write_json(tmp_path / "runs" / run.key / "record.json", record)
+    write_json(tmp_path / "runs" / run.key / "record.json", finished_record(run.key, run.as_dict()))
     found = pictures(paper_training_preview("three_cad", "cfrg", tmp_path, count=2))
     expected = pictures(training_preview(create_model("cfrg"), run.images("train"), count=2, seed=2))
     assert len(found) == 2

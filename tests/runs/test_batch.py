@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, make_tree
+from conftest import REPOSITORY, finished_record, make_tree
 from typer.testing import CliRunner
 
 from adlib import InputError
@@ -37,6 +37,8 @@ def quick_runs(number: int) -> list[Run]:
 def leaves_a_record(body: str = ""):
     """Work that notes its run in the file `begun`, does what `body` says, and leaves a record. Dask sends it whole."""
 
+    record = finished_record("")  # made here: a worker cannot import this folder
+
     def work(run: dict, key: str, folder: str, conditions) -> dict:
         from adlib.runs.batch import BUSY
 
@@ -46,7 +48,7 @@ def leaves_a_record(body: str = ""):
                     with (Path(folder) / "begun").open("a") as file:
                         file.write(f"{run['seed']}\n")
                     exec(body, {"run": run, "partial": partial, "folder": folder})
-                    write_json(partial / "record.json", {"status": "finished", "key": key, "run": run})
+                    write_json(partial / "record.json", record | {"key": key, "run": run})
         except Busy:
             return {"state": BUSY}
         return {"state": "finished"}
@@ -107,7 +109,7 @@ def test_a_run_that_another_process_works_on_is_left_to_it(workers, tmp_path):
         with store.claim(runs[0].key) as partial:
             held.set()
             leave.wait(60)
-            record = {"status": "finished", "key": runs[0].key, "run": runs[0].as_dict(), "by": "another"}
+            record = finished_record(runs[0].key, runs[0].as_dict(), by="another")
             write_json(partial / "record.json", record)
 
     thread = threading.Thread(target=other)
@@ -191,8 +193,8 @@ def finished(store: Store, run: Run, **more) -> None:
     with store.claim(run.key) as folder:
         (folder / "predictions").mkdir()
         (folder / "predictions" / "maps.npy").write_bytes(b"12345678")
-        record = {"status": "finished", "key": run.key, "run": run.as_dict(), "files": {"predictions/maps.npy": 8}}
-        write_json(folder / "record.json", record | {"metrics": {"image_auroc": 0.5}} | more)
+        record = finished_record(run.key, run.as_dict(), files={"predictions/maps.npy": 8})
+        write_json(folder / "record.json", record | more)
 
 
 def test_table_filters_runs(tmp_path):
@@ -214,7 +216,7 @@ def test_what_is_no_record_of_this_run_is_none(tmp_path, content):
     (store.path(run.key) / "record.json").write_text(content)
     assert store.record(run.key) is None
     assert store.records() == []
-    assert store.damaged() == [run.key]
+    assert list(store.damaged()) == [run.key]
     finished(store, run)
     assert store.is_finished(run.key)
 
@@ -226,7 +228,7 @@ def test_a_run_whose_predictions_are_cut_is_not_finished(tmp_path):
     maps = store.path(run.key) / "predictions" / "maps.npy"
     maps.write_bytes(b"1234")
     assert not store.is_finished(run.key)
-    assert store.damaged() == [run.key]
+    assert list(store.damaged()) == [run.key]
     maps.unlink()
     assert not store.is_finished(run.key)
 
@@ -262,7 +264,7 @@ def test_estimate_scales_what_was_timed_and_says_what_is_guessed(tmp_path):
     other = Run("folder", str(tree), "padim", "thing", settings | {"smoothing": 2}, 0)
     counts = {"thing": {"train": 6, "test_normal": 4, "test_anomalous": 4}}
     for run, seconds in ((runs[0], 70.0), (runs[1], 140.0)):
-        finished(store, run, seconds={"fit": seconds}, data={"counts": counts})
+        finished(store, run, seconds={"fit": seconds}, data={"fingerprint": "d0", "phantom": None, "counts": counts})
     found = estimate([*runs, other], store)
     assert (found.timed, found.guessed) == (1, 1)
     assert found.hours == pytest.approx(105 / 3600 + GUESSED_HOURS)
@@ -275,7 +277,8 @@ def test_estimate_prefers_runs_that_took_nothing_over_from_others(tmp_path):
     tree, store = make_tree(tmp_path / "tree"), Store(tmp_path / "runs")
     settings = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "crop": None}
     runs = [Run("folder", str(tree), "padim", "thing", settings, seed) for seed in range(3)]
-    counts = {"data": {"counts": {"thing": {"train": 6, "test_normal": 4, "test_anomalous": 4}}}}
+    counts = {"thing": {"train": 6, "test_normal": 4, "test_anomalous": 4}}
+    counts = {"data": {"fingerprint": "d0", "phantom": None, "counts": counts}}
     finished(store, runs[0], seconds={"fit": 10.0}, shared={"features_read": 14}, **counts)
     assert estimate(runs, store).hours == pytest.approx(2 * 10 / 3600)
     finished(store, runs[1], seconds={"fit": 70.0}, shared={"features_read": 0}, **counts)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import REPOSITORY, make_tree
+from conftest import REPOSITORY, finished_record, make_tree
 from test_batch import leaves_a_record, quick_runs
 
 from adlib import InputError
@@ -27,7 +27,7 @@ from adlib.runs import Run, Store
 from adlib.runs.batch import run_all
 from adlib.runs.execute import Conditions, NotebookFailed, execute
 from adlib.runs.kernels import KernelServer, can_fork
-from adlib.runs.record import FAILED, FINISHED, write_json
+from adlib.runs.record import FAILED, write_json
 from adlib.runs.workers import Workers
 
 KEY = "0" * 16
@@ -41,7 +41,7 @@ def write_run(store: Store) -> None:
             (folder / "predictions").mkdir()
             (folder / "predictions" / "maps.npy").write_bytes(b"12345678")
             (folder / "run.ipynb").write_text("{}")
-            record = {"status": FINISHED, "key": KEY, "run": {}, "files": {"predictions/maps.npy": 8, "run.ipynb": 2}}
+            record = finished_record(KEY, files={"predictions/maps.npy": 8, "run.ipynb": 2})
             write_json(folder / "record.json", record)
 
 
@@ -72,7 +72,7 @@ def leave_nothing(store: Store) -> None:
 
 def leave_a_failed_run(store: Store) -> None:
     with store.claim(KEY) as folder:
-        store.write_failure(folder, {"status": FAILED, "key": KEY, "run": {}, "kind": "error", "reason": "before"})
+        store.write_failure(folder, finished_record(KEY, status=FAILED, kind="error", reason="before"))
 
 
 def leave_a_cut_run(store: Store) -> None:

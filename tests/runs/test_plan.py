@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_tree
+from conftest import finished_record, make_tree
 
 from adlib import ImageSet, Predictions, evaluate, load_samples
 from adlib.report import category_table, comparison
@@ -135,9 +135,7 @@ def test_a_plan_says_what_is_done_running_failed_damaged_and_half_there(data):
         with store.claim(run.key) as folder:
             (folder / "run.ipynb").write_text("{}")
             files = {"run.ipynb": 2 if run is done else 3}
-            write_json(
-                folder / "record.json", {"status": "finished", "key": run.key, "run": run.as_dict(), "files": files}
-            )
+            write_json(folder / "record.json", finished_record(run.key, run.as_dict(), files=files))
     with store.claim(failed.key) as folder:
         store.write_failure(folder, failure(failed, "out of memory", "MemoryError: too large"))
     with store.claim(running.key):
@@ -160,7 +158,7 @@ def test_a_plan_with_nothing_left_says_whether_data_are_missing(data):
     store = Store(data / "runs")
     for run in distinct_runs(cells):
         with store.claim(run.key) as folder:
-            write_json(folder / "record.json", {"status": "finished", "key": run.key, "run": run.as_dict()})
+            write_json(folder / "record.json", finished_record(run.key, run.as_dict()))
     assert plan_text(cells, profile, store).endswith("Nothing is left to do with the data that are there.")
     there = [cell for cell in cells if cell.run]
     assert plan_text(there, profile, store).endswith("2 runs fill 2 of them.\nNothing is left to do.")

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from conftest import REPOSITORY, make_tree
+from conftest import REPOSITORY, finished_record, make_tree
 
 from adlib import InputError, Predictions, evaluate
 from adlib.features import backbones
@@ -140,12 +140,12 @@ def test_a_claimed_folder_appears_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".locks"]
 
     with pytest.raises(OSError, match="disk"), store.claim("0" * 16) as folder:
-        write_json(folder / "record.json", {"status": "finished", "key": "0" * 16, "run": {}})
+        write_json(folder / "record.json", finished_record("0" * 16))
         raise OSError("disk is full")
     assert store.record("0" * 16) is None
 
     with store.claim("0" * 16) as folder:
-        write_json(folder / "record.json", {"status": "finished", "key": "0" * 16, "run": {}})
+        write_json(folder / "record.json", finished_record("0" * 16))
     assert store.is_finished("0" * 16)
     with store.claim("0" * 16) as folder:
         assert folder is None
@@ -171,7 +171,7 @@ def test_a_damaged_record_counts_as_not_done(tmp_path):
 
 def _hold(folder, ready, leave):
     with Store(folder).claim("b" * 16) as partial:
-        write_json(partial / "record.json", {"status": "finished", "key": "b" * 16, "run": {}})
+        write_json(partial / "record.json", finished_record("b" * 16))
         ready.set()
         leave.wait(60)
 

@@ -1,0 +1,68 @@
+"""Reading what others left, and writing whole files: what is refused, and what a failure leaves behind."""
+
+import csv
+import io
+import os
+
+import pandas as pd
+import pytest
+
+from adlib.errors import InputError
+from adlib.files import from_spreadsheet, printable, read_json, spreadsheet_csv, write_text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is damaged"),
+        (b'{"a": 1', "is damaged"),
+        (b"\xff\xfe", "is damaged"),
+        (b'{"a": NaN}', "NaN, which is no number of JSON"),
+        (b'{"a": 1e999}', "beyond what float64 can hold"),
+        (b'{"a": 1' + b"0" * 400 + b"}", "beyond what float64 can hold"),
+        (b'{"a": 1' + b"0" * 5000 + b"}", "is damaged"),
+        (b'{"a": "\\ud800"}', "is no Unicode"),
+        (b"[" * 60 + b"]" * 60, "nested more than 50 levels deep"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b" " * 2000, "is larger than 0.001 MB"),
+    ],
+)
+def test_json_that_does_not_fit_is_refused_with_its_reason(tmp_path, content, reason):
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(InputError, match=reason):
+        read_json(tmp_path / "file.json", limit=1000 if content.isspace() else 1_000_000)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link", "nothing"])
+def test_what_is_no_plain_file_is_refused_and_never_waited_for(tmp_path, kind):
+    file = tmp_path / "file.json"
+    (tmp_path / "target").write_text("{}")
+    make = {"folder": file.mkdir, "pipe": lambda: os.mkfifo(file), "link": lambda: file.symlink_to(tmp_path / "target")}
+    make.get(kind, lambda: None)()
+    with pytest.raises(InputError, match=r"not a file|No such file"):
+        read_json(file)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    write_text(tmp_path / "page.html", "before")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "page.html", "after")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "before")]
+
+
+def test_no_cell_of_a_csv_begins_a_formula_and_all_come_back():
+    cells = ["=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "'=1", "''@", "plain", "'quoted'", "", "a;=1"]
+    text = spreadsheet_csv(pd.DataFrame({"text": cells, "number": -1.5}))
+    rows = list(csv.reader(io.StringIO(text, newline="")))[1:]
+    assert not any(cell.startswith(tuple("=+-@\t\r")) for cell, _ in rows)
+    assert {number for _, number in rows} == {"-1.5"}  # a number is none
+    assert [from_spreadsheet(cell) for cell, _ in rows] == cells
+
+
+def test_a_terminal_gets_no_control_characters():
+    assert printable("a\x1b[31mred\nline\udcff") == "a\\x1b[31mred line\\udcff"
