@@ -119,6 +119,9 @@ class ImageSet(Dataset):
     cache: a folder in which the resized images are kept as one memory-mapped file, or None. It is built at the
         first access and speeds up every later one; it is as big as the resized pixels.
 
+    A column `mirror` of the table ("", "horizontal", "vertical", "both"; adlib.training_set) mirrors single items; an
+    image that is listed several times for it is decoded and cached once.
+
     images[i] is {"image": float32 [3, H, W] in [0, 1], "mask": bool [H, W], "label": int, "index": int}.
     Masks are resized by nearest neighbour; an anomalous image without a mask file has an all-False mask here, so
     ask `has_masks` before scoring pixels.
@@ -150,6 +153,11 @@ class ImageSet(Dataset):
             raise InputError(f"window={window} must be (low, high) with low < high.")
         self.cache = None if cache is None else Path(cache)
         self._cached = None
+        # Where the table mirrors images, several items share one file: the row by which each of them is decoded.
+        mirrored = "mirror" in self.samples
+        self._files = self.samples.drop_duplicates("image").drop(columns="mirror") if mirrored else self.samples
+        self._file_of = pd.factorize(self.samples["image"])[0] if mirrored else np.arange(len(self.samples))
+        self._mirror = self.samples["mirror"].to_numpy() if mirrored else None
 
     @property
     def settings(self) -> dict:
@@ -198,8 +206,15 @@ class ImageSet(Dataset):
         else:
             if self._cached is None:
                 self._cached = np.load(self.build_cache(), mmap_mode="r")
-            stored = self._cached[index]
+            stored = self._cached[self._file_of[index]]
+        stored = self._mirrored(stored, index)
         return torch.from_numpy(stored.astype(np.float32)) / np.iinfo(stored.dtype).max
+
+    def _mirrored(self, pixels: np.ndarray, index: int) -> np.ndarray:
+        """Pixels [..., H, W] of an item, mirrored as its row says."""
+        mirror = "" if self._mirror is None else self._mirror[index]
+        axes = {"": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}[mirror]
+        return np.flip(pixels, axes) if axes else pixels
 
     def _load(self, index: int) -> np.ndarray:
         pixels = read_image(self.samples["image"].iat[index])
@@ -222,7 +237,7 @@ class ImageSet(Dataset):
             raise InputError(f"{image} is labelled {said} but its mask {path} is {seen}: correct one of them.")
         height, width = resizing.resized_shape(mask.shape, self.size, self.sides)
         small = cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        return self._cropped(small.astype(bool))
+        return np.ascontiguousarray(self._mirrored(self._cropped(small.astype(bool)), index))
 
     def _cropped(self, pixels: np.ndarray) -> np.ndarray:
         """The centre crop of the last two axes; whole pictures of the set's shape stay as they are."""
@@ -233,13 +248,13 @@ class ImageSet(Dataset):
     @property
     def cache_file(self) -> Path:
         """The file of the cache, whether it is there yet or not."""
-        identity = f"{fingerprint(self.samples)} {list(self.settings.items())}"
+        identity = f"{fingerprint(self._files)} {list(self.settings.items())}"
         return self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
 
     @property
     def cache_bytes(self) -> int:
         """What the cache takes on disk, with 16-bit images twice that."""
-        return len(self) * 3 * math.prod(self.shape)
+        return len(self._files) * 3 * math.prod(self.shape)
 
     def build_cache(self, workers: int = 0) -> Path:
         """Decode and resize all images into the cache, if it is not there yet; returns its file.
@@ -265,7 +280,7 @@ class ImageSet(Dataset):
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
         # Written as a stream: on a full disk a memory-mapped file would end the process, this raises OSError.
         with name.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header | {"shape": (len(self), 3, *self.shape)})
+            np.lib.format.write_array_header_1_0(file, header | {"shape": (len(self._files), 3, *self.shape)})
             options = {"batch_size": None, "num_workers": workers, "collate_fn": _unchanged}
             # A generator of its own: the random numbers of a training must not depend on whether the cache was there.
             for pixels in DataLoader(_Stored(self), **options, generator=torch.Generator()):
@@ -276,16 +291,17 @@ class ImageSet(Dataset):
 
 
 class _Stored(Dataset):
-    """The pixels of an ImageSet as its cache keeps them."""
+    """The pixels of an ImageSet as its cache keeps them, each file once."""
 
     def __init__(self, images: ImageSet):
         self.images = images
+        self.rows = images._files.index
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.images._load(index)
+        return self.images._load(self.rows[index])
 
 
 def _unchanged(item):

@@ -21,7 +21,7 @@ from adlib.runs.plan import (
     write_plan,
 )
 from adlib.runs.record import FAILED
-from adlib.runs.run import Run
+from adlib.runs.run import Run, distinct_titles
 from adlib.runs.store import Store
 from adlib.runs.workers import Workers
 
@@ -56,7 +56,12 @@ def reproduce(
     fetch_weights(cells)
     write_plan(cells, profile, out)
     records = run_all(distinct_runs(cells), Store(out / "runs"), jobs, progress)
-    failures = [f"{Run(**record['run']).title}: {record['reason']}" for record in records if record["status"] == FAILED]
+    titles = distinct_titles(Run(**record["run"]) for record in records)
+    failures = [
+        f"{title}: {record['reason']}"
+        for title, record in zip(titles, records, strict=True)
+        if record["status"] == FAILED
+    ]
 
     notebooks = [task for name in names for task in paper_notebooks(name, profile, out)]
     notebooks += [(notebook, {"out": str(out)} if reads else {}) for notebook, reads in papers.ACROSS.items()]

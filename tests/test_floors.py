@@ -12,7 +12,7 @@ FLOORS = [
     "errors",
     "files file_hashes",
     "samples hdf5 resizing plugins",
-    "metrics papers",
+    "metrics papers training_set",
     "images",
     "datasets phantoms synthesis features analysis anomaly_map",
     "memory predictions",

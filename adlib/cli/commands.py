@@ -184,7 +184,8 @@ def run(
 ) -> None:
     """Fit and score one method on one category, as a notebook; prints where the record and the page are.
 
-    Settings are the method's parameters and size, crop, sides, resize, window of the images: --set resize=linear
+    Settings are the method's parameters; size, crop, sides, resize, window of the images; and train_limit, train_share,
+    train_contamination, train_enlarged of the training set: --set resize=linear --set train_limit=500
     """
     from adlib.memory.patch_store import parse_bytes
     from adlib.report.pages import render_report
@@ -305,11 +306,10 @@ def runs(
     if csv is not None:
         found.to_csv(csv, index=False)
     for row in found.to_dict("records"):
-        place = "/".join(filter(None, [row["dataset"], row["category"]]))
         numbers = {name: row.get(name) for name in ("image_auroc", "pixel_auroc", "aupro")}
         numbers = " ".join(f"{name} {value:.4f}" for name, value in numbers.items() if pd.notna(value))
         said = f"{row['kind']}: {row['reason']}" if row["reason"] else numbers
-        print(f"{row['key']} {row['status']:8} {row['method']} on {place}, seed {row['seed']} {said}")
+        print(f"{row['key']} {row['status']:8} {row['title']} {said}")
     for key in sorted(store.running()):
         print(f"{key} running")
     for key, reason in store.damaged().items():

@@ -16,7 +16,7 @@ from adlib.report.table_html import comparison_page
 from adlib.report.tables import comparison, read_plan, unit
 from adlib.runs import environment
 from adlib.runs.record import FAILED
-from adlib.runs.run import Run
+from adlib.runs.run import Run, distinct_titles
 from adlib.runs.store import Store
 
 TEMPLATES = environment.REPOSITORY / "nbconfig" / "nbconvert"
@@ -95,17 +95,19 @@ def render_report(out: str | Path) -> Path:
     out = Path(out)
     store = Store(out / "runs")
     records = store.records()
+    titles = distinct_titles(Run(**record["run"]) for record in records)
+    titles = {record["key"]: title for record, title in zip(records, titles, strict=True)}
     for record in records:
         if (notebook := store.path(record["key"]) / "run.ipynb").exists():
             page = out / "html" / "runs" / f"{record['key']}.html"
-            render_notebook(notebook, page, "../../index.html", Run(**record["run"]).title)
+            render_notebook(notebook, page, "../../index.html", titles[record["key"]])
     for notebook in sorted((out / "notebooks").glob("*.ipynb")):
         render_notebook(notebook, out / "html" / f"{notebook.stem}.html", "../index.html")
 
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("adlib", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     ).get_template("index.html.j2")
-    records.sort(key=lambda record: Run(**record["run"]).title)
+    records.sort(key=lambda record: titles[record["key"]])
     done = [record for record in records if record["status"] != FAILED]
     code = environment.code()
     page = template.render(
@@ -113,8 +115,8 @@ def render_report(out: str | Path) -> Path:
         script=SCRIPT.read_text(encoding="utf-8"),
         banner=banner(text for record in done for text in record["warnings"]).data if done else "",
         done=len(done),
-        failures=[_failed_row(record, out) for record in records if record["status"] == FAILED],
-        runs=[_run_row(record, out) for record in done],
+        failures=[_failed_row(record, titles[record["key"]], out) for record in records if record["status"] == FAILED],
+        runs=[_run_row(record, titles[record["key"]], out) for record in done],
         metrics=INDEX_METRICS,
         across=[_page(name, out) for name in papers.ACROSS],
         papers=[_paper(name, out) for name in papers.list_papers() if read_plan(name, out)],
@@ -155,19 +157,19 @@ def _page(notebook: str, out: Path) -> dict:
     return page
 
 
-def _run_row(record: dict, out: Path) -> dict:
+def _run_row(record: dict, title: str, out: Path) -> dict:
     values = [record["metrics"].get(name) for name in INDEX_METRICS]
     return {
-        "title": Run(**record["run"]).title,
+        "title": title,
         "href": _run_page(record["key"], out),
         "metrics": ["undefined" if value is None or math.isnan(value) else f"{value:.4f}" for value in values],
         "seconds": f"{sum(record['seconds'].values()):.1f}",
     }
 
 
-def _failed_row(record: dict, out: Path) -> dict:
+def _failed_row(record: dict, title: str, out: Path) -> dict:
     return {
-        "title": Run(**record["run"]).title,
+        "title": title,
         "href": _run_page(record["key"], out),
         "kind": record["kind"],
         "reason": record["reason"],

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from adlib.runs.execute import Conditions, NotebookFailed, execute, execute_notebook
 from adlib.runs.record import FAILED, FINISHED, failure
-from adlib.runs.run import Run
+from adlib.runs.run import Run, distinct_titles
 from adlib.runs.store import Busy, Store
 from adlib.runs.workers import Workers, default_jobs, kernel_server
 
@@ -54,10 +54,10 @@ def run_all(
     folder = store.folder.resolve()
     waiting = {run.key: run for run in runs if not store.is_finished(run.key)}
     tasks = [
-        Task(key, run.title, work, (run.as_dict(), key, str(folder)))
+        Task(key, title, work, (run.as_dict(), key, str(folder)))
         if work
-        else Task(key, run.title, do_run, (run.as_dict(), key, str(folder), run.fingerprint))
-        for key, run in waiting.items()
+        else Task(key, title, do_run, (run.as_dict(), key, str(folder), run.fingerprint))
+        for (key, run), title in zip(waiting.items(), distinct_titles(waiting.values()), strict=True)
     ]
     lost = {}
     with _open(jobs, len(tasks)) as workers, _stopper(folder, store, set(waiting)) as stop:

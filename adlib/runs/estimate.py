@@ -8,6 +8,7 @@ from statistics import median
 from adlib.runs.record import FINISHED
 from adlib.runs.run import Run
 from adlib.runs.store import Store
+from adlib.training_set import TRAINING_SETTINGS
 
 NOTHING_LEFT = "Nothing is left to do."
 GUESSED_HOURS = 0.5  # of a run of which nothing like it was timed
@@ -40,9 +41,10 @@ def estimate(runs: Iterable[Run], store: Store) -> Estimate:
     """What the runs that the store does not have will cost.
 
     A run takes as long per image as the median of the finished runs of the same method with the same settings, whatever
-    their seed and data; an hour on another machine is another hour, so the records should come from yours. Runs that
-    went on from a checkpoint are left out: their record times the last part alone. Those that took images or features
-    over from other runs are shorter for it, and count only where there is no other. Without any, GUESSED_HOURS.
+    their seed, data and training set; an hour on another machine is another hour, so the records should come from
+    yours. Runs that went on from a checkpoint are left out: their record times the last part alone. Those that took
+    images or features over from other runs are shorter for it, and count only where there is no other. Without any,
+    GUESSED_HOURS.
     Disk: float16 maps at the size that is scored, and NOTEBOOK_BYTES.
     """
     timings = _timings(store)
@@ -78,7 +80,7 @@ def _timings(store: Store) -> dict[tuple, list[float]]:
 
 
 def _settings(settings: dict) -> str:
-    return repr(sorted(settings.items()))
+    return repr(sorted((name, value) for name, value in settings.items() if name not in TRAINING_SETTINGS))
 
 
 def _size(count: float) -> str:

@@ -19,6 +19,7 @@ from adlib.runs.environment import REPOSITORY
 from adlib.runs.record import FAILED, write_json
 from adlib.runs.run import Run
 from adlib.runs.store import Store
+from adlib.training_set import TRAINING_SETTINGS
 
 # Of a cell's run; the last three are of cells without one.
 STATES = ("done", "running", "failed", "to do", "no data", "not in this profile", "not implemented")
@@ -172,6 +173,7 @@ def _accepted(method: str, settings: dict) -> dict:
     import inspect
 
     known = [*inspect.signature(model_class(method).__init__).parameters, *model_class(method).image_defaults]
+    known += TRAINING_SETTINGS
     return {name: value for name, value in settings.items() if name in known}
 
 

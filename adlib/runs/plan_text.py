@@ -6,6 +6,7 @@ from pathlib import Path
 from adlib.datasets import facts, list_datasets
 from adlib.runs.estimate import NOTHING_LEFT, estimate
 from adlib.runs.plan import STATES, Cell, Profile, distinct_runs, state
+from adlib.runs.run import distinct_titles
 from adlib.runs.store import Store
 
 
@@ -61,9 +62,9 @@ def _failed_lines(cells: list[Cell], states: list[str], store: Store) -> list[st
     """Each run that failed, and of what."""
     failed = {cell.run.key: cell.run for cell, now in zip(cells, states, strict=True) if now == "failed"}
     lines = ["Failed, and tried again by the next `adlib reproduce`:"] if failed else []
-    for key, run in failed.items():
+    for key, title in zip(failed, distinct_titles(failed.values()), strict=True):
         record = store.record(key) or {"kind": "", "reason": ""}  # another process may just be at it
-        lines.append(f"  {run.title}: {record['kind']}: {record['reason']}")
+        lines.append(f"  {title}: {record['kind']}: {record['reason']}")
     return lines
 
 

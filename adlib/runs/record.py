@@ -12,6 +12,7 @@ from adlib.files import write_text
 from adlib.runs import environment
 from adlib.runs.run import Run
 from adlib.runs.schema import STATUSES, VERSION
+from adlib.training_set import describe_training_set
 
 FINISHED, FAILED = STATUSES
 
@@ -63,6 +64,7 @@ class Recorder:
                 "fingerprint": self.run.fingerprint,
                 "phantom": phantom_facts(self.run.samples),
                 "counts": count(self.run.samples).to_dict("index"),
+                "training": describe_training_set(self.run.all_samples, self.run.samples),
             },
             "weights": model.origin,
             "choices": model.choices,

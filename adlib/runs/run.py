@@ -1,8 +1,11 @@
 """A run: one detector on one category of one dataset, with all that decides its outcome."""
 
 import hashlib
+import inspect
 import json
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +13,17 @@ from pathlib import Path
 import pandas as pd
 
 from adlib.errors import InputError
+from adlib.training_set import TRAINING_SETTINGS, check_training_settings, choose_training_images
 
-# These settings go to the ImageSet, all others to the method.
+# These settings go to the ImageSet, TRAINING_SETTINGS choose the training images, all others go to the method.
 IMAGE_SETTINGS = ("size", "crop", "window", "resize", "sides")
 
 
 @dataclass(frozen=True)
 class Run:
-    """dataset, root, category: the samples. method, settings: the detector and its images; what is not set is the
-    method's default. seed: of all that is random. device: where it runs; as the root, not part of its identity.
+    """dataset, root, category: the samples. method, settings: the detector, its images and its training set; what is
+    not set is the method's default, and all training images. seed: of all that is random. device: where it runs; as the
+    root, not part of its identity.
     """
 
     dataset: str
@@ -31,8 +36,19 @@ class Run:
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """The samples table of the run's category. Its training images are the supervised part of the dataset for a
-        method that learns from that and says so by a function `training_samples`.
+        """The samples table of the run's category, with the training images that the run's settings choose
+        (adlib.training_set).
+        """
+        if self.training_settings and self.auxiliary_roots:
+            raise InputError(
+                f"{', '.join(self.training_settings)}: {self.method} learns from other data sets, as a whole."
+            )
+        return choose_training_images(self.all_samples, self.seed, **self.training_settings)
+
+    @cached_property
+    def all_samples(self) -> pd.DataFrame:
+        """The samples table of the run's category as the dataset has it. Its training images are the supervised part of
+        the dataset for a method that learns from that and says so by a function `training_samples`.
         """
         from adlib.datasets import load_samples
         from adlib.models import model_class
@@ -50,9 +66,15 @@ class Run:
         return model_class(self.method).image_defaults | own
 
     @cached_property
+    def training_settings(self) -> dict:
+        """What of the training images the run learns from, see adlib.training_set; {} for all of them."""
+        return check_training_settings({name: self.settings.get(name) for name in TRAINING_SETTINGS})
+
+    @cached_property
     def model_settings(self) -> dict:
         """The method's parameters that this run sets."""
-        return {name: value for name, value in self.settings.items() if name not in IMAGE_SETTINGS}
+        others = (*IMAGE_SETTINGS, *TRAINING_SETTINGS)
+        return {name: value for name, value in self.settings.items() if name not in others}
 
     def create_model(self):
         """The run's detector, not yet fitted. Raises InputError for a parameter that the method does not have."""
@@ -140,10 +162,10 @@ class Run:
     def key(self) -> str:
         """16 hexadecimal digits: equal for equal work, wherever the data lies and whatever paper asks for it.
 
-        Covers the method with every parameter, defaults included, the image settings, the seed, the data's
-        fingerprint, that of what a zero-shot method learns from, and the content of all weights, wherever they come
-        from, and of files and folders that a parameter names (textures, say). Weights that are not on this machine yet
-        count as none: `fetch_weights` brings them.
+        Covers the method with every parameter, defaults included, the settings of images and training set, the seed,
+        the data's fingerprint, that of what a zero-shot method learns from, and the content of all weights, wherever
+        they come from, and of files and folders that a parameter names (textures, say). Weights that are not on this
+        machine yet count as none: `fetch_weights` brings them.
         """
         from adlib.file_hashes import file_hash
         from adlib.samples import fingerprint
@@ -161,6 +183,8 @@ class Run:
             "data": self.fingerprint,
             "weights": {name: file_hash(file) if file and file.is_file() else "" for name, file in files.items()},
         }
+        if self.training_settings:
+            identity["training"] = self.training_settings
         if self.auxiliary is not None:
             identity["parameters"]["auxiliary"] = list(self.auxiliary_roots)
             identity["auxiliary"] = fingerprint(self.auxiliary)
@@ -181,10 +205,28 @@ class Run:
         return [text for text in texts if text]
 
     @property
-    def title(self) -> str:
-        """ "patchcore on cxr_ad/UB, seed 0"."""
+    def name(self) -> str:
+        """ "patchcore on cxr_ad/UB, seed 0": what runs that differ only in settings have in common."""
         place = f"{self.dataset}/{self.category}" if self.category else self.dataset
         return f"{self.method} on {place}, seed {self.seed}"
+
+    @property
+    def title(self) -> str:
+        """The name, and in brackets every setting that is not the method's default: "... (size 128, train_limit 500)".
+
+        Among other runs `distinct_titles` is shorter.
+        """
+        return _titled(self.name, self.unusual_settings)
+
+    @cached_property
+    def unusual_settings(self) -> dict:
+        """The settings that are not the method's defaults."""
+        from adlib.models import model_class
+
+        method = model_class(self.method)
+        parameters = inspect.signature(method.__init__).parameters
+        usual = {name: parameter.default for name, parameter in parameters.items()} | method.image_defaults
+        return {name: value for name, value in self.settings.items() if _plain(value) != _plain(usual.get(name))}
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -198,6 +240,41 @@ def _content(value):
         path = Path(value).expanduser()
         return folder_hash(path) if path.is_dir() else file_hash(path) if path.is_file() else value
     return value
+
+
+def distinct_titles(runs: Iterable[Run]) -> list[str]:
+    """Of each run its name, and where several have the same, the settings that tell them apart.
+
+    Two runs that are equal in all settings have the same title.
+    """
+    runs = list(runs)
+    alike = defaultdict(list)
+    for run in runs:
+        alike[run.name].append(run.settings)
+    titles = []
+    for run in runs:
+        others = alike[run.name]
+        names = dict.fromkeys(name for settings in others for name in settings)
+        telling = [name for name in names if len({_shown(settings.get(name, "default")) for settings in others}) > 1]
+        titles.append(_titled(run.name, {name: run.settings.get(name, "default") for name in telling}))
+    return titles
+
+
+def _titled(name: str, settings: dict) -> str:
+    listed = ", ".join(f"{setting} {_shown(value)}" for setting, value in settings.items())
+    return f"{name} ({listed})" if listed else name
+
+
+def _shown(value) -> str:
+    """A setting's value in a title: 0.1, none, 2 3."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_shown, value))
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value):
+    """A value as it compares: pairs are lists in YAML and tuples in Python."""
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def parse_settings(pairs: list[str]) -> dict:

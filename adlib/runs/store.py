@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from adlib.errors import InputError
 from adlib.files import read_json
 from adlib.runs.record import FINISHED, write_json
+from adlib.runs.run import Run, distinct_titles
 from adlib.runs.schema import KEY, record_problem
 
 # In the folder of a run that was killed, this outlives the kill: progress of the training, and what is known of earlier
@@ -106,16 +107,19 @@ class Store:
         return sorted(entry.name for entry in self.folder.glob("[0-9a-f]*") if KEY.fullmatch(entry.name))
 
     def table(self, **conditions: str) -> pd.DataFrame:
-        """One row per run that has ended: key, status, dataset, category, method, seed, its metrics, seconds per phase,
-        peak memory, whether on a phantom, when it ended, and of a failed one kind and reason.
+        """One row per run that has ended: key, status, dataset, category, method, seed, a title that tells it from all
+        others, its metrics, seconds per phase, peak memory, whether on a phantom, when it ended, and of a failed one
+        kind and reason.
 
         conditions: only the rows in which these columns have these values: table(method="patchcore", status="failed").
         """
-        rows = []
-        for record in self.records():
+        rows, records = [], self.records()
+        titles = distinct_titles(Run(**record["run"]) for record in records)
+        for record, title in zip(records, titles, strict=True):
             run = record["run"]
             row = {"key": record["key"], "status": record["status"]}
             row |= {name: run.get(name, "") for name in ("dataset", "category", "method", "seed")}
+            row |= {"title": title}
             row |= record.get("metrics", {})
             row |= {f"{phase}_seconds": value for phase, value in record.get("seconds", {}).items()}
             row |= {"peak_memory_mib": record.get("peak_memory_mib"), "ended": record.get("ended", "")}

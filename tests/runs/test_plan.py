@@ -142,7 +142,7 @@ def test_a_plan_says_what_is_done_running_failed_damaged_and_half_there(data):
         text = plan_text(cells, profile, store)
         listed = plan_text(cells, profile, store, every_cell=True)
     assert "  padim  three_cad   1 done, 1 running, 1 failed, 1 to do, 12 no data" in text
-    assert f"  {failed.title}: out of memory: MemoryError: too large" in text
+    assert f"  {failed.name}: out of memory: MemoryError: too large" in text
     assert "three_cad (12 cells): there, but without ACC" in text
     assert "16 cells of tables: 1 done, 1 running, 1 failed, 1 to do, 12 no data.\n4 runs fill 4 of them.\n" in text
     assert "of disk for 3 runs; 3 of them were never timed" in text
