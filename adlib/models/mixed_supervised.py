@@ -120,9 +120,12 @@ class MixedSupervised(Detector):
     backbone, weights: the network that is trained, from the weights of adlib.features.backbones. Those without a layer4
         (the bundled ones) fill the layers before it, and a warning says so.
     defects: which real ones are injected: "mixed" for all, "none", or one kind by its name ("points", "area").
-    number: of them at most, None for all. shuffle_seed: of the one shuffle from which fewer and more are taken, so that
-        fewer are among more whatever the training's seed.
+    number: of them, None for all; where there are fewer, all, and a warning says so. shuffle_seed: of the one shuffle
+        from which fewer and more are taken, so that fewer are among more; None for the seed of fit, so that runs of
+        several seeds show how much the choice of the defects matters, a limit that the paper names (section 5.2.2).
     probability: with which a patch of the stream becomes a real defect.
+    synthetic: False leaves synthetic defects out; with a probability of 0.5 that is the oversampling of real defects
+        alone with which section 5.2.1 compares.
     augmentation: "LSM-1", "LSM-2", "ASM" (Table 8 of the paper) or "none".
     brightness: factor on all images; 1.5 in the paper for LSM-1. blur: sigma of a 3x3 Gaussian, 0 for none.
     grey: colour is taken from all images.
@@ -145,8 +148,9 @@ class MixedSupervised(Detector):
         weights: str = "pretrained",
         defects: str = "mixed",
         number: int | None = None,
-        shuffle_seed: int = 0,
+        shuffle_seed: int | None = None,
         probability: float = 1 / 32,
+        synthetic: bool = True,
         augmentation: str = "LSM-1",
         brightness: float = 1.0,
         blur: float = 1.0,
@@ -177,6 +181,7 @@ class MixedSupervised(Detector):
         self.number = number
         self.shuffle_seed = shuffle_seed
         self.probability = probability
+        self.synthetic = synthetic
         self.augmentation = augmentation
         self.brightness = brightness
         self.blur = blur
@@ -211,6 +216,9 @@ class MixedSupervised(Detector):
     def warnings(self) -> list[str]:
         partly = self.weights == "bundled" or "layer4" in (self.origin or {})
         own = {PARTLY_RANDOM: partly, TEST_SELECTION: self.selection == "test"}
+        injected = len(getattr(self, "real_", []))
+        fewer = f"Asked for {self.number} real defects, the training images hold {injected}: all of them are injected."
+        own[fewer] = hasattr(self, "real_") and self.defects != "none" and injected < (self.number or 0)
         return super().warnings + [sentence for sentence, holds in own.items() if holds]
 
     def fit_images(self, images, val, progress):
@@ -251,16 +259,23 @@ class MixedSupervised(Detector):
         synthetic = (samples["defect"] == SYNTHETIC).to_numpy() & ~normal
         if not normal.any():
             raise InputError("All training images are anomalous: a classifier needs normal ones, too.")
-        patches = np.random.default_rng(self.seed_).permutation(np.flatnonzero(normal | synthetic))
+        shown = normal | synthetic if self.synthetic else normal
+        patches = np.random.default_rng(self.seed_).permutation(np.flatnonzero(shown))
         count = round(self.validation_share * len(patches)) if self.selection == "training" else 0
         if self.selection == "training" and self.validation_share:
             count = min(max(1, count), len(patches) - 1)
-        how = {"augmentation": AUGMENTATIONS[self.augmentation], "synthesise": not synthetic.any(), "seed": self.seed_}
-        real = choose_real(samples, self.defects, self.number, self.shuffle_seed)
+        how = {"augmentation": AUGMENTATIONS[self.augmentation], "seed": self.seed_}
+        how["synthesise"] = self.synthetic and not synthetic.any()
+        shuffle_seed = self.seed_ if self.shuffle_seed is None else self.shuffle_seed
+        real = choose_real(samples, self.defects, self.number, shuffle_seed)
         self.real_ = samples["image"].iloc[real].tolist()
+        if not self.synthetic and not (len(real) and self.probability):
+            raise InputError("synthetic=False leaves nothing anomalous to learn from: inject real defects.")
         stream = PatchStream(images, patches[count:], real, self.probability, **how)
         if self.selection == "training":
-            return stream, PatchStream(images, patches[:count], **how) if count else None
+            # Without synthetic defects the held-out normal patches need real ones beside them, which are no others.
+            beside = () if self.synthetic else (real, self.probability)
+            return stream, PatchStream(images, patches[:count], *beside, **how) if count else None
         if val is None:
             raise InputError("selection='test' chooses the epoch by the test images: give them to fit as val=.")
         return stream, PatchStream(val, np.arange(len(val)))

@@ -26,7 +26,7 @@ from adlib.phantoms.surfaces import noticeable
 
 # Table 7, unsupervised columns: modality -> (train, test good, test area, test points)
 PUBLISHED = {"LSM-1": (3678, 1470, 49, 46), "LSM-2": (401, 382, 63, 33), "ASM": (500, 1916, 33, 41)}
-SMALL = (24, 8, 6, 6)
+SMALL = (24, 20, 6, 6)  # more normals than defects, as in the published test sets, if by less
 KINDS = ("train", "normal", "area", "points", "augmented", "synthetic", "real area", "real points")
 AREA, POINTS = ("smear", "missing", "thick", "stroke"), ("pinhole", "splash", "fibre")
 DEFECTS = {"area": AREA, "points": POINTS, "synthetic": ("walk",), "real area": AREA, "real points": POINTS}
@@ -57,7 +57,7 @@ def write(
 ) -> Path:
     """Write <out>/<modality>/{train/good,test/good,test/area,test/points,ground_truth/<group>}/NNN.png.
 
-    counts: "small" (24 + 8 + 6 + 6 per modality), "published" (Table 7), or {modality: (train, test good, area,
+    counts: "small" (24 + 20 + 6 + 6 per modality), "published" (Table 7), or {modality: (train, test good, area,
     points)}. supervised: patches of <out>/<modality>/supervised.h5, every second with a synthetic defect; 0 for no
     such file. Its datasets, uint8: syn_stream and ground_truth [N, size, size] (0 or 255), labels [N]. real: numbers of
     <out>/<modality>/real_defects/{area,points}/NNN.png, twice the size.

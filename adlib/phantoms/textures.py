@@ -1,8 +1,8 @@
 """Cloth, wafers and metal plates, drawn: the stand-in of Texture-AD (Lei et al., arXiv 2409.06367).
 
-What follows the paper: three products in several specifications (sub-classes); training under steady light, test under
-deliberately changed light; defects that cover a small part of the image, of the kinds that each product has. What is
-invented, since the paper shows it only in pictures and its layout is not published: the specifications (three per
+What follows the paper: three products in several specifications (sub-classes); training on some of them under steady
+light, test on others under deliberately changed light; defects that cover a small part of the image, of the kinds that each product has. What is
+invented, since the paper shows it only in pictures and its layout is not published: the specifications (six per
 product here, fifteen, fourteen and ten there), their weaves, dies and finishes, how far the light moves, the defects'
 forms, the folders (the MVTec scheme once per sub-class).
 
@@ -25,18 +25,22 @@ from adlib.phantoms.surfaces import NOTICEABLE, Surface, brushed, changed, cloud
 
 # Figure 2: product -> (train, test); the test images' kinds are not published, here half of them are defective.
 PUBLISHED = {"cloth": (4569, 1714), "wafer": (10_525, 4336), "metal": (13_879, 8097)}
-SMALL = (10, 4, 6)
+SMALL = (10, 5, 5)
 KINDS = ("train", "normal", "defective")
 
 
 @dataclass(frozen=True)
 class Finish:
-    """A specification of a product: how it is made, its colours (RGB of both materials), its pitch (of the side)."""
+    """A specification of a product: how it is made, its colours (RGB of both materials), its pitch (of the side).
+
+    trained: whether it has training images alone; else test images alone.
+    """
 
     draw: Callable[[Surface, "Finish", np.random.Generator], None]
     colours: tuple[tuple[float, float, float], tuple[float, float, float]]
     pitch: float = 0.05
     grain: float = 0.06
+    trained: bool = False
 
 
 def _weave(surface: Surface, finish: Finish, random: np.random.Generator) -> None:
@@ -97,16 +101,25 @@ SPECIFICATIONS = {
         "subclass1": Finish(_weave, ((0.80, 0.78, 0.70), (0.74, 0.72, 0.66)), 0.036),
         "subclass2": Finish(_weave, ((0.30, 0.40, 0.62), (0.62, 0.66, 0.72)), 0.050),
         "subclass3": Finish(_weave, ((0.62, 0.36, 0.32), (0.50, 0.28, 0.26)), 0.068),
+        "subclass11": Finish(_weave, ((0.74, 0.66, 0.54), (0.66, 0.60, 0.52)), 0.042, trained=True),
+        "subclass12": Finish(_weave, ((0.40, 0.46, 0.58), (0.66, 0.62, 0.66)), 0.056, trained=True),
+        "subclass13": Finish(_weave, ((0.56, 0.42, 0.44), (0.44, 0.32, 0.36)), 0.062, trained=True),
     },
     "wafer": {
         "subclass1": Finish(_dies, ((0.62, 0.66, 0.74), (0.80, 0.66, 0.50)), 0.16, 0.03),
         "subclass2": Finish(_dies, ((0.60, 0.70, 0.62), (0.72, 0.60, 0.76)), 0.24, 0.03),
         "subclass3": Finish(_dies, ((0.72, 0.64, 0.58), (0.50, 0.66, 0.76)), 0.34, 0.03),
+        "subclass11": Finish(_dies, ((0.64, 0.68, 0.70), (0.76, 0.70, 0.56)), 0.19, 0.03, trained=True),
+        "subclass12": Finish(_dies, ((0.64, 0.66, 0.62), (0.66, 0.64, 0.74)), 0.27, 0.03, trained=True),
+        "subclass13": Finish(_dies, ((0.70, 0.66, 0.62), (0.56, 0.66, 0.70)), 0.31, 0.03, trained=True),
     },
     "metal": {
         "subclass1": Finish(_plate, ((0.78, 0.78, 0.80), (0.78, 0.78, 0.80)), 1.0, 0.10),
         "subclass2": Finish(_plate, ((0.80, 0.70, 0.56), (0.80, 0.70, 0.56)), 1.0, 0.07),
         "subclass3": Finish(_plate, ((0.52, 0.56, 0.64), (0.52, 0.56, 0.64)), 0.0, 0.07),
+        "subclass11": Finish(_plate, ((0.74, 0.76, 0.80), (0.74, 0.76, 0.80)), 1.0, 0.09, trained=True),
+        "subclass12": Finish(_plate, ((0.76, 0.70, 0.62), (0.76, 0.70, 0.62)), 1.0, 0.08, trained=True),
+        "subclass13": Finish(_plate, ((0.58, 0.60, 0.66), (0.58, 0.60, 0.66)), 0.0, 0.07, trained=True),
     },
 }
 # Defects of a product by name; those of fabric are its own, the others those of metal parts.
@@ -130,15 +143,16 @@ STAIN = (0.42, 0.34, 0.24)  # RGB
 def write(out: Path, *, seed: int = 0, size: int = 256, counts: str | tuple[int, int, int] = "small") -> Path:
     """Write <out>/<product>/<sub-class>/{train/good,test/good,test/<defect>,ground_truth/<defect>}/NNN.png.
 
-    counts: "small" (10 + 4 + 6 per sub-class), "published" (Figure 2, spread over the sub-classes, half of the test
-    images defective), or (train, test normal, test defective) per sub-class.
+    A sub-class has either training or test images. counts: (train, test normal, test defective) per sub-class that has
+    such; "small" for 10, 5, 5; or "published" (Figure 2, spread over the sub-classes, half of the test images
+    defective).
     """
     if isinstance(counts, str) and counts not in ("small", "published"):
         raise InputError(f"counts={counts!r} must be 'small', 'published' or three numbers.")
     for product, finishes in SPECIFICATIONS.items():
-        for place, subclass in enumerate(finishes):
-            for kind, number in zip(KINDS, _counts(counts, product, place), strict=True):
-                for index in range(number):
+        for place, (subclass, finish) in enumerate(finishes.items()):
+            for kind, number in zip(KINDS, _counts(counts, product, place % 3), strict=True):
+                for index in range(number if finish.trained == (kind == "train") else 0):
                     image, mask = draw_image(f"{product}/{subclass}", kind, index, seed=seed, size=size)
                     folder = Path(out, product, subclass)
                     if kind == "defective":
@@ -151,7 +165,7 @@ def write(out: Path, *, seed: int = 0, size: int = 256, counts: str | tuple[int,
 
 
 def _counts(counts: str | tuple[int, int, int], product: str, place: int) -> tuple[int, int, int]:
-    """Images of one sub-class; published totals are dealt out like cards."""
+    """Images of one sub-class, the place-th of the three that train or test; published totals are dealt like cards."""
     if counts == "small":
         return SMALL
     if counts == "published":

@@ -405,6 +405,38 @@ def test_loss_is_the_cross_entropy_of_the_mean(train):
     assert [Path(name).parent.name for name in model.choices["real defects"]].count("points") == 3
 
 
+def test_asking_for_more_real_defects_than_there_are_is_said(train):
+    model = create_model("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 172})
+    model.fit(train, device="cpu", progress=False)
+    said = "Asked for 172 real defects, the training images hold 7: all of them are injected."
+    assert said in model.warnings
+    assert len(model.choices["real defects"]) == 7
+    enough = create_model("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 7})
+    enough.fit(train, device="cpu", progress=False)
+    assert not any("Asked for" in sentence for sentence in enough.warnings)
+
+
+def test_seeds_choose_other_real_defects_unless_the_shuffle_is_fixed(train):
+    def chosen(seed, **settings):
+        model = create_model("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 2} | settings)
+        return model.fit(train, device="cpu", seed=seed, progress=False).choices["real defects"]
+
+    assert len({tuple(chosen(seed)) for seed in range(4)}) > 1
+    assert chosen(0, shuffle_seed=5) == chosen(1, shuffle_seed=5)
+
+
+def test_without_synthetic_defects_the_anomalous_half_is_real(train):
+    model = create_model("mixed_supervised", **QUICK, synthetic=False, probability=0.5, validation_share=0)
+    model.seed_ = 0
+    stream, held_out = model.streams(train, None)
+    assert held_out is None
+    assert train.samples["defect"].iloc[stream.patches].eq("good").all()
+    labels = [stream[index]["label"] for _ in range(20) for index in (stream.set_epoch(_) or range(len(stream)))]
+    assert 0.3 < np.mean(labels) < 0.7
+    with pytest.raises(InputError, match="synthetic=False leaves nothing anomalous"):
+        create_model("mixed_supervised", **QUICK, synthetic=False, defects="none").fit(train, progress=False)
+
+
 def test_mistakes_get_their_sentence(train):
     with pytest.raises(InputError, match="augmentation='much' must be one of LSM-1, LSM-2, ASM, none"):
         create_model("mixed_supervised", augmentation="much")
