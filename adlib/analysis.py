@@ -136,6 +136,27 @@ def brightness(samples: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def light_shift(levels: pd.DataFrame) -> pd.DataFrame:
+    """How far the light of normal test images lies from that of the training images, in the latter's spread.
+
+    levels: of `brightness`, normal images. Training images of a category are taken together, whatever their group: a
+    test group need not be among them (Texture-AD tests on other sub-classes than it trains on).
+    Returns one row per category and test group: train and test, mean grey levels; spread, the standard deviation of
+    the training images' mean grey level; shift = (test - train) / spread.
+    """
+    train = levels[levels["split"] == "train"].groupby("category")["mean"].agg(train="mean", spread="std")
+    test = levels[levels["split"] == "test"].groupby(["category", "group"])["mean"].mean().rename("test")
+    table = test.reset_index("group").join(train).set_index("group", append=True)
+    return table.assign(shift=(table["test"] - table["train"]) / table["spread"])[["train", "test", "spread", "shift"]]
+
+
+def image_sizes(samples: pd.DataFrame) -> pd.DataFrame:
+    """Per category the least and largest height and width of its images, in pixels. 3CAD, Table 1."""
+    shapes = pd.DataFrame([image_shape(image) for image in samples["image"]], columns=["height", "width"])
+    found = shapes.groupby(samples["category"].to_numpy()).agg(["min", "max"]).rename_axis("category")
+    return found.set_axis(["_".join(column) for column in found.columns], axis="columns")
+
+
 # Two readings of "small, medium, and large groups based on 1%, 10%, and 50% of the maximum defect area" (CXR-AD, III):
 # three thresholds, three groups.
 SCALE_READINGS = {"1 % and 10 %": (0.01, 0.10), "10 % and 50 %": (0.10, 0.50)}
@@ -157,6 +178,17 @@ def defect_scales(areas: pd.DataFrame, reading: str = "10 % and 50 %", per_categ
     return pd.DataFrame({"count": counts, "share": counts / max(1, counts.sum())}).rename_axis("scale")
 
 
+def largest_defect(mask: np.ndarray, margin: float = 0.5) -> tuple[slice, slice]:
+    """Rows and columns around the largest 8-connected region of a mask, bool [H, W] with one True at least.
+
+    margin: how much of the defect's height and width, four pixels at least, to add on each side.
+    """
+    stats = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)[2][1:]
+    left, top, width, height, _ = stats[stats[:, cv2.CC_STAT_AREA].argmax()]
+    down, across = max(4, int(height * margin)), max(4, int(width * margin))
+    return slice(max(0, top - down), top + height + down), slice(max(0, left - across), left + width + across)
+
+
 def grey_peak(image: str, mask: str, margin: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """The surroundings of an image's largest defect, for a surface plot of its grey values. CXR-AD, Fig. 4.
 
@@ -167,9 +199,5 @@ def grey_peak(image: str, mask: str, margin: float = 0.5) -> tuple[np.ndarray, n
     inside = read_mask(mask, shape=grey.shape, image=image)
     if not inside.any():
         raise InputError(f"The mask {mask} is empty: there is no defect to show.")
-    stats = cv2.connectedComponentsWithStats(inside.view(np.uint8), connectivity=8)[2][1:]
-    left, top, width, height, _ = stats[stats[:, cv2.CC_STAT_AREA].argmax()]
-    down, across = max(4, int(height * margin)), max(4, int(width * margin))
-    rows = slice(max(0, top - down), top + height + down)
-    columns = slice(max(0, left - across), left + width + across)
-    return grey[rows, columns], inside[rows, columns]
+    place = largest_defect(inside, margin)
+    return grey[place], inside[place]

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from adlib.analysis import read_grey
+from adlib.analysis import largest_defect, read_grey
 from adlib.images import read_image, read_mask
 from adlib.predictions import Predictions
 
@@ -66,6 +67,30 @@ def show_defects(samples: pd.DataFrame, each: int = 1, seed: int = 0) -> Figure:
     return figure
 
 
+def show_enlargements(samples: pd.DataFrame, columns: int = 5, seed: int = 0) -> Figure:
+    """One defective image per category above, its largest defect enlarged below. CXR-AD, Figs. 1 and 2."""
+    defective = samples[(samples["mask"] != "") & (samples["label"] == 1)]
+    chosen = defective.groupby("category", sort=False).sample(1, random_state=seed).head(columns)
+    figure, axes = _grid(2, max(1, len(chosen)))
+    for (whole, enlarged), row in zip(axes.T, chosen.itertuples(), strict=False):
+        grey = read_grey(row.image)
+        mask = read_mask(row.mask, grey.shape, row.image)
+        if mask.any():
+            rows, columns_ = largest_defect(mask, margin=1.5)
+            for axis, place in ((whole, np.s_[:, :]), (enlarged, (rows, columns_))):
+                axis.imshow(grey[place], cmap="gray", vmin=0, vmax=255)
+            whole.add_patch(_box(rows, columns_))
+            _outline(enlarged, mask[rows, columns_])
+        whole.set_title(row.category, fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def _box(rows: slice, columns: slice) -> Rectangle:
+    corner, sides = (columns.start, rows.start), (columns.stop - columns.start, rows.stop - rows.start)
+    return Rectangle(corner, *sides, fill=False, edgecolor=OUTLINE, linewidth=1)
+
+
 def telling_samples(predictions: Predictions, each: int = 4) -> dict[str, list[int]]:
     """Indices of the samples worth looking at, chosen by score alone.
 
@@ -102,6 +127,20 @@ def show_predictions(predictions: Predictions, indices: list[int], title: str = 
             _outline(axes[1, column], item["mask"].numpy())
     if title:
         figure.suptitle(title, fontsize=10)
+    plt.close(figure)
+    return figure
+
+
+def show_segmentations(predictions: Predictions, indices: list[int], threshold: float) -> Figure:
+    """Image with the ground truth outlined (upper row) and what lies above a threshold of the map (lower row)."""
+    figure, axes = _grid(2, max(1, len(indices)))
+    for (above, below), index in zip(axes.T, indices, strict=False):
+        item = predictions.images[index]
+        above.imshow(item["image"].permute(1, 2, 0).numpy())
+        below.imshow(np.asarray(predictions.maps[index], np.float32) >= threshold, cmap="gray", vmin=0, vmax=1)
+        for axis in (above, below):
+            _outline(axis, item["mask"].numpy())
+        above.set_title(f"{predictions.samples.iloc[index]['defect']} · {predictions.scores[index]:.3g}", fontsize=8)
     plt.close(figure)
     return figure
 

@@ -136,3 +136,21 @@ def test_real_castings_give_plausible_values(real, tmp_path):
     assert areas["ratio"].between(1e-6, 0.1).all()
     for reading in analysis.SCALE_READINGS:
         assert analysis.defect_scales(areas, reading)["count"].sum() == len(areas)
+
+
+def test_light_shift_compares_test_groups_with_all_training_images_of_their_category():
+    rows = [("cloth", "a", "train", 100.0), ("cloth", "b", "train", 104.0), ("cloth", "c", "test", 110.0)]
+    levels = pd.DataFrame(rows, columns=["category", "group", "split", "mean"])
+    (found,) = analysis.light_shift(levels).itertuples()
+    spread = 8**0.5  # of 100 and 104
+    assert found.Index == ("cloth", "c")
+    assert (found.train, found.test, found.spread) == (102, 110, pytest.approx(spread))
+    assert found.shift == pytest.approx(8 / spread)
+
+
+def test_image_sizes_are_the_extremes_per_category(tmp_path):
+    shapes = {"a": (10, 20), "b": (12, 18), "c": (5, 6)}
+    files = [str(write(tmp_path / f"{name}.png", np.zeros(shape, np.uint8))) for name, shape in shapes.items()]
+    found = analysis.image_sizes(pd.DataFrame({"image": files, "category": ["x", "x", "y"]}))
+    columns = ["height_min", "height_max", "width_min", "width_max"]
+    assert found[columns].to_numpy().tolist() == [[10, 12, 18, 20], [5, 5, 6, 6]]

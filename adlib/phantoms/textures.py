@@ -1,10 +1,10 @@
 """Cloth, wafers and metal plates, drawn: the stand-in of Texture-AD (Lei et al., arXiv 2409.06367).
 
 What follows the paper: three products in several specifications (sub-classes); training on some of them under steady
-light, test on others under deliberately changed light; defects that cover a small part of the image, of the kinds that each product has. What is
-invented, since the paper shows it only in pictures and its layout is not published: the specifications (six per
-product here, fifteen, fourteen and ten there), their weaves, dies and finishes, how far the light moves, the defects'
-forms, the folders (the MVTec scheme once per sub-class).
+light, test on others under deliberately changed light; defects that cover a small part of the image, of the kinds that
+each product has. What is invented, since the paper shows it only in pictures and its layout is not published: the
+specifications (six per product here, fifteen, fourteen and ten there), their weaves, dies and finishes, how far the
+light moves, the defects' forms, the folders (the MVTec scheme once per sub-class).
 
 An image is a relief with a reflectance under a light (adlib.phantoms.surfaces); a defect changes the surface and not
 the picture, so it looks as it must under either light.

@@ -22,6 +22,14 @@ from adlib.report.ranks import (
     rank_tests,
     standing,
 )
+from adlib.report.run_details import (
+    below_limits,
+    pooled_table,
+    recall_by_defect,
+    segmentations,
+    share_of_gap,
+    stored_predictions,
+)
 from adlib.report.run_pictures import prediction_grid, run_illustration
 from adlib.report.table_html import show_comparison
 from adlib.report.tables import comparison, comparisons
@@ -30,6 +38,7 @@ from adlib.report.training_preview import paper_training_preview, training_previ
 __all__ = [
     "LOWER_IS_BETTER",
     "banner",
+    "below_limits",
     "blocks",
     "category_table",
     "comparison",
@@ -41,17 +50,22 @@ __all__ = [
     "order_agreement",
     "paper_banner",
     "paper_training_preview",
+    "pooled_table",
     "prediction_grid",
     "published_bars",
     "published_table",
     "rank_agreement",
     "rank_heat_map",
     "rank_tests",
+    "recall_by_defect",
     "run_illustration",
     "run_table",
+    "segmentations",
+    "share_of_gap",
     "show_comparison",
     "show_runs",
     "standing",
+    "stored_predictions",
     "training_preview",
     "warnings_of",
 ]

@@ -49,11 +49,12 @@ def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
     return (100 * table[shown].astype(float)).round(2)
 
 
-def published_table(paper: str, table: str) -> pd.DataFrame:
-    """One table of a paper as text: rows dataset and category, columns its metrics, "" where nothing is printed."""
+def published_table(paper: str, table: str, rows: str | list[str] = ("dataset", "category")) -> pd.DataFrame:
+    """One table of a paper as text: `rows` as its rows, columns its metrics, "" where nothing is printed."""
     printed = papers.published(paper)
     printed = printed[printed["table"] == table]
-    wide = printed.pivot_table(index=["dataset", "category"], columns="metric", values="value", sort=False)
+    index = [rows] if isinstance(rows, str) else list(rows)
+    wide = printed.pivot_table(index=index, columns="metric", values="value", sort=False)
     return wide.map(lambda value: "" if math.isnan(value) else f"{value:.10g}")
 
 
