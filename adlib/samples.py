@@ -24,7 +24,8 @@ from adlib.file_hashes import absolute, file_hashes
 
 COLUMNS = ["image", "mask", "label", "split", "category", "group", "defect"]
 SPLITS = ("train", "val", "test")
-PHANTOM_MARKER = "PHANTOM.json"  # every drawn stand-in has this file in its root
+PHANTOM_MARKER = "PHANTOM.json"  # every drawn stand-in has this file in its root, from its first image on
+PHANTOM_LISTING = "PHANTOM.files"  # beside it: the path of each of its files below the root, one a line
 
 
 def make_samples(rows: Iterable[dict], source: str | Path) -> pd.DataFrame:
@@ -97,7 +98,8 @@ def phantom_root(samples: pd.DataFrame) -> Path | None:
 
     Looked up on disk (a file PHANTOM.json in a folder above), so that it survives every copy of the table.
     """
-    for folder in {Path(image).parent for image in samples["image"]}:
+    folders = {image.partition("::")[0].rpartition("/")[0] or "." for image in samples["image"]}
+    for folder in map(Path, folders):
         for parent in (folder, *folder.parents):
             if (parent / PHANTOM_MARKER).is_file():
                 return parent
@@ -105,9 +107,54 @@ def phantom_root(samples: pd.DataFrame) -> Path | None:
 
 
 def phantom_facts(samples: pd.DataFrame) -> dict | None:
-    """What the phantom's marker says (dataset, seed, options), or None for real data."""
+    """What the phantom's marker says (dataset, seed, options, state), or None for real data."""
     root = phantom_root(samples)
-    return json.loads((root / PHANTOM_MARKER).read_text()) if root else None
+    return phantom_marker(root) if root else None
+
+
+def phantom_marker(root: Path) -> dict | None:
+    """What the phantom's marker in a folder says, None without one; of an unreadable one that it is "damaged".
+
+    state: "drawing" until all files are there, then "complete"; markers of versions before that were written last.
+    """
+    marker = root / PHANTOM_MARKER
+    if not marker.is_file():
+        return {"seed": "unknown", "state": "drawing"} if (root / "PHANTOM.partial").exists() else None
+    try:
+        return {"seed": "unknown", "state": "complete"} | json.loads(marker.read_text(encoding="utf-8"))
+    except (ValueError, TypeError):
+        return {"seed": "unknown", "state": "damaged"}
+
+
+def missing_of_phantom(root: Path) -> list[str]:
+    """Which files of a phantom its folder lacks, by their paths below it; [] where no listing says what there was."""
+    listing = root / PHANTOM_LISTING
+    if not listing.is_file():
+        return []
+    names: dict[str, set[str]] = {}
+    for path in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+        folder, _, name = path.rpartition("/")
+        names.setdefault(folder, set()).add(name)
+    missing = []
+    for folder, wanted in names.items():
+        there = {entry.name for entry in os.scandir(root / folder)} if (root / folder).is_dir() else set()
+        missing += [f"{folder}/{name}" for name in sorted(wanted - there)]
+    return missing
+
+
+def check_phantom(place: Path) -> None:
+    """Raise InputError if `place` lies in a drawn stand-in that is not whole: its drawing is under way or was ended,
+    or files of it are missing.
+    """
+    for root in (place, *place.parents):
+        if (marker := phantom_marker(root)) is None:
+            continue
+        again = f"Draw it again: `adlib phantoms {marker.get('dataset', 'DATASET')} --out {root}`."
+        if marker["state"] != "complete":
+            raise InputError(f"{root} is a phantom whose drawing was interrupted, or is still under way. {again}")
+        if missing := missing_of_phantom(root):
+            raise InputError(f"{root} is a phantom that lacks {len(missing)} of its files, e.g. {missing[0]}. {again}")
+        return
 
 
 def phantom_warning(samples: pd.DataFrame, dataset: str) -> str:

@@ -81,7 +81,7 @@ def test_phantom_is_known_by_its_marker_whatever_happens_to_the_table(tree):
     assert phantom_warning(samples, "folder") == ""
     (tree / "PHANTOM.json").write_text(json.dumps({"seed": 7}))
     copied = pd.DataFrame(select(samples, split="test").to_dict("records"))
-    assert phantom_facts(copied) == {"seed": 7}
+    assert phantom_facts(copied) == {"seed": 7, "state": "complete"}
     assert "seed 7" in phantom_warning(copied, "folder")
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from adlib import plugins
 from adlib.errors import InputError
+from adlib.samples import check_phantom, phantom_root
 
 _NAMES = [
     "btad",
@@ -85,10 +86,14 @@ def load_samples(name: str, root: str | Path, category: str | None = None) -> pd
     root: the dataset's folder (for "folder": any MVTec-like tree, or a .csv file).
     category: read only this one; None reads all.
     Images are not opened here: `adlib check` does that. Raises InputError for an unknown name or category, a
-    missing folder, an empty class, an anomalous image without a mask.
+    missing folder, an empty class, an anomalous image without a mask, and a phantom that is not whole.
     """
     root = Path(root).expanduser().resolve()
     module = _module(name)
     if not root.exists():
         raise InputError(f"{root} does not exist. {module.FACTS.title}: {module.FACTS.get}")
-    return module.samples(root, category)
+    check_phantom(root)
+    samples = module.samples(root, category)
+    if (drawn := phantom_root(samples)) and drawn not in (root, *root.parents):  # a list of files that lie elsewhere
+        check_phantom(drawn)
+    return samples

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from adlib.errors import InputError
-from adlib.phantoms.files import save
+from adlib.phantoms.files import announce, save
 from adlib.phantoms.surfaces import noticeable
 
 # Table 7, unsupervised columns: modality -> (train, test good, test area, test points)
@@ -94,6 +94,7 @@ def _write_supervised(file: Path, category: str, number: int, seed: int, size: i
         for index, label in enumerate(labels)
     ]
     grey = [image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image, _ in drawn]
+    announce(file)
     partial = file.with_suffix(".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(partial, "w") as stream:

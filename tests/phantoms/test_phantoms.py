@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import multiprocessing
+import shutil
+import time
 from pathlib import Path
 
 import cv2
@@ -14,7 +17,7 @@ from adlib.images import read_image
 from adlib.metrics import image_metrics
 from adlib.phantoms import draw, list_phantoms
 from adlib.phantoms.xray import PACKAGES, PUBLISHED, draw_image
-from adlib.samples import count
+from adlib.samples import count, phantom_marker, phantom_warning
 
 FEW = {"counts": {"UB": (3, 2, 2), "DC": (2, 1, 1)}, "size": 64}
 
@@ -136,9 +139,129 @@ def test_an_interrupted_phantom_is_drawn_again(tmp_path, monkeypatch):
     monkeypatch.setattr(xray, "_save", failing_save)
     with pytest.raises(KeyboardInterrupt):
         draw("cxr_ad", tmp_path / "cut", **FEW)
-    assert not (tmp_path / "cut" / "PHANTOM.json").exists()
+    assert json.loads((tmp_path / "cut" / "PHANTOM.json").read_text())["state"] == "drawing"
     monkeypatch.setattr(xray, "_save", save)
     assert digest(draw("cxr_ad", tmp_path / "cut", **FEW)) == digest(draw("cxr_ad", tmp_path / "whole", **FEW))
+
+
+def killed(dataset: str, out: Path, after: int, **options) -> None:
+    """Draw in another process and kill it when so many images are there."""
+    process = multiprocessing.get_context("fork").Process(target=draw, args=(dataset, out), kwargs=options)
+    process.start()
+    deadline = time.monotonic() + 60
+    while len(list(out.rglob("*.png"))) < after and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_drawn_data_is_known_as_such_from_its_first_file_on(tmp_path, monkeypatch):
+    import adlib.phantoms.xray as xray
+
+    class Stop(Exception):
+        pass
+
+    def stop(file, pixels):
+        raise Stop
+
+    monkeypatch.setattr(xray, "_save", stop)
+    with pytest.raises(Stop):
+        draw("cxr_ad", tmp_path, **FEW)
+    assert phantom_marker(tmp_path)["state"] == "drawing"
+
+
+def test_a_half_drawn_phantom_is_no_data_and_is_drawn_anew(tmp_path):
+    """However far it came, and whichever category is asked for: what a kill leaves is refused, one sentence."""
+    whole, half = draw("cxr_ad", tmp_path / "whole", **FEW), tmp_path / "half"
+    names = (whole / "PHANTOM.files").read_text().splitlines()
+    assert len(names) == 14 == phantom_marker(whole)["files"]
+    for number in range(1, 14):
+        shutil.rmtree(half, ignore_errors=True)
+        for name in names[:number]:
+            (half / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(whole / name, half / name)
+        (half / "PHANTOM.json").write_text(json.dumps(phantom_marker(whole) | {"state": "drawing"}))
+        (half / "PHANTOM.files").write_text("\n".join(names[:number]) + "\n")
+        for place, category in ((half, None), (half, "UB"), (half / "UB", None)):
+            with pytest.raises(InputError, match="interrupted, or is still under way"):
+                load_samples("folder" if place != half else "cxr_ad", place, category)
+    assert files_of(draw("cxr_ad", half, **FEW)) == files_of(whole)
+    assert len(load_samples("cxr_ad", half)) == 11
+
+
+def test_a_half_drawn_phantom_of_an_earlier_version_is_refused_too(tmp_path):
+    whole = draw("cxr_ad", tmp_path, **FEW)
+    for name in ("PHANTOM.json", "PHANTOM.files"):
+        (whole / name).unlink()
+    (whole / "PHANTOM.partial").touch()
+    with pytest.raises(InputError, match="whose drawing was interrupted"):
+        load_samples("cxr_ad", whole)
+    with pytest.raises(InputError, match="delete the folder or choose another"):
+        draw("cxr_ad", whole, **FEW)
+
+
+def test_leftovers_of_another_drawing_are_cleared_and_nothing_else(tmp_path):
+    killed("cxr_ad", tmp_path / "b", 20, size=16, counts="published", seed=1)
+    mine = tmp_path / "b" / "DC" / "train" / "good" / "notes.txt"
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("mine")
+    draw("cxr_ad", tmp_path / "b", **FEW)
+    expected = files_of(draw("cxr_ad", tmp_path / "whole", **FEW))
+    assert files_of(tmp_path / "b") == expected | {"DC/train/good/notes.txt": b"mine"}
+
+
+def test_a_missing_file_is_noticed_and_drawn_again(tmp_path):
+    root = draw("cxr_ad", tmp_path / "a", **FEW)
+    before, gone = files_of(root), root / "UB" / "train" / "good" / "001.png"
+    gone.unlink()
+    with pytest.raises(InputError, match=r"lacks 1 of its files, e\.g\. UB/train/good/001\.png\. Draw it again"):
+        load_samples("cxr_ad", root)
+    assert files_of(draw("cxr_ad", root, **FEW)) == before
+
+
+@pytest.mark.parametrize("damage", ["{", "", "[]"])
+def test_a_damaged_marker_is_no_crash(damage, tmp_path):
+    root = draw("cxr_ad", tmp_path / "a", **FEW)
+    before, samples = files_of(root), load_samples("cxr_ad", root)
+    (root / "PHANTOM.json").write_text(damage)
+    with pytest.raises(InputError, match="is a phantom whose drawing was interrupted"):
+        load_samples("cxr_ad", root)
+    assert "Phantom data: drawn by adlib" in phantom_warning(samples, "cxr_ad")
+    assert files_of(draw("cxr_ad", root, **FEW)) == before
+
+
+def test_a_damaged_listing_deletes_nothing_outside(tmp_path):
+    other = tmp_path / "other.png"
+    other.write_bytes(b"x")
+    root = draw("cxr_ad", tmp_path / "a", **FEW)
+    (root / "PHANTOM.files").write_text(f"../other.png\n{other}\n")
+    (root / "PHANTOM.json").unlink()
+    draw("cxr_ad", root, **FEW)
+    assert other.exists()
+
+
+def test_files_that_are_saved_by_other_means_are_listed_too(tmp_path, monkeypatch):
+    import adlib.phantoms.xray as xray
+
+    write = xray.write
+    monkeypatch.setattr(xray, "write", lambda out, *, seed=0: Path(out, "labels.txt").write_text("x"))
+    root = draw("cxr_ad", tmp_path)
+    monkeypatch.setattr(xray, "write", write)
+    assert (root / "PHANTOM.files").read_text() == "labels.txt\n"
+    assert phantom_marker(root)["files"] == 1
+
+
+@pytest.mark.parametrize("dataset", ["isp_ad", "miic", "texture_ad", "three_cad"])
+def test_every_file_of_a_phantom_is_in_its_listing(dataset, tmp_path):
+    few = {"isp_ad": {"counts": {"ASM": (1, 1, 1, 1)}, "supervised": 2, "real": (1, 1)}, "miic": {"counts": (1, 1, 1)}}
+    few |= {"texture_ad": {"counts": (1, 1, 1)}, "three_cad": {"counts": {"Iron_Stator": (1, 1, 1)}}}
+    root = draw(dataset, tmp_path, size=64, **few[dataset])
+    names = set((root / "PHANTOM.files").read_text().splitlines())
+    assert names == set(files_of(root)) - {"PHANTOM.json", "PHANTOM.files"}
 
 
 def test_nothing_is_drawn_among_other_files(tmp_path):
