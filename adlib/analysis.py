@@ -26,10 +26,10 @@ def read_grey(path: str) -> np.ndarray:
 
 def defects(samples: pd.DataFrame) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(row, grey float32 [H, W], mask bool [H, W]) of every image with a mask, at full size."""
-    for row, (image, mask) in enumerate(zip(samples["image"], samples["mask"], strict=True)):
-        if mask:
-            grey = read_grey(image)
-            yield row, grey, read_mask(mask, shape=grey.shape, image=image)
+    for row, sample in enumerate(samples.itertuples()):
+        if sample.mask:
+            grey = read_grey(sample.image)
+            yield row, grey, read_mask(sample.mask, grey.shape, sample.image, getattr(sample, "mask_rule", ""))
 
 
 def grey_histogram(samples: pd.DataFrame, defects_only: bool = False) -> np.ndarray:
@@ -96,10 +96,10 @@ def defect_areas(samples: pd.DataFrame, unit: str = "component") -> pd.DataFrame
     if unit not in ("component", "image"):
         raise InputError(f"unit={unit!r} must be 'component' or 'image'.")
     rows = []
-    for image, mask_file, category, defect in samples[["image", "mask", "category", "defect"]].itertuples(index=False):
-        if not mask_file:
+    for sample in samples.itertuples():
+        if not sample.mask:
             continue
-        mask = read_mask(mask_file, shape=image_shape(image), image=image)
+        mask = read_mask(sample.mask, image_shape(sample.image), sample.image, getattr(sample, "mask_rule", ""))
         number, regions = 2, mask.view(np.uint8)
         if unit == "component":
             number, regions = cv2.connectedComponents(regions, connectivity=8)
@@ -107,7 +107,12 @@ def defect_areas(samples: pd.DataFrame, unit: str = "component") -> pd.DataFrame
             points = cv2.findNonZero((regions == region).view(np.uint8))
             if points is not None:
                 (_, _), sides, _ = cv2.minAreaRect(points)
-                about = {"image": image, "category": category, "defect": defect, "area": len(points)}
+                about = {
+                    "image": sample.image,
+                    "category": sample.category,
+                    "defect": sample.defect,
+                    "area": len(points),
+                }
                 aspect = (max(sides) + 1) / (min(sides) + 1)
                 rows.append(about | {"ratio": len(points) / mask.size, "aspect": aspect})
     return pd.DataFrame(rows, columns=["image", "category", "defect", "area", "ratio", "aspect"])

@@ -41,7 +41,7 @@ def show_samples(samples: pd.DataFrame, columns: int = 6, rows: int = 2, seed: i
         image = read_image(row.image)
         axis.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
         if row.mask:
-            _outline(axis, read_mask(row.mask, image.shape[:2], row.image))
+            _outline(axis, read_mask(row.mask, image.shape[:2], row.image, getattr(row, "mask_rule", "")))
         axis.set_title(f"{row.category} · {row.defect}", fontsize=8)
     plt.close(figure)
     return figure
@@ -56,7 +56,7 @@ def show_defects(samples: pd.DataFrame, each: int = 1, seed: int = 0) -> Figure:
     figure, axes = _grid(len(chosen), 3)
     for axis, row in zip(axes, chosen.itertuples(), strict=True):
         image = read_image(row.image)
-        mask = read_mask(row.mask, image.shape[:2], row.image)
+        mask = read_mask(row.mask, image.shape[:2], row.image, getattr(row, "mask_rule", ""))
         for picture in (axis[0], axis[2]):
             picture.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
         axis[1].imshow(mask, cmap="gray", vmin=0, vmax=1)

@@ -2,107 +2,27 @@
 
 Normalising (mean and standard deviation) is the model's business, so plots, synthesis and the inspector need no
 undoing. Colour images become RGB, grey ones three equal channels, an alpha channel is dropped, an EXIF rotation
-is applied. 8-bit values are divided by 255 and 16-bit values by 65535, the same for every image of a set; where
-a 16-bit file holds fewer bits (a 12-bit detector, say), `window=(0, 4095)` names the grey values that become
-black and white, and what lies outside is clipped. A picture inside an HDF5 file is named "file.h5::dataset::index".
+is applied. 8-bit values are divided by 255 and 16-bit values by 65535, the same for every image of a set, and
+floating-point values are taken from 0 to 1; where a file holds another range (a 12-bit detector, say),
+`window=(0, 4095)` names the grey values that become black and white, and what lies outside is clipped. A picture
+inside an HDF5 file is named "file.h5::dataset::index". Files are decoded in adlib.pictures, masks in adlib.masks.
 """
 
 import hashlib
 import math
-import struct
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from adlib import hdf5, resizing
+from adlib import resizing
 from adlib.errors import InputError
+from adlib.masks import Fate, check_resize, check_rule, fit_mask, read_mask
+from adlib.pictures import image_shape, read_image
 from adlib.samples import check_columns, fingerprint
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Decode one image at full size.
-
-    Returns uint8 or uint16, [H, W] for grey files and [H, W, 3] RGB for colour files.
-    Raises InputError for a file that is missing, empty, truncated, not an image, or neither 8- nor 16-bit.
-    """
-    image = _decode(path)
-    if image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path} holds {image.dtype} values; adlib reads 8- and 16-bit images: convert it.")
-    return image
-
-
-def image_shape(path: str | Path) -> tuple[int, int]:
-    """(H, W) of an image as `read_image` decodes it, from its header alone."""
-    if hdf5.split_name(path):
-        return hdf5.picture_shape(path)
-    try:
-        with Image.open(path) as file:
-            width, height = file.size
-            # EXIF orientations 5 to 8 lie on their side. Pillow decodes all of a PNG that has none to make sure.
-            has_exif = file.format != "PNG" or _png_has_exif(Path(path))
-            turned = has_exif and file.getexif().get(0x0112, 1) >= 5
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as an image: {error.strerror or error}.") from error
-    return (width, height) if turned else (height, width)
-
-
-def _png_has_exif(path: Path) -> bool:
-    """Whether a PNG holds a chunk of EXIF, before or behind its pixels; skips from chunk to chunk."""
-    with path.open("rb") as file:
-        file.seek(8)
-        while len(header := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", header)
-            if kind == b"eXIf":
-                return True
-            file.seek(length + 4, 1)
-    return False
-
-
-def read_mask(path: str | Path, shape: tuple[int, int], image: str | Path = "its image") -> np.ndarray:
-    """Decode one ground-truth mask at full size.
-
-    shape: (H, W) of the image it belongs to; image: that image's path, for the message.
-    Returns bool [H, W]: foreground is every value above 0 (files hold 0/1, 0/255 or class numbers); in a JPEG,
-    which blurs values, every value of at least 128.
-    Raises InputError for an unreadable file and for another size than the image's.
-    """
-    mask = _decode(path)
-    if mask.ndim == 3:
-        mask = mask.max(axis=2)
-    if mask.shape != tuple(shape):
-        raise InputError(
-            f"The mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels but {image} is {shape[1]}x{shape[0]}."
-        )
-    return mask >= 128 if Path(path).suffix.lower() in (".jpg", ".jpeg") else mask > 0
-
-
-def _decode(path: str | Path) -> np.ndarray:
-    """[H, W] or RGB [H, W, 3], of whatever type the file holds."""
-    if hdf5.split_name(path):
-        return hdf5.read_picture(path)
-    # np.fromfile and imdecode rather than imread: imread fails on some systems for non-ASCII names.
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if not data.size:
-        raise InputError(f"{path} is empty (0 bytes).")
-    previous = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
-    except cv2.error as error:
-        raise InputError(f"{path} cannot be decoded as an image: {error.err or error}.") from error
-    finally:
-        cv2.utils.logging.setLogLevel(previous)
-    if image is None:
-        raise InputError(f"{path} cannot be decoded as an image: is it truncated, or another kind of file?")
-    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 class ImageSet(Dataset):
@@ -118,15 +38,18 @@ class ImageSet(Dataset):
     window: (low, high) stored grey values that become 0 and 1, or None for the full range of 8 or 16 bits.
     cache: a folder in which the resized images are kept as one memory-mapped file, or None. It is built at the
         first access and speeds up every later one; it is as big as the resized pixels.
+    mask_rule: what is foreground in a mask file, one of adlib.masks.RULES; None goes by the samples' column of that
+        name, else "auto": plain masks, class numbers and lossy ones are taken, what had to be guessed is refused.
+    mask_resize: "area", by which no defect vanishes, or "nearest", as most papers' codes do (adlib.masks.fit_mask).
 
     A column `mirror` of the table ("", "horizontal", "vertical", "both"; adlib.training_set) mirrors single items; an
     image that is listed several times for it is decoded and cached once.
 
     images[i] is {"image": float32 [3, H, W] in [0, 1], "mask": bool [H, W], "label": int, "index": int}.
-    Masks are resized by nearest neighbour; an anomalous image without a mask file has an all-False mask here, so
-    ask `has_masks` before scoring pixels.
-    Raises InputError, naming the file, for unreadable images, masks of the wrong size, and a mask that contradicts its
-    label: an empty one of an anomalous image, or a filled one of a normal image.
+    Masks are cropped as the images are; an anomalous image without a mask file has an all-False mask here, so ask
+    `has_masks` before scoring pixels, and `ground_truth` what resizing and cropping took away.
+    Raises InputError, naming the file, for unreadable images, masks of the wrong size or that mask_rule refuses, and a
+    mask that contradicts its label: an empty one of an anomalous image, or a filled one of a normal image.
     """
 
     def __init__(
@@ -138,6 +61,8 @@ class ImageSet(Dataset):
         window: tuple[float, float] | None = None,
         resize: str = "antialias",
         sides: str = "both",
+        mask_rule: str | None = None,
+        mask_resize: str = "area",
     ):
         self.samples = check_columns(samples)
         self.size = _pair(size, "size")
@@ -151,6 +76,9 @@ class ImageSet(Dataset):
         self.window = None if window is None else tuple(float(value) for value in window)
         if self.window and not self.window[0] < self.window[1]:
             raise InputError(f"window={window} must be (low, high) with low < high.")
+        self.mask_resize = check_resize(mask_resize)
+        if mask_rule is not None:
+            self.samples = self.samples.assign(mask_rule=check_rule(mask_rule))
         self.cache = None if cache is None else Path(cache)
         self._cached = None
         # Where the table mirrors images, several items share one file: the row by which each of them is decoded.
@@ -158,11 +86,13 @@ class ImageSet(Dataset):
         self._files = self.samples.drop_duplicates("image").drop(columns="mirror") if mirrored else self.samples
         self._file_of = pd.factorize(self.samples["image"])[0] if mirrored else np.arange(len(self.samples))
         self._mirror = self.samples["mirror"].to_numpy() if mirrored else None
+        self._fates: dict[int, Fate] = {}
+        self._seen: dict[int, bool] = {}
 
     @property
     def settings(self) -> dict:
-        """All that decides the pixels, as plain values: ImageSet(samples, **settings) gives the same ones."""
-        names = ("size", "crop", "window", "resize", "sides")
+        """All that decides pixels and masks, as plain values: ImageSet(samples, **settings) gives the same ones."""
+        names = ("size", "crop", "window", "resize", "sides", "mask_resize")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -184,8 +114,27 @@ class ImageSet(Dataset):
         """bool [N, H, W]: the ground truth of all images."""
         masks = np.zeros((len(self), *self.shape), bool)
         for index in np.flatnonzero(self.samples["mask"] != ""):
-            masks[index] = self._mask(index)
+            masks[index], self._fates[index] = self._mask(index)
+            self._seen[index] = bool(masks[index].any())
         return masks
+
+    def ground_truth(self) -> dict[str, int]:
+        """How much of the ground truth is left at this size; reads all masks, unless `masks` has done so.
+
+        Returns the numbers of masks ("images") and of 8-connected regions in them ("regions"), of those of which
+        resizing and cropping left no pixel ("images_lost", "regions_lost"), and of those cut by the crop's border
+        ("regions_cut").
+        """
+        if not self._fates:
+            self.masks()
+        anomalous = [index for index, fate in self._fates.items() if fate.regions]
+        return {
+            "images": len(anomalous),
+            "images_lost": sum(not self._seen[index] for index in anomalous),
+            "regions": sum(fate.regions for fate in self._fates.values()),
+            "regions_lost": sum(fate.lost for fate in self._fates.values()),
+            "regions_cut": sum(fate.cut for fate in self._fates.values()),
+        }
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -194,7 +143,7 @@ class ImageSet(Dataset):
         index = range(len(self))[index]  # negative indices, IndexError past the end
         return {
             "image": self.pixels(index),
-            "mask": torch.from_numpy(self._mask(index)),
+            "mask": torch.from_numpy(self._mask(index)[0]),
             "label": int(self.samples["label"].iat[index]),
             "index": index,
         }
@@ -217,27 +166,27 @@ class ImageSet(Dataset):
         return np.flip(pixels, axes) if axes else pixels
 
     def _load(self, index: int) -> np.ndarray:
-        pixels = read_image(self.samples["image"].iat[index])
-        if self.window:
-            low, high = self.window
-            scaled = (pixels.astype(np.float32) - low) / (high - low)
-            pixels = np.round(scaled.clip(0, 1) * 65535).astype(np.uint16)
+        pixels = read_image(self.samples["image"].iat[index], self.window)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         pixels = resizing.resize(pixels, resizing.resized_shape(pixels.shape[1:], self.size, self.sides), self.resize)
         return np.broadcast_to(self._cropped(pixels), (3, *self.shape))
 
-    def _mask(self, index: int) -> np.ndarray:
+    def _mask(self, index: int) -> tuple[np.ndarray, Fate]:
         path = self.samples["mask"].iat[index]
         if not path:
-            return np.zeros(self.shape, bool)
+            return np.zeros(self.shape, bool), Fate()
         image = self.samples["image"].iat[index]
-        mask = read_mask(path, shape=image_shape(image), image=image)
+        mask = read_mask(path, shape=image_shape(image), image=image, rule=self._rule(index))
         if mask.any() != self.samples["label"].iat[index]:
             said, seen = ("normal", "not empty") if mask.any() else ("anomalous", "empty")
             raise InputError(f"{image} is labelled {said} but its mask {path} is {seen}: correct one of them.")
-        height, width = resizing.resized_shape(mask.shape, self.size, self.sides)
-        small = cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        return np.ascontiguousarray(self._mirrored(self._cropped(small.astype(bool)), index))
+        size = resizing.resized_shape(mask.shape, self.size, self.sides)
+        corner = resizing.crop_corner(size, self.shape)
+        small, fate = fit_mask(mask, size, corner, self.shape, self.mask_resize)
+        return np.ascontiguousarray(self._mirrored(small, index)), fate
+
+    def _rule(self, index: int) -> str:
+        return self.samples["mask_rule"].iat[index] if "mask_rule" in self.samples else ""
 
     def _cropped(self, pixels: np.ndarray) -> np.ndarray:
         """The centre crop of the last two axes; whole pictures of the set's shape stay as they are."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from adlib.errors import InputError
-from adlib.samples import check_columns
+from adlib.samples import OPTIONAL, check_columns
 
 
 @dataclass
@@ -85,9 +85,10 @@ class Predictions:
         """Read what `save` wrote; maps are memory-mapped. Raises InputError for another or a damaged folder."""
         folder = Path(folder)
         try:
-            text = {name: str for name in ("image", "mask", "split", "category", "group", "defect")}
+            text = {name: str for name in ("image", "mask", "split", "category", "group", "defect", *OPTIONAL)}
             table = pd.read_csv(folder / "samples.csv", dtype=text | {"label": "int8"}, keep_default_na=False)
             settings = json.loads((folder / "settings.json").read_text())
+            settings = settings and {"mask_resize": "nearest"} | settings  # the only way there was before it was told
             maps_file = folder / "maps.npy"
             maps = np.load(maps_file, mmap_mode="r") if maps_file.exists() else None
             scores = table.pop("score").to_numpy(np.float32)

@@ -9,6 +9,12 @@ split     "train", "val" or "test"
 category  what is inspected ("bottle", "CDIP"); one detector is fitted per category
 group     modality or sub-class, "" where a dataset has none
 defect    name of the defect type, "good" for normal images
+
+And where there is something to say, in this order:
+
+item       what the image shows, for items that are photographed several times: splits keep an item's images together,
+           and intervals are drawn over items
+mask_rule  what is foreground in the mask file, one of adlib.masks.RULES
 """
 
 import hashlib
@@ -23,6 +29,7 @@ from adlib.errors import InputError
 from adlib.file_hashes import absolute, file_hashes
 
 COLUMNS = ["image", "mask", "label", "split", "category", "group", "defect"]
+OPTIONAL = ["item", "mask_rule"]
 SPLITS = ("train", "val", "test")
 PHANTOM_MARKER = "PHANTOM.json"  # every drawn stand-in has this file in its root, from its first image on
 PHANTOM_LISTING = "PHANTOM.files"  # beside it: the path of each of its files below the root, one a line
@@ -33,7 +40,8 @@ def make_samples(rows: Iterable[dict], source: str | Path) -> pd.DataFrame:
 
     rows: dictionaries with at least `image`; the other columns default to "", 0, "test", "good".
     source: the folder or file they came from, for error messages.
-    Returns a DataFrame with `COLUMNS`, sorted by split, category, image; `label` is int8.
+    Returns a DataFrame with `COLUMNS`, and those of `OPTIONAL` that some row has, sorted by split, category, image;
+    `label` is int8.
     Raises InputError when there is no row, a split or label is unknown, an image is listed twice, or a label
     contradicts its defect name.
     """
@@ -43,7 +51,10 @@ def make_samples(rows: Iterable[dict], source: str | Path) -> pd.DataFrame:
     defaults = {"mask": "", "label": 0, "split": "test", "category": "", "group": "", "defect": ""}
     for column, value in defaults.items():
         table[column] = table[column].fillna(value) if column in table else value
-    table = table[COLUMNS]
+    for column in OPTIONAL:
+        if column in table:
+            table[column] = table[column].fillna("").astype(str)
+    table = table[COLUMNS + [column for column in OPTIONAL if column in table and (table[column] != "").any()]]
     text = [column for column in COLUMNS if column != "label"]
     table[text] = table[text].astype(str)
 

@@ -11,8 +11,9 @@ HOUSE = Path(adlib.__file__).parent
 FLOORS = [
     "errors",
     "files file_hashes",
-    "samples hdf5 resizing plugins",
-    "metrics papers training_set",
+    "samples hdf5 tiff resizing plugins",
+    "metrics papers training_set pictures",
+    "masks",
     "images",
     "datasets phantoms synthesis features analysis anomaly_map",
     "memory predictions",

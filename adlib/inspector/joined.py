@@ -133,7 +133,10 @@ class Joined:
     def _mask(self, index: int) -> np.ndarray | None:
         """The ground truth at full size, bool [H, W], or None for an image without a mask."""
         path = self.path(index, "mask")
-        return read_mask(path, image_shape(self.path(index)), self.path(index)) if path else None
+        if not path:
+            return None
+        rule = self.samples["mask_rule"].iat[index] if "mask_rule" in self.samples else ""
+        return read_mask(path, image_shape(self.path(index)), self.path(index), rule)
 
     @cached_property
     def areas(self) -> np.ndarray:

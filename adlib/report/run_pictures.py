@@ -205,7 +205,8 @@ def _draw_sample(left: "Axes", right: "Axes", name: str, runs: list[_Run]) -> fl
         try:
             image = read_image(sample["image"])
             aspect = image.shape[0] / image.shape[1]
-            mask = read_mask(sample["mask"], image.shape[:2], sample["image"]) if sample["mask"] else None
+            if sample["mask"]:
+                mask = read_mask(sample["mask"], image.shape[:2], sample["image"], sample.get("mask_rule", ""))
             break
         except InputError:
             continue

@@ -17,7 +17,7 @@ from adlib.errors import InputError
 from adlib.models import list_models, model_class
 from adlib.runs.environment import REPOSITORY
 from adlib.runs.record import FAILED, write_json
-from adlib.runs.run import Run
+from adlib.runs.run import IMAGE_SETTINGS, Run
 from adlib.runs.store import Store
 from adlib.training_set import TRAINING_SETTINGS
 
@@ -172,8 +172,7 @@ def _accepted(method: str, settings: dict) -> dict:
     """Of settings meant for all methods, those that this one has."""
     import inspect
 
-    known = [*inspect.signature(model_class(method).__init__).parameters, *model_class(method).image_defaults]
-    known += TRAINING_SETTINGS
+    known = [*inspect.signature(model_class(method).__init__).parameters, *IMAGE_SETTINGS, *TRAINING_SETTINGS]
     return {name: value for name, value in settings.items() if name in known}
 
 

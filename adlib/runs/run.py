@@ -16,7 +16,7 @@ from adlib.errors import InputError
 from adlib.training_set import TRAINING_SETTINGS, check_training_settings, choose_training_images
 
 # These settings go to the ImageSet, TRAINING_SETTINGS choose the training images, all others go to the method.
-IMAGE_SETTINGS = ("size", "crop", "window", "resize", "sides")
+IMAGE_SETTINGS = ("size", "crop", "window", "resize", "sides", "mask_rule", "mask_resize")
 
 
 @dataclass(frozen=True)

@@ -475,10 +475,10 @@ def test_hdf5_pictures_are_read_like_files(supervised):
     with h5py.File(file, "a") as opened:
         opened["channels_first"] = np.arange(2 * 3 * 5 * 7, dtype=np.uint8).reshape(2, 3, 5, 7)
         opened["bool"] = np.eye(4, dtype=bool)[None]
-        opened["float"] = np.zeros((1, 4, 4), np.float32)
+        opened["float"] = np.full((1, 4, 4), 2, np.float32)
     assert image_shape(f"{file}::channels_first::0") == read_image(f"{file}::channels_first::0").shape[:2] == (5, 7)
     assert read_mask(f"{file}::bool::0", (4, 4)).sum() == 4
-    with pytest.raises(InputError, match="holds float32 values"):
+    with pytest.raises(InputError, match="holds float32 values from 2 to 2"):
         read_image(f"{file}::float::0")
 
 
