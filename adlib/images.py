@@ -197,7 +197,8 @@ class ImageSet(Dataset):
     @property
     def cache_file(self) -> Path:
         """The file of the cache, whether it is there yet or not."""
-        identity = f"{fingerprint(self._files)} {list(self.settings.items())}"
+        pixels = [item for item in self.settings.items() if item[0] != "mask_resize"]
+        identity = f"{fingerprint(self._files)} {pixels}"
         return self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
 
     @property

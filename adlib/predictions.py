@@ -102,7 +102,8 @@ def evaluate(predictions: Predictions, masks: np.ndarray | None = None) -> dict:
 
     masks: bool [N, H, W] ground truth at the maps' size; None reads the mask files.
     Returns image_auroc, image_ap, image_f1max, pixel_auroc, pixel_ap, pixel_f1max, aupro (limit 0.3), as floats
-    between 0 and 1, and NaN where undefined; `reasons` then says why, per metric.
+    between 0 and 1, and NaN where undefined; `reasons` then says why, per metric. Where aupro is defined,
+    `aupro_regions` says over how many defect regions it is taken.
     """
     from adlib.metrics import image_metrics, pixel_metrics
 
@@ -118,7 +119,7 @@ def evaluate(predictions: Predictions, masks: np.ndarray | None = None) -> dict:
         values |= dict.fromkeys(pixel_names, float("nan"))
         reasons |= dict.fromkeys(pixel_names, missing)
     else:
-        pixel_values = pixel_metrics(masks, predictions.maps)
+        pixel_values = pixel_metrics(masks, predictions.maps, regions=True)
         reasons |= pixel_values.pop("reasons", {})
         values |= pixel_values
     return values | ({"reasons": reasons} if reasons else {})

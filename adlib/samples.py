@@ -19,10 +19,12 @@ mask_rule  what is foreground in the mask file, one of adlib.masks.RULES
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from adlib.errors import InputError
@@ -91,6 +93,42 @@ def select(samples: pd.DataFrame, **conditions) -> pd.DataFrame:
     for column, value in conditions.items():
         samples = samples[samples[column] == value]
     return samples.reset_index(drop=True)
+
+
+def items(samples: pd.DataFrame) -> np.ndarray | None:
+    """int64 [N]: rows of one number show one item; a row that names none is one by itself. None where no row does."""
+    if "item" not in samples or not (samples["item"] != "").any():
+        return None
+    alone = samples["item"] == ""
+    names = samples["category"] + "\0" + samples["item"]
+    return pd.factorize(names.mask(alone, "\0\0" + samples["image"]))[0]
+
+
+def torn_items(samples: pd.DataFrame) -> list[str]:
+    """Items that have images in training and in another split: their test images are not new to the detector."""
+    if items(samples) is None:
+        return []
+    named = samples[samples["item"] != ""]
+    training = named["split"].eq("train").groupby([named["category"], named["item"]])
+    mixed = training.any() & ~training.all()
+    return [item for _, item in mixed[mixed].index]
+
+
+def draw_share(samples: pd.DataFrame, share: float, generator: np.random.Generator) -> pd.Index:
+    """Labels of rows drawn at random, about a share of them: rounded up to whole images, one at least stays.
+
+    Where the samples have items, whole items are drawn until the share is reached, and one item at least stays.
+    Raises InputError where there are fewer than two images, or items.
+    """
+    group = items(samples)
+    thing = "image" if group is None else "item"
+    group = np.arange(len(samples)) if group is None else group
+    names, sizes = np.unique(group, return_counts=True)
+    if len(names) < 2:
+        raise InputError(f"There is {len(names)} {thing}: drawing a share and leaving the rest needs two.")
+    order = generator.permutation(names)
+    number = min(int(np.searchsorted(np.cumsum(sizes[order]), math.ceil(share * len(samples)))) + 1, len(names) - 1)
+    return samples.index[np.isin(group, order[:number])]
 
 
 def count(samples: pd.DataFrame) -> pd.DataFrame:

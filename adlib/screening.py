@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from adlib.errors import InputError
 from adlib.predictions import Predictions
+from adlib.samples import draw_share
 
 
 def hold_out(samples: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
@@ -16,8 +17,9 @@ def hold_out(samples: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
 
     A detector must not see them: their scores then are those of normal images it does not know, and a threshold can
     be chosen on them. Where the data has normal validation images of its own, those stay, and nothing is drawn.
-    share: between 0 and 1, rounded up to whole images; one image at least stays for training.
-    Raises InputError for another share, or a category with fewer than two normal training images.
+    share: between 0 and 1, rounded up to whole images; one image at least stays for training. Where the samples have
+        a column `item`, all images of an item stay together.
+    Raises InputError for another share, or a category with fewer than two normal training images (or items).
     """
     if not 0 < share < 1:
         raise InputError(f"share must lie between 0 and 1: of the training images to hold out; got {share}.")
@@ -26,10 +28,10 @@ def hold_out(samples: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
         return samples.copy()
     generator, held = np.random.default_rng(seed), samples.copy()
     for category, rows in samples[(samples["split"] == "train") & normal].groupby("category"):
-        if len(rows) < 2:
-            raise InputError(f"{category!r} has {len(rows)} normal training image: holding one out needs two.")
-        number = min(math.ceil(share * len(rows)), len(rows) - 1)
-        held.loc[generator.permutation(rows.index)[:number], "split"] = "val"
+        try:
+            held.loc[draw_share(rows, share, generator), "split"] = "val"
+        except InputError as error:
+            raise InputError(f"Holding out normal training images of {category!r}: {error}") from error
     return held
 
 

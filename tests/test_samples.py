@@ -10,7 +10,18 @@ import pandas as pd
 import pytest
 
 from adlib import InputError, load_samples
-from adlib.samples import COLUMNS, count, fingerprint, make_samples, phantom_facts, phantom_warning, select
+from adlib.samples import (
+    COLUMNS,
+    count,
+    draw_share,
+    fingerprint,
+    items,
+    make_samples,
+    phantom_facts,
+    phantom_warning,
+    select,
+    torn_items,
+)
 
 
 def test_defaults_are_filled_and_labels_checked():
@@ -119,3 +130,36 @@ def test_fingerprint_sees_a_column_that_only_some_sets_have(tree):
     samples = load_samples("folder", tree).assign(item=range(14))
     assert fingerprint(samples) == fingerprint(samples[sorted(samples)])
     assert fingerprint(samples) != fingerprint(samples.assign(item=0))
+
+
+def photographed(*items, split="train"):
+    rows = [{"image": f"{row}.png", "split": split, "item": item} for row, item in enumerate(items)]
+    return make_samples(rows, "test")
+
+
+def test_items_keep_their_images_together():
+    samples = photographed("a", "a", "a", "b", "b", "c", "", "")
+    for seed in range(20):
+        drawn = draw_share(samples, 0.3, np.random.default_rng(seed))
+        held = samples.index.isin(drawn)
+        assert 3 <= held.sum() < 8
+        for item in "abc":
+            assert held[samples["item"] == item].all() or not held[samples["item"] == item].any()
+    assert len(np.unique(items(samples))) == 5  # images without an item are one each
+
+
+def test_a_share_is_of_images_where_there_are_no_items():
+    samples = photographed(*[""] * 10)
+    assert "item" not in samples
+    assert items(samples) is None
+    assert len(draw_share(samples, 0.25, np.random.default_rng(0))) == 3
+    with pytest.raises(InputError, match="There is 1 item"):
+        draw_share(photographed("a", "a"), 0.5, np.random.default_rng(0))
+
+
+def test_an_item_in_training_and_in_test_is_named():
+    rows = [
+        {"image": f"{row}.png", "split": split, "item": item}
+        for row, (split, item) in enumerate([("train", "a"), ("test", "a"), ("train", "b"), ("test", "c")])
+    ]
+    assert torn_items(make_samples(rows, "test")) == ["a"]

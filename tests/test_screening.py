@@ -44,7 +44,7 @@ def test_a_share_beyond_its_range_is_refused(share):
 
 
 def test_a_single_training_image_cannot_be_held_out():
-    with pytest.raises(InputError, match="'nut' has 1 normal training image"):
+    with pytest.raises(InputError, match="normal training images of 'nut': There is 1 image"):
         hold_out(samples(train=1), 0.5, seed=0)
 
 

@@ -208,7 +208,9 @@ def run(
         print(f"failed: {this.title}: {record['reason']}", file=sys.stderr)
         raise typer.Exit(2 if record["kind"] == "wrong input" else 1)
     for name, value in record["metrics"].items():
-        print(f"{name:24} {'undefined' if value is None else format(value, '.4f')}")
+        print(
+            f"{name:24} {'undefined' if value is None else value if isinstance(value, int) else format(value, '.4f')}"
+        )
     _print_warnings(record["warnings"])
 
 

@@ -1,10 +1,12 @@
 """Bootstrap over images: intervals of every ranking metric, and paired comparison of two detectors.
 
 Images are resampled with replacement, within strata (normal and anomalous images, or finer), never pixels:
-pixels of one image are not independent. Nothing is sorted again for a replicate. Each image is reduced once
-to counts of its normal pixels above every anomalous score; a replicate weights images by how often they were
-drawn, so that the counts of all replicates together are one matrix product, and the values are those of the
-exact kernel.
+pixels of one image are not independent. Neither are images of one item that was photographed several times: where
+`items` names them, whole items are resampled (a cluster bootstrap), those with the same kinds of images apart.
+
+Nothing is sorted again for a replicate. Each image is reduced once to counts of its normal pixels above every
+anomalous score; a replicate weights images by how often they were drawn, so that the counts of all replicates
+together are one matrix product, and the values are those of the exact kernel.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,14 +22,18 @@ from adlib.metrics.sums import RankingSums
 COLUMNS = 1024  # anomalous scores per matrix product
 
 
-def bootstrap_images(labels, scores, replicates: int = 1000, seed: int = 0, strata=None, level: float = 0.95) -> dict:
+def bootstrap_images(
+    labels, scores, replicates: int = 1000, seed: int = 0, strata=None, level: float = 0.95, items=None
+) -> dict:
     """Percentile intervals of image_auroc, image_ap and image_f1max.
 
     labels, scores: [N] as in image_metrics. strata: [N] anything that names the group an image is drawn from,
-    its defect type for example (labels are never mixed); default: the labels. level: of the interval.
-    Returns {metric: {"value", "low", "high", "std"}} with "reasons" where a value is undefined.
+    its defect type for example (labels are never mixed); default: the labels. level: of the interval. items: [N]
+    anything that names the item an image shows; default: every image is one by itself.
+    Returns {metric: {"value", "low", "high", "std"}} with "reasons" where one is undefined: the interval is where
+    there is but one anomalous or one normal image (or item, or one in every stratum), since nothing varies then.
     """
-    return _bootstrap(_ImageEvidence(labels, scores), replicates, seed, strata, level)
+    return _bootstrap(_ImageEvidence(labels, scores), replicates, seed, strata, level, items)
 
 
 def bootstrap_pixels(
@@ -38,28 +44,30 @@ def bootstrap_pixels(
     strata=None,
     level: float = 0.95,
     pro_limit: float = 0.3,
+    items=None,
 ) -> dict:
     """Percentile intervals of pixel_auroc, pixel_ap, pixel_f1max and aupro, resampling images.
 
     masks, maps: as in pixel_metrics (an iterator is read once; a sorted copy of all scores is held in
-    memory). strata: [N] as in bootstrap_images; default: images with and without an anomalous pixel.
+    memory). strata, items: [N] as in bootstrap_images; default: images with and without an anomalous pixel.
     Returns as bootstrap_images. Time grows with replicates x images x distinct anomalous scores.
     """
-    return _bootstrap(_PixelEvidence(masks, maps, pro_limit), replicates, seed, strata, level)
+    return _bootstrap(_PixelEvidence(masks, maps, pro_limit), replicates, seed, strata, level, items)
 
 
 def compare_images(
-    labels, first, second, replicates: int = 1000, seed: int = 0, strata=None, level: float = 0.95
+    labels, first, second, replicates: int = 1000, seed: int = 0, strata=None, level: float = 0.95, items=None
 ) -> dict:
     """Is detector `first` better than `second` on the same images? Paired bootstrap of image metrics.
 
     Both are evaluated on the same replicates. Returns {metric: {"first", "second", "difference", "low",
     "high", "p_value"}}: difference first - second with its percentile interval, and the two-sided p-value 2
     min(share of replicates with difference <= 0, share with >= 0), each share counted with one added; it
-    cannot fall below 2 / (replicates + 1). For image AUROC, delong_compare needs no replicates.
+    cannot fall below 2 / (replicates + 1). strata, items: as in bootstrap_images. For image AUROC,
+    delong_compare needs no replicates.
     """
     one, other = _ImageEvidence(labels, first), _ImageEvidence(labels, second)
-    return _compare(one, other, replicates, seed, strata, level)
+    return _compare(one, other, replicates, seed, strata, level, items)
 
 
 def compare_pixels(
@@ -71,6 +79,7 @@ def compare_pixels(
     strata=None,
     level: float = 0.95,
     pro_limit: float = 0.3,
+    items=None,
 ) -> dict:
     """Paired bootstrap of pixel metrics; masks, first and second: arrays or lists, one entry per image.
 
@@ -79,11 +88,16 @@ def compare_pixels(
     if not (is_array(masks) or isinstance(masks, (list, tuple))):
         raise InputError("masks are needed twice, once per detector: give an array or a list, not an iterator")
     one, other = _PixelEvidence(masks, first, pro_limit), _PixelEvidence(masks, second, pro_limit)
-    return _compare(one, other, replicates, seed, strata, level)
+    return _compare(one, other, replicates, seed, strata, level, items)
 
 
-def draw_counts(strata: np.ndarray, replicates: int, seed: int) -> np.ndarray:
-    """int64[replicates, N]: how often each image is drawn, each stratum keeping its size."""
+def draw_counts(strata: np.ndarray, replicates: int, seed: int, items: np.ndarray | None = None) -> np.ndarray:
+    """int64[replicates, N]: how often each image is drawn, each stratum keeping its size.
+
+    items: [N] numbers from 0; items are drawn then, each with all its images, among those of the same strata.
+    """
+    if items is not None:
+        return draw_counts(_item_strata(strata, items), replicates, seed)[:, items]
     if replicates < 2:
         raise InputError(f"replicates must be at least 2, got {replicates}")
     rng = np.random.default_rng(seed)
@@ -220,12 +234,48 @@ def _strata(evidence, strata) -> np.ndarray:
     return 2 * number + evidence.anomalous
 
 
-def _bootstrap(evidence, replicates, seed, strata, level) -> dict:
+def _items(evidence, items) -> np.ndarray | None:
+    """Items as numbers from 0."""
+    if items is None:
+        return None
+    items = np.asarray(items)
+    if items.shape != evidence.anomalous.shape:
+        raise InputError(f"items: expected one entry per image ({len(evidence.anomalous)}), got {items.shape}")
+    return np.unique(items, return_inverse=True)[1]
+
+
+def _item_strata(strata: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """int64[items]: equal for items whose images are of the same strata."""
+    known: dict[tuple, int] = {}
+    kinds = (tuple(np.unique(strata[items == item])) for item in range(items.max() + 1))
+    return np.array([known.setdefault(kind, len(known)) for kind in kinds])
+
+
+def _why_no_interval(anomalous: np.ndarray, strata: np.ndarray, items: np.ndarray | None) -> str | None:
+    """A class of which every stratum has one image (or item) is the same in every replicate."""
+    thing = "image" if items is None else "item"
+    items = np.arange(len(strata)) if items is None else items
+    of_item = _item_strata(strata, items) if thing == "item" else strata
+    size = np.bincount(of_item)
+    for name, members in (("anomalous", anomalous), ("normal", ~anomalous)):
+        own = np.unique(items[members])
+        if (size[of_item[own]] < 2).all():
+            many = f"one {name} {thing}" if len(own) == 1 else f"one {name} {thing} in every stratum"
+            return f"there is but {many}: drawing it again cannot say how another would have scored"
+    return None
+
+
+def _bootstrap(evidence, replicates, seed, strata, level, items) -> dict:
     if "reasons" in evidence.values:
         nothing = dict.fromkeys(("value", "low", "high", "std"), float("nan"))
         reasons = {key: evidence.values["reasons"][key] for key in evidence.keys}
         return {**{key: dict(nothing) for key in evidence.keys}, "reasons": reasons}
-    drawn = evidence.replicate(draw_counts(_strata(evidence, strata), replicates, seed))
+    strata, items = _strata(evidence, strata), _items(evidence, items)
+    if reason := _why_no_interval(evidence.anomalous, strata, items):
+        nothing = dict.fromkeys(("low", "high", "std"), float("nan"))
+        found = {key: {"value": evidence.values[key], **nothing} for key in evidence.keys}
+        return {**found, "reasons": dict.fromkeys(evidence.keys, reason)}
+    drawn = evidence.replicate(draw_counts(strata, replicates, seed, items))
     result = {}
     for key, column in zip(evidence.keys, drawn.T, strict=True):
         low, high = _interval(column, level)
@@ -233,12 +283,18 @@ def _bootstrap(evidence, replicates, seed, strata, level) -> dict:
     return result
 
 
-def _compare(one, other, replicates, seed, strata, level) -> dict:
+def _compare(one, other, replicates, seed, strata, level, items) -> dict:
     fields = ("first", "second", "difference", "low", "high", "p_value")
     if "reasons" in one.values:
         reasons = {key: one.values["reasons"][key] for key in one.keys}
         return {**{key: dict.fromkeys(fields, float("nan")) for key in one.keys}, "reasons": reasons}
-    counts = draw_counts(_strata(one, strata), replicates, seed)
+    strata, items = _strata(one, strata), _items(one, items)
+    if reason := _why_no_interval(one.anomalous, strata, items):
+        nothing = dict.fromkeys(("low", "high", "p_value"), float("nan"))
+        pairs = {key: (one.values[key], other.values[key]) for key in one.keys}
+        found = {key: {"first": a, "second": b, "difference": a - b, **nothing} for key, (a, b) in pairs.items()}
+        return {**found, "reasons": dict.fromkeys(one.keys, reason)}
+    counts = draw_counts(strata, replicates, seed, items)
     result = {}
     for key, column in zip(one.keys, (one.replicate(counts) - other.replicate(counts)).T, strict=True):
         smaller = min((column <= 0).sum(), (column >= 0).sum()) + 1

@@ -60,6 +60,7 @@ def pixel_metrics(
     pro_limit: float | Iterable[float] = 0.3,
     auroc_limit: float | None = None,
     folder: str | None = None,
+    regions: bool = False,
 ) -> dict:
     """AUROC, average precision, F1-max and AUPRO of anomaly maps, over all pixels of all images.
 
@@ -75,6 +76,8 @@ def pixel_metrics(
     and lists stay in memory up to 80 million float32 scores, iterators up to 2 million; beyond, one unnamed
     file takes 4 bytes per normal pixel and 8 per anomalous one (8 and 12 for float64 maps), 4.3 GB for 16,546
     maps of 256x256, and is gone when the function returns.
+
+    regions: give the int aupro_regions besides, over how many regions aupro is taken, where it is defined.
 
     Returns floats: pixel_auroc, pixel_ap, pixel_f1max, pixel_f1max_threshold (oracle, as in image_metrics)
     and aupro; and "reasons" where one is NaN. Raises InputError for wrong shapes and scores that are not
@@ -104,7 +107,8 @@ def pixel_metrics(
     values = [sums.auroc, sums.average_precision, sums.f1_max, sums.threshold, sums.aupro(limits[0])]
     values += [sums.aupro(limit) for limit in limits] if np.ndim(pro_limit) else []
     values += [sums.partial_auroc(limit) for limit in partial]
-    return {key: float(value) for key, value in zip(keys, values, strict=True)}
+    found = {key: float(value) for key, value in zip(keys, values, strict=True)}
+    return found | {"aupro_regions": int(sums.n_regions)} if regions else found
 
 
 def _rank_pixels(masks, maps, limits, folder) -> RankingSums:

@@ -15,6 +15,7 @@ Other readings, as parameters:
 - moviad, some of whose versions train on the last level alone by mistake: train_levels="last", validation_share=0.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.model_selection import train_test_split
@@ -25,6 +26,7 @@ from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import MEAN, STD, Backbone, build_network
 from adlib.images import ImageSet
+from adlib.samples import draw_share, items
 from adlib.training.loop import train
 
 
@@ -166,5 +168,9 @@ def split(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet
     """The images without a random share of them, and that share: None if it would be all or nothing."""
     if share == 0 or len(images) < 2:
         return images, None
-    rows = train_test_split(range(len(images)), test_size=share, random_state=seed)
+    if items(images.samples) is None:
+        rows = train_test_split(range(len(images)), test_size=share, random_state=seed)
+    else:  # the images of one item on one side
+        held = set(draw_share(images.samples, share, np.random.default_rng(seed)))
+        rows = [row for row in range(len(images)) if row not in held], held
     return tuple(ImageSet(images.samples.iloc[sorted(part)], cache=images.cache, **images.settings) for part in rows)

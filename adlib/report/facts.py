@@ -30,7 +30,11 @@ def metric_table(metrics: Mapping) -> HTML:
     reasons = metrics.get("reasons", {})
     return fact_table(
         {
-            name: f"undefined: {reasons.get(name, 'no reason given')}" if math.isnan(value) else f"{value:.4f}"
+            name: str(value)
+            if isinstance(value, int)
+            else f"undefined: {reasons.get(name, 'no reason given')}"
+            if math.isnan(value)
+            else f"{value:.4f}"
             for name, value in metrics.items()
             if name != "reasons"
         }
@@ -45,7 +49,7 @@ def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
     if not metrics:
         return HTML("<p>One category: its metrics are those above.</p>")
     table = pd.DataFrame(metrics).T
-    shown = [name for name in table if "threshold" not in name and name not in {*COUNTS, "intervals"}]
+    shown = [name for name in table if "threshold" not in name and name not in {*COUNTS, "aupro_regions", "intervals"}]
     return (100 * table[shown].astype(float)).round(2)
 
 
@@ -98,7 +102,7 @@ def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> p
         row |= {
             name: 100 * value
             for name, value in record["metrics"].items()
-            if value is not None and "threshold" not in name
+            if value is not None and "threshold" not in name and name != "aupro_regions"
         }
         rows.append(row | {"fit s": seconds["fit"], "predict s": seconds["predict"], "run": record["key"]})
     table = pd.DataFrame(rows).round(2)

@@ -69,6 +69,7 @@ class Recorder:
             "weights": model.origin,
             "choices": model.choices,
             "warnings": list(dict.fromkeys([*self.run.warnings, *model.warnings, *_lost_masks(predictions)])),
+            "ground_truth": _ground_truth(predictions, metrics),
             "reasons": metrics.pop("reasons", {}),
             "metrics": _without_nan(metrics),
             "intervals": _intervals(predictions),
@@ -104,16 +105,20 @@ def _without_nan(metrics: dict) -> dict:
 
 
 def _intervals(predictions, replicates: int = 1000) -> dict[str, dict]:
-    """95 % bootstrap intervals of the image metrics over the test images, normal and anomalous ones drawn apart.
+    """95 % bootstrap intervals of the image metrics over the test images, normal and anomalous ones drawn apart; over
+    items where the samples name them.
 
-    Returns {metric: {"low", "high", "std"}}; an undefined one is null.
+    Returns {metric: {"low", "high", "std"}}; an undefined one is null, and "reason" then says why.
     """
     from adlib.metrics.bootstrap import bootstrap_images
+    from adlib.samples import items
 
-    found = bootstrap_images(predictions.samples["label"].to_numpy(), predictions.scores, replicates)
-    found.pop("reasons", None)
+    samples = predictions.samples
+    found = bootstrap_images(samples["label"].to_numpy(), predictions.scores, replicates, items=items(samples))
+    reasons = found.pop("reasons", {})
     return {
         metric: _without_nan({name: values[name] for name in ("low", "high", "std")})
+        | ({"reason": reasons[metric]} if metric in reasons else {})
         for metric, values in found.items()
     }
 
@@ -162,12 +167,32 @@ def _metrics_by(column: str, predictions) -> dict[str, dict]:
     return found
 
 
+def _scores_pixels(predictions) -> bool:
+    return predictions.maps is not None and predictions.masks is not None
+
+
+def _ground_truth(predictions, metrics: dict) -> dict[str, int]:
+    """How many masks and defect regions there are, how many of them the size and the crop took away (as
+    `ImageSet.ground_truth`), and over how many regions AUPRO is taken; {} where no pixels are scored.
+    """
+    if not _scores_pixels(predictions):
+        return {}
+    return predictions.images.ground_truth() | {"aupro_regions": metrics.get("aupro_regions", 0)}
+
+
 def _lost_masks(predictions) -> list[str]:
-    """A warning if masks vanish at the size that is scored: such defects count for no pixel metric."""
-    if predictions.maps is None or predictions.masks is None:
-        return []
-    lost = int((~predictions.masks.any((1, 2)) & (predictions.images.labels == 1)).sum())
-    return [f"{lost} anomalous images have a mask that vanishes at the size that is scored."] if lost else []
+    """A warning if defects vanish, or are cut, at the size that is scored: such ones count for no pixel metric."""
+    found = predictions.images.ground_truth() if _scores_pixels(predictions) else {}
+    texts = []
+    if found.get("regions_lost"):
+        texts.append(
+            f"{found['regions_lost']} of {found['regions']} defect regions have no ground truth left at the size that "
+            f"is scored: no pixel metric counts them. Of {found['images']} masks, {found['images_lost']} "
+            f"{'is' if found['images_lost'] == 1 else 'are'} empty there."
+        )
+    if found.get("regions_cut"):
+        texts.append(f"{found['regions_cut']} of {found['regions']} defect regions are cut by the crop.")
+    return texts
 
 
 def failure(run: Run, kind: str, reason: str, key: str = "", fingerprint: str = "") -> dict:

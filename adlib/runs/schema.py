@@ -49,7 +49,7 @@ def _metrics(value) -> bool:
 
 
 def _is_share(name: str) -> bool:
-    return name.startswith(("image_", "pixel_", "aupro")) and "threshold" not in name
+    return name.startswith(("image_", "pixel_", "aupro")) and "threshold" not in name and name != "aupro_regions"
 
 
 def _part(value) -> bool:
@@ -64,7 +64,14 @@ def _whole(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_intervals = _mapping(_mapping(_optional_number))
+def _interval(value) -> bool:
+    """Numbers or null by name, and the reason why there is none."""
+    return isinstance(value, dict) and all(
+        isinstance(number, str) if name == "reason" else _optional_number(number) for name, number in value.items()
+    )
+
+
+_intervals = _mapping(_interval)
 
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 TEXTS = Kind("a list of texts", _listing(lambda value: isinstance(value, str)))
@@ -107,6 +114,7 @@ RECORD = {
     "choices": (OBJECT, ()),
     "reasons": (TEXTS_BY_NAME, ()),
     "intervals": (INTERVALS, ()),
+    "ground_truth": (SIZES, ()),
     "oracle": (METRICS, ()),
     "categories": (PARTS, ()),
     "groups": (PARTS, ()),

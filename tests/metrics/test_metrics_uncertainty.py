@@ -206,3 +206,65 @@ def test_a_seed_without_a_value_is_not_left_out():
         over_seeds([{"aupro": 0.5}, {"image_ap": 0.5}])
     with pytest.raises(InputError, match="at least one run"):
         over_seeds([])
+
+
+# --- items
+
+
+def test_without_items_every_image_is_one():
+    labels, scores = np.arange(20) % 2, np.random.default_rng(0).normal(size=20)
+    assert bootstrap_images(labels, scores) == bootstrap_images(labels, scores, items=np.arange(20))
+
+
+def test_the_interval_over_items_is_that_of_one_image_an_item():
+    rng = np.random.default_rng(1)
+    labels = np.arange(40) % 2
+    scores = rng.normal(size=40) + labels
+    once = bootstrap_images(labels, scores, replicates=4000)["image_auroc"]
+    six = np.repeat(labels, 6), np.repeat(scores, 6)  # the same picture six times says nothing new
+    over_items = bootstrap_images(*six, replicates=4000, items=np.repeat(np.arange(40), 6))["image_auroc"]
+    over_images = bootstrap_images(*six, replicates=4000)["image_auroc"]
+    assert over_items["value"] == pytest.approx(once["value"])
+    assert over_items["std"] == pytest.approx(once["std"], rel=0.05)
+    assert over_images["std"] < 0.5 * over_items["std"]
+
+
+def test_all_images_of_an_item_are_drawn_together():
+    items = np.array([0, 0, 1, 1, 1, 2, 3, 3])
+    strata = np.array([0, 1, 0, 1, 1, 0, 0, 0])  # items 0 and 1 show both, 2 and 3 one kind
+    counts = draw_counts(strata, 50, 0, items)
+    for item in range(4):
+        assert (counts[:, items == item] == counts[:, items == item][:, :1]).all()
+    assert (counts[:, [0, 2]].sum(1) == 2).all()
+    assert (counts[:, [5, 6]].sum(1) == 2).all()
+
+
+@pytest.mark.parametrize("anomalous", [1, 9])
+def test_one_image_of_a_class_gives_a_reason_and_no_interval(anomalous):
+    labels = np.arange(10) < anomalous
+    found = bootstrap_images(labels, labels.astype(float))
+    assert found["image_auroc"]["value"] == 1
+    assert np.isnan(found["image_auroc"]["low"])
+    name = "anomalous" if anomalous == 1 else "normal"
+    assert f"there is but one {name} image" in found["reasons"]["image_auroc"]
+    compared = compare_images(labels, labels.astype(float), 1 - labels)
+    assert compared["image_auroc"]["difference"] == 1
+    assert np.isnan(compared["image_auroc"]["p_value"])
+
+
+def test_one_anomalous_item_photographed_often_is_still_one():
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    found = bootstrap_images(labels, labels, items=np.array([0, 1, 2, 3, 3, 3]))
+    assert "there is but one anomalous item" in found["reasons"]["image_ap"]
+
+
+def test_pixel_metrics_are_resampled_over_items():
+    rng = np.random.default_rng(0)
+    masks = np.zeros((6, 4, 4), bool)
+    masks[:3, 0] = True
+    maps = rng.normal(size=masks.shape) + masks
+    twice = np.repeat(masks, 2, 0), np.repeat(maps, 2, 0)
+    once = bootstrap_pixels(masks, maps, 1000)["aupro"]
+    assert bootstrap_pixels(*twice, 1000, items=np.repeat(np.arange(6), 2))["aupro"]["std"] == pytest.approx(
+        once["std"], rel=0.1
+    )

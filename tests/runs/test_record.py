@@ -66,10 +66,53 @@ def test_sub_classes_are_scored_by_themselves(recorder):
     assert {name: values["image_auroc"] for name, values in groups.items()} == {"a": 1, "b": 0}
 
 
-def test_vanished_masks_are_warned_of(recorder):
+def test_vanished_and_cut_masks_are_counted_and_warned_of(recorder):
     def tiny(predictions):
-        settings = predictions.settings | {"size": 2}
+        settings = predictions.settings | {"size": 2, "mask_resize": "nearest"}
         return Predictions(predictions.scores, predictions.maps[:, :2, :2], predictions.samples, settings)
 
-    warnings = finish(recorder, tiny)["warnings"]
-    assert any("mask that vanishes at the size that is scored" in text for text in warnings)
+    record = finish(recorder, tiny)
+    lost = record["ground_truth"]["regions_lost"]
+    assert 0 < lost <= record["ground_truth"]["regions"] == 4
+    assert record["ground_truth"]["images_lost"] == lost  # one region an image
+    assert any(f"{lost} of 4 defect regions have no ground truth left" in text for text in record["warnings"])
+
+    def cropped(predictions):
+        settings = predictions.settings | {"size": 64, "crop": 14}
+        return Predictions(predictions.scores, np.zeros((8, 14, 14)), predictions.samples, settings)
+
+    record = finish(recorder, cropped)
+    cut = record["ground_truth"]["regions_cut"]
+    assert cut > 0
+    assert f"{cut} of 4 defect regions are cut by the crop." in record["warnings"]
+
+
+def test_the_record_says_over_how_many_regions_aupro_is_taken(recorder):
+    record = finish(recorder, lambda predictions: predictions)
+    assert record["metrics"]["aupro_regions"] == record["ground_truth"]["aupro_regions"] == 4
+    assert record["ground_truth"]["regions_lost"] == 0
+
+
+def test_intervals_are_wider_over_items_than_over_their_images(recorder):
+    def photographed_twice(predictions):
+        scores = np.linspace(0, 1, len(predictions)).astype(np.float32)[::-1].copy()
+        scores[-1] = 2  # neither perfect nor hopeless
+        return Predictions(scores, None, predictions.samples, predictions.settings)
+
+    def named(predictions):
+        twice = photographed_twice(predictions)
+        samples = twice.samples.assign(item=[str(row // 2) for row in range(len(twice))])
+        return Predictions(twice.scores, None, samples, twice.settings)
+
+    plain = finish(recorder, photographed_twice)["intervals"]["image_auroc"]
+    clustered = finish(recorder, named)["intervals"]["image_auroc"]
+    assert plain != clustered
+
+
+def test_one_anomalous_image_gives_a_reason_instead_of_an_interval(recorder):
+    def single(predictions):
+        return predictions.select([*range(4), 7])
+
+    interval = finish(recorder, single)["intervals"]["image_auroc"]
+    assert interval["low"] is None
+    assert "one anomalous image" in interval["reason"]
