@@ -249,8 +249,14 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(min=1, help="runs at once on this machine")] = None,
     seeds: Seeds = None,
     scheduler: Annotated[str, typer.Option(metavar="tcp://HOST:PORT", help="use this Dask cluster's workers")] = "",
+    patience: Annotated[
+        float, typer.Option(min=0, metavar="MINUTES", help="wait so long for workers that are gone, then end")
+    ] = 60,
     time_limit: Annotated[float | None, typer.Option(min=0, metavar="MINUTES", help="of each run")] = None,
-    retries: Annotated[int, typer.Option(min=0, help="after a dead kernel or short memory")] = 1,
+    stall_limit: Annotated[
+        float, typer.Option(min=0.01, metavar="MINUTES", help="a kernel that does nothing for so long hangs: end it")
+    ] = 30,
+    retries: Annotated[int, typer.Option(min=0, help="after a dead or hanging kernel or short memory")] = 1,
     maps: Annotated[bool, typer.Option("--maps/--no-maps", help="keep the anomaly maps of every run")] = True,
     cache: Annotated[
         str,
@@ -270,11 +276,12 @@ def reproduce(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     seconds = None if time_limit is None else 60 * time_limit
-    conditions = Conditions(seconds, retries, maps, cache_limit=parse_bytes(cache_limit, "--cache-limit"))
+    limit = parse_bytes(cache_limit, "--cache-limit")
+    conditions = Conditions(seconds, retries, maps, cache_limit=limit, stall_limit=60 * stall_limit)
     try:
         with (
             shared_cache(out, cache) as folder,
-            Workers(jobs, scheduler, replace(conditions, cache=folder)) as workers,
+            Workers(jobs, scheduler, replace(conditions, cache=folder), 60 * patience) as workers,
         ):
             outcome = reproduce_papers(papers or [], read_profile(profile, data, seeds), out, workers)
     except KeyboardInterrupt:
@@ -286,6 +293,25 @@ def reproduce(
     print(outcome.index)
     if outcome.failures:
         raise typer.Exit(1)
+
+
+PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@app.command(context_settings=PASSED_ON)
+def scheduler(context: typer.Context) -> None:
+    """Run a Dask scheduler for `adlib reproduce --scheduler`; started anew if it ends. Options of `dask scheduler`."""
+    from adlib.runs.cluster import keep
+
+    raise typer.Exit(keep("scheduler", context.args))
+
+
+@app.command(context_settings=PASSED_ON)
+def worker(context: typer.Context) -> None:
+    """Run a Dask worker, one run at a time; started anew whenever its scheduler was lost. Options of `dask worker`."""
+    from adlib.runs.cluster import keep
+
+    raise typer.Exit(keep("worker", context.args))
 
 
 @app.command()

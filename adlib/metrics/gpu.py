@@ -19,6 +19,8 @@ def rank_on_device(masks, maps, limits=()) -> RankingSums:
 
     scores = planes(maps.detach(), "maps")
     exact = (torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8, torch.int16)
+    if scores.dtype == torch.int64 and scores.numel() and max(abs(int(scores.min())), abs(int(scores.max()))) > 2**53:
+        raise InputError("maps: integers beyond 2**53 would be rounded into ties; subtract what they have in common")
     scores = scores.to(torch.float32 if scores.dtype in exact else torch.float64)
     mask = as_mask(planes(to_numpy(masks), "masks"), "masks")
     if tuple(mask.shape) != tuple(scores.shape):

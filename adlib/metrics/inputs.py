@@ -30,15 +30,24 @@ def to_numpy(values) -> np.ndarray:
     return np.asarray(values)
 
 
-def as_scores(values, name: str) -> np.ndarray:
+def as_scores(values, name: str, keep: bool = False) -> np.ndarray:
     """Scores as float32 where that is exact (floats up to float32, bool, integers of 8 and 16 bits), else
-    as float64. Raises InputError, naming the input, for anything that is not a finite real number."""
+    as float64. Raises InputError, naming the input, for anything that is not a finite real number, and for numbers
+    that float64 would round, as integers beyond 2**53: two scores might become one. keep: leave those in their own
+    dtype instead, for who only compares them."""
     array = to_numpy(values)
     kind, size = array.dtype.kind, array.dtype.itemsize
     if array.dtype.name == "bfloat16" or (kind == "f" and size < 4) or (kind in "biu" and size < 4):
         array = array.astype(np.float32)
     elif kind in "iu" or (kind == "f" and size > 8):
-        array = array.astype(np.float64)
+        rounded = array.astype(np.float64)
+        if size < 8 or not (lost := _first_rounded(array, rounded)):
+            array = rounded
+        elif not keep:
+            raise InputError(
+                f"{name}: the score {lost} is beyond what float64 holds exactly ({array.dtype} was given), so that "
+                "scores would be rounded into ties; subtract what they have in common, or give their ranks"
+            )
     elif kind != "f":
         raise InputError(f"{name}: scores must be real numbers, not {array.dtype}")
     elif not array.dtype.isnative:
@@ -50,6 +59,23 @@ def as_scores(values, name: str) -> np.ndarray:
             f"{bad[0].tolist()}); a detector that returns NaN or Inf has failed there, so look at its input or training"
         )
     return array
+
+
+def _first_rounded(array: np.ndarray, rounded: np.ndarray) -> str:
+    """The first of the numbers that its float64 is not equal to; "" if there is none."""
+    if array.dtype.kind == "f":
+        other = np.flatnonzero((array != rounded).ravel() & np.isfinite(array).ravel())
+        return str(array.ravel()[other[0]]) if len(other) else ""
+    large = np.flatnonzero((np.abs(rounded) >= 2**53).ravel())
+    exact, given = rounded.ravel()[large].tolist(), array.ravel()[large].tolist()
+    return next((str(one) for one, other in zip(given, exact, strict=True) if one != int(other)), "")
+
+
+def _check_not_rounded(values) -> None:
+    """Raise InputError where NumPy, making an array of a list, has rounded an integer to a float."""
+    for one in values if isinstance(values, (list, tuple)) else ():
+        if isinstance(one, (int, np.integer)) and int(float(one)) != int(one):
+            raise InputError(f"the score {one} is beyond what float64 holds exactly; give one dtype for all of them")
 
 
 def as_mask(values, name: str) -> np.ndarray:
@@ -67,9 +93,15 @@ def as_mask(values, name: str) -> np.ndarray:
     )
 
 
-def labels_and_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
-    """(bool[N] anomalous, float[N] scores) of images. Labels are 0 or 1; the image at fault is named."""
-    labels, scores = to_numpy(labels), to_numpy(scores)
+def labels_and_scores(labels, scores, keep: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """(bool[N] anomalous, float[N] scores) of images. Labels are 0 or 1; the image at fault is named.
+
+    keep: as of `as_scores`.
+    """
+    labels, given = to_numpy(labels), scores
+    scores = to_numpy(given)
+    if scores.dtype.kind == "f":
+        _check_not_rounded(given)
     if labels.ndim != 1 or scores.ndim != 1 or len(labels) != len(scores):
         raise InputError(
             f"labels and scores must be two lists of one length, one number per image; got shapes "
@@ -78,9 +110,9 @@ def labels_and_scores(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     if labels.size == 0:
         return np.zeros(0, bool), np.zeros(0, np.float32)
     try:
-        scores = as_scores(scores, "scores")
+        scores = as_scores(scores, "scores", keep)
     except InputError:
-        if scores.dtype.kind == "f":
+        if scores.dtype.kind == "f" and not np.isfinite(scores).all():
             first = int(np.flatnonzero(~np.isfinite(scores))[0])
             raise InputError(f"image {first}: its score is {scores[first]}, not a finite number") from None
         raise

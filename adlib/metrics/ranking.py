@@ -35,9 +35,10 @@ def image_metrics(labels, scores, auroc_limit: float | None = None) -> dict:
     list. auroc_limit: false-positive rate in (0, 1]; adds image_partial_auroc, the area left of it divided by
     it. Returns floats: image_auroc, image_ap, image_f1max, image_f1max_threshold (score >= threshold is
     anomalous; the highest of several best; chosen on these labels, hence an oracle); and "reasons" where one
-    is NaN. Raises InputError for scores that are not finite, naming the image.
+    is NaN. Integers are ranked as they are, beyond 2**53 too; a threshold there is an int. Raises InputError for
+    scores that are not finite, naming the image.
     """
-    anomalous, scores = labels_and_scores(labels, scores)
+    anomalous, scores = labels_and_scores(labels, scores, keep=True)
     limits = () if auroc_limit is None else (_checked_limit(auroc_limit),)
     keys = ["image_auroc", "image_ap", "image_f1max", "image_f1max_threshold"]
     keys += ["image_partial_auroc"] if limits else []
@@ -48,10 +49,18 @@ def image_metrics(labels, scores, auroc_limit: float | None = None) -> dict:
     sums = RankingSums(len(positive), len(negative), limits=limits)
     distinct, count = np.unique(positive, return_counts=True)
     below, upto = (negative.searchsorted(distinct, side) for side in ("left", "right"))
-    sums.add(distinct[::-1], count[::-1], (len(negative) - upto)[::-1], (upto - below)[::-1])
-    values = [sums.auroc, sums.average_precision, sums.f1_max, sums.threshold]
+    places = np.arange(len(distinct))  # in place of the scores, which may be more than float64 can tell apart
+    sums.add(places[::-1], count[::-1], (len(negative) - upto)[::-1], (upto - below)[::-1])
+    values = [sums.auroc, sums.average_precision, sums.f1_max, distinct[int(sums.threshold)]]
     values += [sums.partial_auroc(limit) for limit in limits]
-    return {key: float(value) for key, value in zip(keys, values, strict=True)}
+    return {key: _plain(value) for key, value in zip(keys, values, strict=True)}
+
+
+def _plain(value) -> float | int:
+    """A float; an int where that is the only number equal to the value, a threshold among integers beyond 2**53."""
+    if isinstance(value, np.integer) and int(float(value)) != int(value):
+        return int(value)
+    return float(value)
 
 
 def pixel_metrics(

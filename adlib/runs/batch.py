@@ -1,5 +1,10 @@
-"""A batch: many runs or notebooks at once on Dask's workers; one that fails stops no other."""
+"""A batch: many runs or notebooks at once on Dask's workers; one that fails stops no other.
 
+Workers, the scheduler and the way to either may be lost at any time. None of that is a failure of what was under way:
+it is looked for in the store, and given out again if it is not there.
+"""
+
+import queue
 import sys
 import threading
 import uuid
@@ -7,12 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 
 from tqdm.auto import tqdm
 
-from adlib.runs.execute import Conditions, NotebookFailed, execute, execute_notebook
+from adlib.errors import InputError
+from adlib.runs.execute import Conditions, NotebookFailed, deaths, execute, execute_notebook
 from adlib.runs.record import FAILED, FINISHED, failure
 from adlib.runs.run import Run, distinct_titles
 from adlib.runs.store import Busy, Store
@@ -20,6 +27,12 @@ from adlib.runs.workers import Workers, default_jobs, kernel_server
 
 BUSY, INTERRUPTED = "busy", "interrupted"
 PATIENCE = 5.0  # seconds that a worker waits for a run that another process works on, before it does others first
+SILENCE = 10.0  # seconds without an answer of the scheduler, or without workers, before the batch says so
+REMINDER = 600.0  # seconds until it says so again
+LOOK_EVERY = 60.0  # seconds between looks into the store; LOOK_WAITING while nothing can be done
+LOOK_WAITING = 5.0
+GATHER_SECONDS = 20.0  # to wait for an outcome whose worker may have gone with it
+DEATHS = 3  # workers that may die under one run
 
 
 @dataclass
@@ -27,12 +40,16 @@ class Task:
     """One piece of a batch: work(*arguments, conditions) in a worker returns its outcome.
 
     An outcome is a dictionary: state (FINISHED, FAILED, BUSY or INTERRUPTED), and of a failure kind and reason.
+    look: returns the outcome if the task has ended since the batch began, whoever did it, as far as that can be seen
+    without a worker. deaths: how many workers are known to have died under it, None where nobody knows.
     """
 
     name: str
     title: str
     work: Callable
     arguments: tuple
+    look: Callable[[], dict | None] = lambda: None
+    deaths: Callable[[], int | None] = lambda: None
 
 
 def run_all(
@@ -48,23 +65,31 @@ def run_all(
     work: what a worker does with (run, key, store's folder, conditions), `do_run` if None.
     A failure of any kind is recorded as one and stops no other run. A run that another process works on is left to it.
     Ctrl-C ends what is under way, keeps every finished run and every checkpoint, and raises KeyboardInterrupt.
-    Raises InputError when nothing can be written into the store.
+    Raises InputError when nothing can be written into the store, and when there has been no worker for longer than
+    the workers' patience.
     """
     store.check_writable()
     folder = store.folder.resolve()
     waiting = {run.key: run for run in runs if not store.is_finished(run.key)}
-    tasks = [
-        Task(key, title, work, (run.as_dict(), key, str(folder)))
-        if work
-        else Task(key, title, do_run, (run.as_dict(), key, str(folder), run.fingerprint))
-        for (key, run), title in zip(waiting.items(), distinct_titles(waiting.values()), strict=True)
-    ]
+    tasks = []
+    for (key, run), title in zip(waiting.items(), distinct_titles(waiting.values()), strict=True):
+        arguments = (run.as_dict(), key, str(folder)) + (() if work else (run.__dict__.get("fingerprint", ""),))
+        look = partial(_look, store, key, store.record(key))
+        tasks.append(Task(key, title, work or do_run, arguments, look, partial(deaths, store, key)))
     lost = {}
     with _open(jobs, len(tasks)) as workers, _stopper(folder, store, set(waiting)) as stop:
         for task, outcome in _do_all(workers, tasks, stop, "runs", len(runs) - len(waiting), progress):
             if outcome.get("unrecorded"):
                 lost[task.name] = _record_loss(waiting[task.name], store, outcome)
     return [lost.get(run.key) or store.record(run.key) or _unknown(run) for run in runs]
+
+
+def _look(store: Store, key: str, before: dict | None) -> dict | None:
+    """The outcome of a run by its record, if that is another one than before."""
+    record = store.record(key)
+    if record is None or record == before or (record["status"] == FINISHED and not store.is_finished(key)):
+        return None
+    return {"state": record["status"], "kind": record.get("kind", ""), "reason": record.get("reason", "")}
 
 
 def do_run(run: dict, key: str, folder: str, fingerprint: str, conditions: Conditions) -> dict:
@@ -136,56 +161,188 @@ def _do_all(
     workers: Workers, tasks: list[Task], stop: Path, what: str, done: int, progress: bool
 ) -> Iterator[tuple[Task, dict]]:
     """Have the workers do all tasks, with one bar for them; yields each task with its outcome when it has ended."""
-    with _Bar(what, done, len(tasks), workers, progress) as bar:
-        if not tasks:
-            return
-        from distributed import as_completed
+    with _Bar(what, done, len(tasks), progress) as bar:
+        if tasks:
+            yield from _Dispatch(workers, tasks, replace(workers.conditions, stop=str(stop)), bar, what).outcomes()
 
-        client = workers.client
-        if dashboard := workers.dashboard():
-            bar.say(f"Dask's dashboard: {dashboard}")
-        resources = workers.resources() or None
-        conditions = replace(workers.conditions, stop=str(stop))
-        submitted: dict[str, Task] = {}
 
-        def submit(task: Task, priority: int = 0):
-            key = f"{task.work.__name__}-{uuid.uuid4().hex}"
-            submitted[key] = task
-            options = {"key": key, "pure": False, "resources": resources, "priority": priority}
-            return client.submit(task.work, *task.arguments, conditions, **options)
+class _Dispatch:
+    """Gives the tasks of a batch to the workers, and again whenever workers, scheduler or the way to them were lost."""
 
-        completed = as_completed([submit(task) for task in tasks], loop=client.loop)
+    def __init__(self, workers: Workers, tasks: list[Task], conditions: Conditions, bar: "_Bar", what: str):
+        self.workers, self.conditions, self.bar, self.what = workers, conditions, bar, what
+        self.open = {task.name: task for task in tasks}
+        self.given: dict[str, tuple[Task, object]] = {}  # the future's key -> the task and its future
+        self.ended: queue.SimpleQueue = queue.SimpleQueue()
+        self.resources: dict | None = None
+        self.waiting_since: float | None = None  # when work became impossible
+        self.said, self.looked = "", monotonic()
+        self.say_again = 0.0
+
+    def outcomes(self) -> Iterator[tuple[Task, dict]]:
+        """Each task with its outcome when it has ended."""
+        client = self.workers.client
+        if dashboard := self.workers.dashboard():
+            self.bar.say(f"Dask's dashboard: {dashboard}")
+        self.pulse = _Pulse(self.workers, client)
         try:
-            for future in completed:
-                task, outcome = submitted[future.key], _outcome(future)
-                if outcome["state"] == BUSY:
-                    completed.add(submit(task, priority=-1))
-                    continue
-                bar.ended(task, outcome)
-                yield task, outcome
+            for task in self.open.values():
+                self._give(task)
+            while self.open:
+                for task, outcome in [*self._news(), *self._found_in_the_store()]:
+                    if self.open.pop(task.name, None):
+                        self.bar.ended(task, outcome)
+                        yield task, outcome
+                self._watch_the_cluster()
         finally:
-            if left := list(completed.futures):
+            self.pulse.left.set()
+            if self.given and self.pulse.silent() < SILENCE:
                 with suppress(Exception):  # the scheduler may be what has failed
-                    client.cancel(left, force=True)
+                    self.workers.client.cancel([future for _, future in self.given.values()], force=True)
+
+    def _give(self, task: Task, priority: int = 0) -> None:
+        if self.resources is None:
+            self.resources = self.workers.resources()
+        key = f"{task.work.__name__}-{uuid.uuid4().hex}"
+        options = {"key": key, "pure": False, "resources": self.resources or None, "priority": priority}
+        future = self.workers.client.submit(task.work, *task.arguments, self.conditions, **options)
+        self.given[key] = (task, future)
+        future.add_done_callback(self.ended.put)
+
+    def _news(self) -> Iterator[tuple[Task, dict]]:
+        """What has ended, waiting up to a second for it. A task that was lost is given again when that is possible."""
+        try:
+            ended = [self.ended.get(timeout=1)]
+        except queue.Empty:
+            ended = []
+        with suppress(queue.Empty):
+            while True:
+                ended.append(self.ended.get_nowait())
+        for future in ended:
+            task, _ = self.given.pop(future.key, (None, None))
+            if task is None or task.name not in self.open:
+                continue
+            outcome = _outcome(future, task) or task.look()
+            if outcome is None:
+                continue  # lost: it is open, and given to nobody
+            if outcome["state"] == BUSY:
+                self._give(task, priority=-1)
+            else:
+                yield task, outcome
+
+    def _found_in_the_store(self) -> Iterator[tuple[Task, dict]]:
+        """What has ended without a word to the batch; looked for now and then, and before it waits."""
+        every = LOOK_EVERY if self.waiting_since is None else LOOK_WAITING
+        if monotonic() - self.looked < every:
+            return
+        begin = monotonic()
+        for task in list(self.open.values()):
+            if outcome := task.look():
+                for key in [key for key, (given, _) in self.given.items() if given is task]:
+                    self.given.pop(key)[1].release()
+                yield task, outcome
+        self.looked = monotonic() + 10 * (monotonic() - begin)  # a slow disk is asked less often
+
+    def _watch_the_cluster(self) -> None:
+        """Say what the batch waits for, end it when patience does, and give out again what was lost."""
+        reached = self.workers.reach()
+        if reached and self.pulse.client is not self.workers.client:
+            self.pulse.left.set()
+            self.pulse = _Pulse(self.workers, self.workers.client)
+        for key in [key for key, (_, future) in self.given.items() if future.status in ("cancelled", "lost")]:
+            del self.given[key]
+        asleep = {task.name for task, _ in self.given.values()}
+        lost = [task for name, task in self.open.items() if name not in asleep]
+        if reached and lost and self.pulse.silent() < SILENCE:
+            self.resources = None  # the workers may be others now
+            self.bar.say(f"{len(lost)} {self.what} were lost with workers or scheduler and are given out again.")
+            with suppress(OSError, RuntimeError):  # lost once more: what was not given stays open
+                for task in lost:
+                    self._give(task)
+        trouble = self._trouble(reached)
+        now = monotonic()
+        if not trouble:
+            if self.said:
+                self.bar.alarm("Workers are here again: the batch goes on.")
+            self.waiting_since, self.said = None, ""
+            return
+        if self.waiting_since is None:
+            self.waiting_since, self.looked = now, -LOOK_WAITING  # look before waiting
+        if now - self.waiting_since > self.workers.patience:
+            raise InputError(
+                f"{trouble} It has been so for {_minutes(self.workers.patience)}: {len(self.open)} {self.what} are "
+                "left. What is finished is kept; start scheduler and workers as the README says, and call again."
+            )
+        if now - self.waiting_since > SILENCE and (trouble != self.said or now > self.say_again):
+            left = self.workers.patience - (now - self.waiting_since)
+            self.bar.alarm(
+                f"{trouble} {len(self.open)} {self.what} wait; the batch ends in {_minutes(left)} if it stays so."
+            )
+            self.said, self.say_again = trouble, now + REMINDER
+
+    def _trouble(self, reached: bool) -> str:
+        """Why nothing can be done now, in a sentence; "" where something can."""
+        if not reached or self.pulse.silent() > SILENCE:
+            return f"The scheduler {self.workers.address()} does not answer."
+        self.bar.show(sum(offer.get("slots", 0) for offer in self.pulse.offers))
+        able = [offer for offer in self.pulse.offers if all(offer.get(name) for name in self.resources or ())]
+        if not self.pulse.offers:
+            return "No worker is here."
+        return "" if able else f"No worker here offers {' and '.join(self.resources)}, which the {self.what} ask for."
 
 
-def _outcome(future) -> dict:
-    """What became of a task, also where its worker could not say it."""
+class _Pulse(threading.Thread):
+    """Asks the scheduler every second what its workers offer; a thread, because the answer may take as long as it
+    takes a connection to be given up.
+
+    offers: of each worker its resources, and its slots as "slots".
+    """
+
+    def __init__(self, workers: Workers, client):
+        super().__init__(daemon=True, name="pulse")
+        self.workers, self.client, self.left = workers, client, threading.Event()
+        self.offers: list[dict] = [{}]  # until it is known better
+        self.answered = monotonic()
+        self.start()
+
+    def run(self) -> None:
+        while not self.left.wait(1):
+            with suppress(Exception):  # whatever it is: no answer
+                self.offers = self.workers.offers(self.client)
+                self.answered = monotonic()
+
+    def silent(self) -> float:
+        """Seconds since the last answer."""
+        return monotonic() - self.answered
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def _outcome(future, task: Task) -> dict | None:
+    """What became of a task, also where its worker could not say it; None if it was lost on the way."""
     from distributed import KilledWorker
 
+    if future.status in ("cancelled", "lost"):
+        return None
+    returned = future.status == "finished"
     try:
-        return future.result()
+        return future.result(timeout=GATHER_SECONDS)
     except KilledWorker as error:
+        died = task.deaths()
+        if died is not None and died < DEATHS:  # the others were not killed: the way to them was lost
+            return None
         worker = getattr(error.last_worker, "address", error.last_worker)
         reason = f"Several workers ended, or were ended, under this run; the last was {worker}."
         return {"state": FAILED, "kind": "worker died", "reason": reason, "unrecorded": True}
-    except OSError as error:
-        kind = "disk full" if "No space left" in str(error) else "error"
-        return {"state": FAILED, "kind": kind, "reason": f"{type(error).__name__}: {error}", "unrecorded": True}
     except Exception as error:  # whatever it was, it is this task's and not the batch's
+        if returned or future.status in ("cancelled", "lost", "pending"):
+            return None  # the work has ended, and its outcome was lost with its worker
+        kind = "disk full" if isinstance(error, OSError) and "No space left" in str(error) else "error"
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0]}"
-        return {"state": FAILED, "kind": "error", "reason": reason, "unrecorded": True}
+        return {"state": FAILED, "kind": kind, "reason": reason, "unrecorded": True}
 
 
 def _record_loss(run: Run, store: Store, outcome: dict) -> dict:
@@ -206,37 +363,33 @@ def _unknown(run: Run) -> dict:
 class _Bar:
     """The bar of a batch: done, failed, running, time left; and a line above it for each task that has ended."""
 
-    def __init__(self, what: str, done: int, waiting: int, workers: Workers, progress: bool):
+    def __init__(self, what: str, done: int, waiting: int, progress: bool):
         self.bar = tqdm(total=done + waiting, initial=done, desc=what, disable=not progress, unit="")
-        self.workers, self.failed, self.slots, self.left = workers, 0, 0, threading.Event()
-        self.progress = progress and waiting > 0
+        self.failed, self.slots, self.progress = 0, 0, progress and waiting > 0
 
     def __enter__(self):
-        if self.progress:
-            threading.Thread(target=self._tick, daemon=True, name="bar").start()
         return self
 
     def __exit__(self, *_) -> None:
-        self.left.set()
         self.bar.close()
 
     def say(self, line: str) -> None:
         if self.progress:
             self.bar.write(line, file=sys.stderr)
 
+    def alarm(self, line: str) -> None:
+        """Say what nobody may miss: a batch that waits says so also where no bar is wanted."""
+        self.bar.write(f"{datetime.now():%H:%M:%S} {line}", file=sys.stderr)
+        sys.stderr.flush()
+
     def ended(self, task: Task, outcome: dict) -> None:
         self.failed += outcome["state"] == FAILED
         reason = f": {outcome['reason']}" if outcome.get("reason") else ""
         self.say(f"{datetime.now():%H:%M:%S} {outcome['state']} {task.title}{reason}")
         self.bar.update()
-        self._show()
+        self.show()
 
-    def _tick(self) -> None:
-        while not self.left.wait(1):
-            if self.workers.started:
-                self.slots = self.workers.slots()
-                self._show()
-
-    def _show(self) -> None:
+    def show(self, slots: int | None = None) -> None:
+        self.slots = self.slots if slots is None else slots
         running = min(self.slots, self.bar.total - self.bar.n)
         self.bar.set_postfix_str(f"{self.failed} failed, {running} running")

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,11 @@ from adlib.runs.run import Run
 from adlib.runs.store import Store
 
 # Kinds of failure that may not come again, because they depend on what else the machine does.
-WORTH_A_RETRY = ("kernel died", "out of memory", "out of GPU memory")
+WORTH_A_RETRY = ("kernel died", "stalled", "out of memory", "out of GPU memory")
+START_SECONDS = 300  # a busy machine may take minutes to start a dozen kernels at once
+IDLE = 0.005  # of a processor: a kernel that uses less does nothing
+BUSY_LIMITS = 48  # how many times longer a kernel may be silent that computes
+LEAVING = threading.Event()  # set when this process is about to end: what it executes is interrupted
 # Where a name says enough; other exceptions are of the kind "error".
 KINDS = {
     InputError.__name__: "wrong input",
@@ -49,7 +54,9 @@ class Conditions:
     time_limit: seconds for the whole run, None for no limit. retries: further attempts after a failure of a kind that
     may not come again. maps: whether anomaly maps stay in the store. wait: seconds to wait for another process that
     works on the same run, -1 for ever. stop: a file; when it appears, the run is interrupted. cache: a folder in which
-    runs share decoded images and frozen features, "" for none, and the bytes that it may hold.
+    runs share decoded images and frozen features, "" for none, and the bytes that it may hold. stall_limit: seconds
+    after which a kernel that hangs is ended: one that begins no cell, writes no file and uses no processor; one that
+    uses a processor may be as silent for BUSY_LIMITS times as long. None for no such limit.
     """
 
     time_limit: float | None = None
@@ -59,13 +66,15 @@ class Conditions:
     stop: str = ""
     cache: str = ""
     cache_limit: float = 20e9
+    stall_limit: float | None = 1800.0
 
 
 class NotebookFailed(RuntimeError):
     """A notebook did not run through.
 
     kind: "wrong input" (a parameter, or data that are gone), "error" (any other exception), "diverged" (a loss that is
-    not finite), "out of memory", "out of GPU memory", "disk full", "kernel died", "time limit", "interrupted".
+    not finite), "out of memory", "out of GPU memory", "disk full", "kernel died", "stalled" (it hung), "time limit",
+    "interrupted".
     reason: one line.
     """
 
@@ -169,6 +178,16 @@ def _record_failure(
     store.write_failure(folder, record | {"attempts": earlier})
 
 
+def deaths(store: Store, key: str) -> int | None:
+    """How many workers are known to have died under a run that is not finished; None if nothing is known of it."""
+    file = store.partial(key) / "attempts.json"
+    if not file.is_file():
+        return None
+    known = Attempts.read(file)
+    running = known["now"] and key in store.running()
+    return sum(attempt["kind"] == "worker died" for attempt in known["earlier"]) + bool(known["now"] and not running)
+
+
 class Attempts:
     """What is known of earlier attempts at a run, in a file of its folder that a kill leaves behind.
 
@@ -177,14 +196,20 @@ class Attempts:
 
     def __init__(self, folder: Path):
         self.file = folder / "attempts.json"
-        try:
-            known = json.loads(self.file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = {"earlier": [], "now": None}
+        known = self.read(self.file)
         self.earlier: list[dict] = known["earlier"]
         if known["now"]:
             where = "process {process} on {host}".format(**known["now"])
             self._add("worker died", f"The worker ({where}) ended, or was ended, before the run did.")
+
+    @staticmethod
+    def read(file: Path) -> dict:
+        """What a kill has left: "earlier", and "now", the process that was at it."""
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = None
+        return known if isinstance(known, dict) and {"earlier", "now"} <= known.keys() else {"earlier": [], "now": None}
 
     def begin(self) -> None:
         """A new attempt, by this process."""
@@ -233,7 +258,7 @@ def execute_notebook(
     log = log or Path(os.devnull)
     imports = [f"adlib.models.{parameters['method']}"] if "method" in parameters else []
     started: list = []
-    killed_before, watch = oom_kills(), Watch(started, conditions)
+    killed_before, watch = oom_kills(), Watch(started, conditions, out.parent)
     try:
         # The kernel talks through sockets in a folder of its own, not through TCP ports, which every user of the
         # machine could reach; the folder's short name keeps them below the system's limit of about 100 characters.
@@ -245,18 +270,20 @@ def execute_notebook(
                 kernel_name="python3",
                 progress_bar=progress,
                 log_output=False,
-                start_timeout=300,  # a busy machine may take minutes to start a dozen kernels at once
+                start_timeout=START_SECONDS,
                 cwd=str(REPOSITORY / "notebooks"),
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
                 kernel_manager_class=kernels.kernel_manager(server, log, imports, started),
                 shutdown_kernel="immediate",  # all that it has to leave is on disk
-                on_cell_start=_cell_logger(log),
+                on_cell_start=_cell_logger(log, watch),
             )
     except PapermillExecutionError as error:
         raise _of_exception(error.ename, str(error.evalue)) from error
     except (DeadKernelError, RuntimeError) as error:
         if watch.reason:
             raise NotebookFailed(watch.kind, watch.reason) from error
+        if "Kernel didn't respond" in str(error):
+            raise NotebookFailed("stalled", f"The kernel gave no sign of life for {START_SECONDS} s.") from error
         if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
             raise
         status = started[-1].wait(5) if started else None
@@ -266,12 +293,15 @@ def execute_notebook(
 
 
 class Watch(threading.Thread):
-    """Ends the kernel when its time is over, or when the file appears that asks for it; `kind` and `reason` say why."""
+    """Ends the kernel when its time is over, when it hangs, or when the file appears that asks for it; `kind` and
+    `reason` say why. folder: where the kernel writes.
+    """
 
-    def __init__(self, started: list, conditions: Conditions):
+    def __init__(self, started: list, conditions: Conditions, folder: Path):
         super().__init__(daemon=True, name="watch")
-        self.started, self.conditions, self.left = started, conditions, threading.Event()
+        self.started, self.conditions, self.folder, self.left = started, conditions, folder, threading.Event()
         self.kind = self.reason = ""
+        self.cell = 0
 
     def __enter__(self):
         self.start()
@@ -282,14 +312,58 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         begin, limit = time.monotonic(), self.conditions.time_limit
+        signs = _Signs(self)
         while not self.left.wait(0.5):
             if limit is not None and time.monotonic() - begin > limit:
                 self.kind, self.reason = "time limit", f"The run took longer than its limit of {limit:g} s."
             elif self.conditions.stop and Path(self.conditions.stop).exists():
                 self.kind, self.reason = "interrupted", "The batch was interrupted."
+            elif LEAVING.is_set():
+                self.kind, self.reason = "interrupted", "The worker lost its scheduler, or was asked to leave."
+            elif self.started and (reason := signs.missing(self.conditions.stall_limit)):
+                self.kind, self.reason = "stalled", reason
             if self.reason and self.started:
                 self.started[-1].kill()
                 return
+
+
+class _Signs:
+    """Signs of life of the kernel under a watch: cells begun, files written, and processor time."""
+
+    def __init__(self, watch: Watch):
+        self.watch = watch
+        self.progress, self.progressed = None, time.monotonic()  # cell and files, and since when they are the same
+        self.used, self.worked, self.asked = 0.0, time.monotonic(), 0.0  # processor seconds, and when they last grew
+
+    def missing(self, limit: float | None) -> str:
+        """Why the kernel must be thought to hang, in a sentence; "" if it need not be."""
+        now = time.monotonic()
+        if limit is None or now - self.asked < min(10.0, limit / 10):
+            return ""
+        self.asked = now
+        if (progress := (self.watch.cell, _newest(self.watch.folder))) != self.progress:
+            self.progress, self.progressed, self.worked = progress, now, now
+        used = kernels.processor_seconds(self.watch.started[-1].pid)
+        if used is None:  # this system does not say: only the long limit can be held
+            self.worked = now
+        elif used - self.used > IDLE * (now - self.worked):
+            self.used, self.worked = used, now
+        where = f"in cell {self.watch.cell}"
+        if now - self.worked > limit:
+            return f"The kernel hung {where}: no file written and no processor used for {limit:g} s."
+        if now - self.progressed > BUSY_LIMITS * limit:
+            return f"The kernel hung {where}: it computed for {BUSY_LIMITS * limit:g} s and wrote no file."
+        return ""
+
+
+def _newest(folder: Path) -> float:
+    """When something was last written in a folder, such as a checkpoint."""
+    newest = 0.0
+    with suppress(OSError):
+        for entry in folder.iterdir():
+            with suppress(OSError):  # renamed meanwhile
+                newest = max(newest, entry.stat().st_mtime)
+    return newest
 
 
 def _of_exception(name: str, text: str) -> NotebookFailed:
@@ -323,10 +397,11 @@ def _of_disk(error: OSError) -> NotebookFailed:
     return NotebookFailed(kind, f"{type(error).__name__}: {error}")
 
 
-def _cell_logger(log: Path) -> Callable:
-    """A function for nbclient that logs which cell begins."""
+def _cell_logger(log: Path, watch: Watch) -> Callable:
+    """A function for nbclient that logs which cell begins, and tells the watch."""
 
     def on_cell_start(cell, cell_index: int) -> None:
+        watch.cell = cell_index
         if cell.cell_type == "code" and cell.source.strip():
             _log(log, f"cell {cell_index}: {cell.source.strip().splitlines()[0]}")
 

@@ -19,11 +19,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 
 from adlib.runs import environment
 
+START_SECONDS = 300  # for the server's imports and a fork, on a busy machine
 # What every run imports. A method's own module is imported when the first run of that method asks for it.
 COMMON = (
     "ipykernel.kernelapp",
@@ -79,9 +81,13 @@ class KernelServer:
                 self._launch()
             self._process.stdin.write(line.encode())
             self._process.stdin.flush()
+            deadline = time.monotonic() + START_SECONDS
             while name not in self._started:
                 if self._process.poll() is not None:
                     raise OSError("The process that forks kernels has ended.")
+                if time.monotonic() > deadline:
+                    self._process.kill()
+                    raise OSError(f"The process that forks kernels gave no sign of life for {START_SECONDS} s.")
                 self._news.wait(1)
             return self._started.pop(name)
 
@@ -135,6 +141,20 @@ class ForkedKernel:
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
+
+
+def processor_seconds(pid: int) -> float | None:
+    """Processor time that a kernel and the processes of its session have used so far; None where nothing tells.
+
+    Processes that have ended are counted as far as their parents have collected them.
+    """
+    total, ticks = 0, os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # ended meanwhile
+            fields = file.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == pid:  # session
+                total += sum(map(int, fields[11:15]))  # user and system time, its own and its children's
+    return total / ticks if sys.platform == "linux" else None
 
 
 def kernel_manager(server: KernelServer | None, log: Path, imports: list[str], started: list) -> type:

@@ -160,7 +160,7 @@ class Store:
             if self.is_finished(key):
                 yield None
                 return
-            partial = self.folder / f".{key}.partial"
+            partial = self.partial(key)
             if partial.is_symlink() or not partial.is_dir():
                 _replace(partial)
             partial.mkdir(exist_ok=True)
@@ -179,6 +179,10 @@ class Store:
                 _delete([entry for entry in _entries(partial) if not _outlives(entry)] if resumable else [partial])
         finally:
             lock.release()
+
+    def partial(self, key: str) -> Path:
+        """Where a run is worked on, and where one that was killed has left its progress."""
+        return self.folder / f".{key}.partial"
 
     def claimed_key(self, folder: Path) -> str:
         """The key of the run that a claimed folder is for."""

@@ -17,6 +17,7 @@ from adlib.runs import environment, kernels
 from adlib.runs.execute import Conditions
 
 CONNECT_SECONDS = 30  # to wait for a scheduler's answer
+AGAIN_SECONDS = 5  # the same, when a scheduler that was lost is looked for
 _SETTINGS = {
     # The memory that counts is the kernels', which Dask does not see; its own limits would only be in the way.
     "distributed.worker.memory.target": False,
@@ -27,6 +28,7 @@ _SETTINGS = {
     "distributed.scheduler.allowed-failures": 2,  # workers that may die under one run
     "distributed.scheduler.worker-saturation": 1.0,  # no run waits for one worker while another is free
     "distributed.comm.timeouts.connect": "60s",
+    "distributed.comm.timeouts.tcp": "300s",  # how long a network may be away before connections are given up
     "distributed.deploy.lost-worker-timeout": "365 days",  # a worker that died is started anew by its nanny alone
 }
 
@@ -45,7 +47,8 @@ class Workers:
     """Where runs are executed, and under which conditions.
 
     jobs: workers of a local cluster, `default_jobs` if None. scheduler: the address of a Dask scheduler
-    ("tcp://host:8786") whose workers are used instead. conditions: of each run.
+    ("tcp://host:8786") whose workers are used instead. conditions: of each run. patience: seconds that a batch waits
+    while no worker is here or the scheduler does not answer, before it ends.
 
     with Workers(jobs=4) as workers: run_all(runs, store, workers)
     Workers start with the first batch and end with the block.
@@ -54,6 +57,7 @@ class Workers:
     jobs: int | None = None
     scheduler: str = ""
     conditions: Conditions = field(default_factory=Conditions)
+    patience: float = 3600.0
     _client: object = None
     _cluster: object = None
 
@@ -62,7 +66,8 @@ class Workers:
 
     def __exit__(self, *_) -> None:
         if self._client is not None:
-            self._client.close()
+            with suppress(OSError, RuntimeError):  # a scheduler that does not answer
+                self._client.close(timeout=AGAIN_SECONDS)
         if self._cluster is not None:
             self._cluster.close()
         self._client = self._cluster = None
@@ -75,44 +80,68 @@ class Workers:
         """
         if self._client is None:
             import dask
-            from distributed import Client
 
-            dask.config.set(_SETTINGS)
+            dask.config.set(_SETTINGS | _given_by_hand())
             if not self.scheduler:
                 self._cluster = _local_cluster(self.jobs or default_jobs())
             try:
-                self._client = Client(self.scheduler or self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
+                self._connect(CONNECT_SECONDS)
             except (OSError, ValueError) as error:
                 raise InputError(
-                    f"No Dask scheduler answers at {self.scheduler!r} ({error}): start one with `dask scheduler`, and "
-                    "workers with `dask worker ADDRESS`, as the README says."
+                    f"No Dask scheduler answers at {self.scheduler!r} ({error}): start one with `adlib scheduler`, and "
+                    "workers with `adlib worker ADDRESS`, as the README says."
                 ) from error
-            if self._cluster is not None:
-                self._client.register_plugin(_interrupts_left_to_the_batch())
         return self._client
 
-    @property
-    def started(self) -> bool:
-        return self._client is not None
+    def _connect(self, seconds: float) -> None:
+        from distributed import Client
 
-    def slots(self) -> int:
-        """How many runs the workers that are here now can do at once."""
-        with suppress(OSError, ValueError, RuntimeError):  # the scheduler is about to leave
-            return sum(self._client.nthreads().values())
-        return 0
+        self._client = Client(self.scheduler or self._cluster, timeout=seconds, set_as_default=False)
+        self._client.register_plugin(_farewell(ignore_interrupts=self._cluster is not None))
+
+    def reach(self) -> bool:
+        """Whether the client is connected now; one that has given up is replaced. What was given to it is lost then.
+
+        A scheduler that was started anew knows nothing of this batch: whoever finds tasks lost must give them again.
+        """
+        if self._client.status == "closed":
+            with suppress(OSError, ValueError, RuntimeError):
+                self._connect(AGAIN_SECONDS)
+        return self._client.status == "running"
+
+    def address(self) -> str:
+        """Of the scheduler."""
+        return self.scheduler or self._cluster.scheduler_address
+
+    def offers(self, client=None) -> list[dict]:
+        """Of each worker that is here now its resources, with the number of runs that it does at once as "slots".
+
+        client: to ask by, this one's if None. Waits for the answer, for as long as the connection is not given up.
+        """
+        return (client or self.client).run_on_scheduler(_offers)
 
     def resources(self) -> dict:
         """What a run asks of its worker: a GPU, if any worker offers GPUs."""
-        offered = self._client.run_on_scheduler(_offered_resources)
-        return {"GPU": 1} if "GPU" in offered else {}
+        return {"GPU": 1} if any(offer.get("GPU") for offer in self.offers()) else {}
 
     def dashboard(self) -> str:
         """The address of Dask's dashboard, or "" where it does not run (it needs the package bokeh)."""
         return self._client.dashboard_link if self._client.run_on_scheduler(_has_bokeh) else ""
 
 
-def _offered_resources(dask_scheduler) -> set[str]:
-    return {name for worker in dask_scheduler.workers.values() for name in worker.resources}
+def _given_by_hand() -> dict:
+    """Those of the settings that somebody has set by Dask's own means (a file, DASK_... variables), as they are."""
+    import dask
+
+    found = {}
+    for name in _SETTINGS:
+        if f"DASK_{name.upper().replace('.', '__').replace('-', '_')}" in os.environ:
+            found[name] = dask.config.get(name)
+    return found
+
+
+def _offers(dask_scheduler) -> list[dict]:
+    return [worker.resources | {"slots": worker.nthreads} for worker in dask_scheduler.workers.values()]
 
 
 def _has_bokeh() -> bool:
@@ -142,17 +171,27 @@ def _local_cluster(jobs: int):
     )
 
 
-def _interrupts_left_to_the_batch():
-    """Ctrl-C reaches every process of a terminal; only the batch itself knows how to end in order."""
+def _farewell(ignore_interrupts: bool):
+    """What a worker does besides its work: it ends its run in order when it leaves, because it was told to or has lost
+    its scheduler; and where Ctrl-C reaches it together with the batch, it leaves that to the batch.
+    """
     from distributed import WorkerPlugin
 
-    class LeaveInterrupts(WorkerPlugin):
-        name = "adlib-interrupts"
+    class Farewell(WorkerPlugin):
+        name = "adlib-farewell"
+        idempotent = True
 
         def setup(self, worker) -> None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if ignore_interrupts:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    return LeaveInterrupts()
+        def teardown(self, worker) -> None:
+            from adlib.runs import execute
+
+            if worker.status.name in ("closing", "closed", "failed"):
+                execute.LEAVING.set()
+
+    return Farewell()
 
 
 def _gpus() -> list[str]:

@@ -6,13 +6,17 @@
 It needs the clone, its environment, the data and the output folder on a file system that all nodes share. Run it where
 it may stay for as long as the batch takes (a login node in tmux, or a job of its own). A job that Slurm takes back or
 that reaches its time limit loses nothing but what its run did since its last checkpoint: Dask gives the run to another
-worker, and dask-jobqueue asks Slurm for a new job.
+worker, and dask-jobqueue asks Slurm for a new job. A worker that has lost the scheduler is started again in its job.
 """
 
 import argparse
+import os
 import signal
 import sys
 
+from adlib.runs.cluster import VARIABLES
+
+os.environ.update(VARIABLES | os.environ)  # Dask reads them when it is imported
 from dask_jobqueue import SLURMCluster
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -37,6 +41,7 @@ cluster = SLURMCluster(
     walltime=f"{given.hours}:00:00",
     interface=given.interface,
     job_extra_directives=[given.gpu],
+    worker_command="adlib.runs.cluster worker",
     worker_extra_args=["--resources", f"GPU=1,CPU={given.cpus}", "--no-dashboard"],
     python=sys.executable,
 )

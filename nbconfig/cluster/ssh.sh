@@ -13,14 +13,26 @@ python=${PYTHON:-$repository/.venv/bin/python}
 port=${PORT:-8786}
 cpus=${CPUS:-8}  # processors for each run
 
-"$python" -m dask scheduler --host "$host" --port "$port" --no-dashboard & started=$!
+# ssh again whenever the connection to a node was lost, which it tells by status 255.
+again() {
+    trap 'kill "$ssh" 2>/dev/null; exit' INT TERM
+    while :; do
+        # -tt: the worker ends with its connection
+        ssh -tt -o ServerAliveInterval=60 -o ServerAliveCountMax=5 "$1" "$2" </dev/null & ssh=$!
+        status=0; wait "$ssh" || status=$?
+        [ "$status" -eq 255 ] || return "$status"
+        sleep 10
+    done
+}
+
+export PYTHONPATH="$repository${PYTHONPATH:+:$PYTHONPATH}"
+"$python" -m adlib.runs.cluster scheduler --host "$host" --port "$port" & started=$!
 trap 'kill $started 2>/dev/null; wait' INT TERM EXIT
 for node in "$@"; do
     gpus=${node#*:}
     for gpu in $(seq 0 $((gpus - 1))); do
-        # -tt: the worker ends with its connection
-        ssh -tt "${node%:*}" "cd '$repository' && CUDA_VISIBLE_DEVICES=$gpu '$python' -m dask worker tcp://$host:$port \
-            --nthreads 1 --resources GPU=1,CPU=$cpus --memory-limit 0 --no-dashboard" </dev/null & started="$started $!"
+        again "${node%:*}" "cd '$repository' && CUDA_VISIBLE_DEVICES=$gpu exec '$python' -m adlib.runs.cluster worker \
+            tcp://$host:$port --resources GPU=1,CPU=$cpus" & started="$started $!"
     done
 done
 echo "adlib reproduce --profile paper --data DIR --out DIR --scheduler tcp://$host:$port"

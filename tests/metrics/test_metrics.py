@@ -225,3 +225,27 @@ def test_decision_without_a_denominator_is_nan_with_a_reason():
     assert metrics["fpr"] == 0.0
     assert {k for k, v in metrics.items() if k != "reasons" and math.isnan(v)} == set(metrics["reasons"])
     assert set(metrics["reasons"]) == {"mcc", "recall", "precision", "f1"}
+
+
+@pytest.mark.parametrize(("dtype", "base"), [("int64", 2**53), ("int64", -(2**63)), ("uint64", 2**64 - 8)])
+def test_integers_that_float64_would_make_equal_keep_their_order(dtype, base):
+    scores = np.array([base, base + 1, base + 2, base + 3], dtype)
+    found = image_metrics([0, 0, 1, 1], scores)
+    assert found["image_auroc"] == 1
+    assert found["image_f1max_threshold"] == base + 2
+    assert image_metrics([0, 1, 0, 1], scores)["image_auroc"] == 0.75
+    assert image_metrics([0, 0, 1, 1], scores.tolist())["image_auroc"] == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "first", "second"),
+    [
+        (pixel_metrics, np.array([[[0, 1]]]), np.array([[[2**53, 2**53 + 1]]])),
+        (lambda labels, scores: decision_metrics(labels, scores, 0.5), [0, 1], np.array([2**53, 2**53 + 1])),
+        (image_metrics, [0, 1], [2**53 + 1, 0.5]),  # a list that NumPy rounds before anybody sees it
+    ],
+)
+def test_what_would_be_rounded_into_ties_is_refused(metric, first, second):
+    with pytest.raises(InputError, match="9007199254740993 is beyond what float64 holds exactly"):
+        metric(first, second)
+    assert metric(first, np.array(second, float) / 2**53)

@@ -237,7 +237,8 @@ def test_runs_are_listed_by_the_command_line(tmp_path):
     store, runs = Store(tmp_path / "runs"), quick_runs(3)
     finished(store, runs[0])
     finished(store, runs[1])
-    (store.path(runs[1].key) / "predictions" / "maps.npy").unlink()
+    cut = store.path(runs[1].key) / "predictions" / "maps.npy"
+    cut.unlink()
     with store.claim(runs[2].key) as folder:
         store.write_failure(folder, failure(runs[2], "out of memory", "too large"))
         listed = CliRunner().invoke(app, ["runs", "--out", str(tmp_path)]).stdout.splitlines()
@@ -245,7 +246,7 @@ def test_runs_are_listed_by_the_command_line(tmp_path):
             f"{runs[0].key} finished padim on folder/thing, seed 0 image_auroc 0.5000",
             f"{runs[1].key} finished padim on folder/thing, seed 1 image_auroc 0.5000",
             f"{runs[2].key} running",
-            f"{runs[1].key} damaged  will be done again",
+            f"{runs[1].key} damaged  will be done again: {cut} is gone, and was 8 bytes long",
             f"2 runs in {store.folder}",
         ]
     arguments = ["runs", "--out", str(tmp_path), "--status", "failed", "--csv", str(tmp_path / "runs.csv")]

@@ -51,15 +51,16 @@ def test_the_slurm_example_asks_for_one_worker_with_one_gpu_in_each_job():
     for asked in ("-p gpu", "--cpus-per-task=6", "--mem=19G", "-t 12:00:00", "--gres=gpu:1", "-n 1"):
         assert f"#SBATCH {asked}" in lines, asked
     (worker,) = [line for line in lines if line.startswith(sys.executable)]
-    assert re.search(r" tcp://127\.0\.0\.1:\d+ ", worker)
+    assert re.search(r" -m adlib\.runs\.cluster worker tcp://127\.0\.0\.1:\d+ ", worker)
     assert "--nthreads 1 " in worker
     assert "--resources GPU=1,CPU=6 --no-dashboard" in worker
 
 
-# Runs what ssh would run there, here: `ssh -tt HOST COMMAND`; and leaves a note of the host.
+# Runs what ssh would run there, here: `ssh OPTIONS HOST COMMAND`; and leaves a note of the host.
 LIKE_SSH = """#!/bin/sh
-echo "$2" >> "$HOSTS"
-exec sh -c "$3"
+shift $(($# - 2))
+echo "$1" >> "$HOSTS"
+exec sh -c "$2"
 """
 
 
@@ -108,3 +109,48 @@ def test_the_ssh_example_starts_a_worker_for_each_gpu_and_ends_them(tmp_path):
         for process in (started, *below):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_worker_is_started_again_when_it_ends_and_ends_with_its_keeper(tmp_path, number):
+    """A program in place of Dask's notes that it began: ended by itself it comes again, ended with its keeper not."""
+    folder = tmp_path / "distributed" / "cli"
+    folder.mkdir(parents=True)
+    for package in (folder.parent, folder):
+        (package / "__init__.py").touch()
+    (folder / "dask_worker.py").write_text(
+        "import os, sys, time\n"
+        f"open({str(tmp_path / 'begun')!r}, 'a').write(' '.join([str(os.getpid()), *sys.argv[1:]]) + '\\n')\n"
+        f"time.sleep(0.2 if len(open({str(tmp_path / 'begun')!r}).readlines()) == 1 else 600)\n"
+    )
+    variables = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
+    with socket.create_server(("127.0.0.1", 0)) as scheduler:  # accepts connections, which is all that is looked for
+        address = f"tcp://127.0.0.1:{scheduler.getsockname()[1]}"
+        command = [sys.executable, "-m", "adlib.runs.cluster", "worker", address, "--resources", "GPU=1"]
+        keeper = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        try:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "begun").exists() or len((tmp_path / "begun").read_text().splitlines()) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            first, second = (line.split() for line in (tmp_path / "begun").read_text().splitlines())
+            assert first[1:] == second[1:]
+            assert first[1:4] == ["--nthreads", "1", "--memory-limit"]
+            assert first[-3:] == [address, "--resources", "GPU=1"]
+            worker = psutil.Process(int(second[0]))
+            keeper.send_signal(number)
+            assert keeper.wait(30) == (-number if number == signal.SIGKILL else 0)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.wait(30)
+            assert "it has ended (status 0) and is started anew" in keeper.stderr.read()
+        finally:
+            keeper.kill()
+
+
+@pytest.mark.slow
+def test_a_worker_whose_scheduler_never_answers_is_given_up(capfd):
+    code = "from adlib.runs.cluster import keep; raise SystemExit(keep('worker', ['tcp://127.0.0.1:9'], patience=0.5))"
+    done = subprocess.run([sys.executable, "-c", code], env=VARIABLES, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "adlib worker: nothing answers at tcp://127.0.0.1:9: given up." in done.stderr

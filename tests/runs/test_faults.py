@@ -225,6 +225,15 @@ FAULTS = [
     on_the_gpu,
     lambda: os.kill(os.getpid(), signal.SIGKILL),
 ]
+def sleeps():
+    import time
+    time.sleep(3600)
+
+def spins():
+    while True:
+        pass
+
+FAULTS += [sleeps, spins, lambda: os.kill(os.getpid(), signal.SIGSTOP)]
 PaDiM.fit_images = lambda self, *_: FAULTS[self.seed_]()
 """
 forking = pytest.mark.skipif(not can_fork(), reason="kernels are forked on Linux alone")
@@ -367,6 +376,25 @@ def test_short_memory_is_told_apart_and_tried_again(server, tree, tmp_path, monk
     assert record["kind"] == kind
     assert record["reason"].startswith(reason)
     assert [attempt["kind"] for attempt in record["attempts"]] == [kind]
+
+
+@forking
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seed", "reason"),
+    [
+        (6, "no file written and no processor used for 4 s."),  # sleeps
+        (7, "it computed for 8 s and wrote no file."),
+        (8, "no file written and no processor used for 4 s."),  # stopped
+    ],
+)
+def test_a_kernel_that_hangs_is_ended_and_said(server, tree, tmp_path, monkeypatch, seed, reason):
+    monkeypatch.setattr("adlib.runs.execute.BUSY_LIMITS", 2)
+    run = Run("folder", str(tree), "padim", "thing", SMALL, seed)
+    record = execute(run, Store(tmp_path), False, conditions=Conditions(retries=0, stall_limit=4), server=server)
+    assert record["kind"] == "stalled"
+    assert record["reason"].startswith("The kernel hung in cell ")
+    assert record["reason"].endswith(reason)
 
 
 @forking
