@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -97,19 +98,20 @@ class Predictions:
         return cls(scores, maps, table, settings, folder)
 
 
-def evaluate(predictions: Predictions, masks: np.ndarray | None = None) -> dict:
+def evaluate(predictions: Predictions, masks: np.ndarray | None = None, pro_variants: Iterable[str] = ()) -> dict:
     """All ranking metrics of a set of predictions, image and pixel level.
 
-    masks: bool [N, H, W] ground truth at the maps' size; None reads the mask files.
+    masks: bool [N, H, W] ground truth at the maps' size; None reads the mask files. pro_variants: names of further
+    definitions of PRO (adlib.metrics.PRO_LABELS) that are computed as well, for a paper that used them.
     Returns image_auroc, image_ap, image_f1max, pixel_auroc, pixel_ap, pixel_f1max, aupro (limit 0.3), as floats
     between 0 and 1, and NaN where undefined; `reasons` then says why, per metric. Where aupro is defined,
     `aupro_regions` says over how many defect regions it is taken.
     """
-    from adlib.metrics import image_metrics, pixel_metrics
+    from adlib.metrics import image_metrics, pixel_metrics, pro_variant
 
     values = image_metrics(predictions.samples["label"].to_numpy(), predictions.scores)
     reasons = values.pop("reasons", {})
-    pixel_names = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro")
+    pixel_names = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", *pro_variants)
     missing = ""
     if predictions.maps is None:
         missing = "the method gives no maps"
@@ -122,4 +124,9 @@ def evaluate(predictions: Predictions, masks: np.ndarray | None = None) -> dict:
         pixel_values = pixel_metrics(masks, predictions.maps, regions=True)
         reasons |= pixel_values.pop("reasons", {})
         values |= pixel_values
+        labels = predictions.samples["label"].to_numpy()
+        for name in pro_variants:
+            found = pro_variant(name, masks, predictions.maps, labels, predictions.scores)
+            reasons |= found.pop("reasons", {})
+            values |= found
     return values | ({"reasons": reasons} if reasons else {})

@@ -359,7 +359,9 @@ def table(
         cells = comparison(paper, name, out)
         print(f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else ""))
         shown = cells.drop(
-            columns=["paper", "table", "phantom", "recomputed", "runs"] + ["setting"] * (not cells["setting"].any())
+            columns=["paper", "table", "phantom", "recomputed", "runs"]
+            + ["setting"] * (not cells["setting"].any())
+            + ["aupro"] * ("pro" not in set(cells["metric"]))
         )
         print(shown.to_string(index=False, na_rep="-", float_format="%.2f"))
 

@@ -34,13 +34,16 @@ _HOME = {
         "wilson_interval",
     ),
     "variants": (
+        "PRO_LABELS",
         "PRO_VARIANTS",
         "image_scores",
         "pro_200_thresholds",
         "pro_anomalous_images",
+        "pro_at_image_f1",
         "pro_both_rescaled",
         "pro_dilated",
         "pro_per_image",
+        "pro_variant",
     ),
 }
 _FILE = {name: file for file, names in _HOME.items() for name in names}

@@ -1,7 +1,8 @@
 """Metrics as papers computed them, under their own names, to set beside their published numbers and no
 others.
 
-None of these is used unless asked for by name; the exact AUPRO is `adlib.metrics.aupro`. All sweep a fixed
+None of these is used unless asked for by name; a run computes those that the papers on its dataset need
+(`pro` in their paper.yaml). The exact AUPRO is `adlib.metrics.aupro`. All but the last two sweep a fixed
 number of evenly spaced thresholds, call a pixel anomalous where its score is above (not at) the threshold,
 take regions 8-connected, and rescale an axis instead of interpolating at the limit; so their values depend on
 the distribution of the scores and change under monotone transforms. Each returns {its name: value}, with
@@ -82,10 +83,53 @@ def pro_anomalous_images(masks, maps, limit: float = 0.3) -> dict:
     return _nan(name, value["reasons"]["aupro"]) if "reasons" in value else {name: value["aupro"]}
 
 
+def pro_at_image_f1(masks, maps, labels, scores) -> dict:
+    """Mean overlap of the regions at one threshold, that of the best image F1: anomalib's PRO (ISP-AD).
+
+    labels, scores: [N] of the images, 0 normal and 1 anomalous, higher is more anomalous. A pixel is found where
+    its score is at or above the highest threshold at which the images' F1 is best, as an image is.
+    Differs from AUPRO: not an area but one point of the curve, with no bound on the false-positive rate. It is 0
+    where no pixel reaches the threshold, and 1 where all do; it means nothing where image scores and maps have
+    different units. The threshold has seen the labels, hence an oracle.
+    """
+    from adlib.metrics.ranking import image_metrics
+
+    name, images = "pro_at_image_f1", image_metrics(labels, scores)
+    if "reasons" in images:
+        return _nan(name, images["reasons"]["image_f1max"])
+    threshold, overlap, n_regions = images["image_f1max_threshold"], 0.0, 0
+    for _, mask, pixels in _pairs(masks, maps):
+        if mask.any():
+            areas, regions = region_areas(mask)
+            overlap += float(np.sum((pixels[mask] >= threshold) / areas))
+            n_regions += len(regions)
+    return {name: overlap / n_regions} if n_regions else _nan(name, "there is no anomalous pixel in any mask")
+
+
 PRO_VARIANTS = {
     function.__name__: function
     for function in (pro_per_image, pro_200_thresholds, pro_both_rescaled, pro_dilated, pro_anomalous_images)
 }
+
+
+# What a variant is called in the head of a column.
+PRO_LABELS = {
+    "pro_per_image": "PRO of every anomalous image by itself",
+    "pro_200_thresholds": "PRO on 200 thresholds",
+    "pro_both_rescaled": "PRO with both axes rescaled",
+    "pro_dilated": "PRO of dilated detections",
+    "pro_anomalous_images": "PRO of the anomalous images alone",
+    "pro_at_image_f1": "region overlap at the threshold of the best image F1",
+}
+
+
+def pro_variant(name: str, masks, maps, labels, scores) -> dict:
+    """One of PRO_LABELS by its name; labels and scores of the images are for `pro_at_image_f1`."""
+    if name == "pro_at_image_f1":
+        return pro_at_image_f1(masks, maps, labels, scores)
+    if name not in PRO_VARIANTS:
+        raise InputError(f"There is no PRO variant {name!r}; there are {', '.join(PRO_LABELS)}.")
+    return PRO_VARIANTS[name](masks, maps)
 
 
 def image_scores(maps, rule: str = "max", k: int | float = 100) -> np.ndarray:

@@ -85,6 +85,21 @@ def replicates(name: str) -> int | None:
     return protocol(name).get("replicates")
 
 
+def pro_variant(name: str) -> str | None:
+    """Which definition of PRO a paper's column "pro" is compared with (adlib.metrics.PRO_LABELS); None without one."""
+    return protocol(name).get("pro", {}).get("variant")
+
+
+def pro_variants(dataset: str) -> tuple[str, ...]:
+    """The definitions of PRO of all papers that print it for a dataset."""
+    found = {}
+    for name in list_papers():
+        for table in protocol(name)["tables"].values():
+            if dataset in table["datasets"] and "pro" in table["metrics"]:
+                found[pro_variant(name)] = None
+    return tuple(found)
+
+
 def checks(name: str) -> dict:
     """What the audit recomputes of the paper beyond its averages and totals, and causes of what it finds (audit.yaml).
 

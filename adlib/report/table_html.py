@@ -11,6 +11,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from adlib import papers
+from adlib.metrics import PRO_LABELS
 from adlib.models import is_surrogate
 from adlib.report.ranks import rank_agreement
 from adlib.report.tables import COUNTS, unit
@@ -60,16 +61,24 @@ def _block(table: pd.DataFrame, methods: list[str], marks: dict[str, str], home:
     """The table of some of the methods, in all rows. marks: of their notes, by method."""
     ours_title = "ours, phantom" if table["phantom"].any() else "ours"
     titles = [escape(_title(method)) + marks.get(method, "") for method in methods]
-    top = "".join(f'<th colspan="3" scope="colgroup">{title}</th>' for title in titles)
+    aupro = (table["metric"] == "pro").any()  # ours is the paper's own definition, and AUPRO stands beside it
+    width = 4 if aupro else 3
+    top = "".join(f'<th colspan="{width}" scope="colgroup">{title}</th>' for title in titles)
     second = f'<th scope="col">published</th><th scope="col">{ours_title}</th><th scope="col">difference</th>'
+    second += f'<th scope="col">AUPRO, {ours_title}</th>' if aupro else ""
     decimals = table["published"].map(_decimals).max()
     several = table["dataset"].nunique() > 1
     lines = []
     for (dataset, category, setting), rows in table.groupby(["dataset", "category", "setting"], sort=False):
         name = ", ".join(filter(None, [dataset if several and category == "average" else "", category, setting]))
         found = {cell["method"]: cell for _, cell in rows.iterrows()}
-        empty = '<td class="published"></td><td></td><td></td>'
-        cells = [_cells(found[method], decimals, home) if method in found else empty for method in methods]
+        empty = '<td class="published"></td>' + "<td></td>" * (width - 1)
+        cells = [
+            _cells(found[method], decimals, home) + (_aupro(found[method]) if aupro else "")
+            if method in found
+            else empty
+            for method in methods
+        ]
         kind = ' class="average"' if category == "average" else ""
         lines.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     return (
@@ -87,6 +96,8 @@ def _notes(table: pd.DataFrame) -> tuple[list[tuple[list[str], str]], list[str]]
     methods, metrics, on_methods, on_metrics = list(table["method"].unique()), set(table["metric"]), [], []
     for paper, name in table[["paper", "table"]].drop_duplicates().itertuples(index=False):
         protocol = papers.protocol(paper)
+        if "pro" in metrics:
+            on_metrics.append(_on_pro(protocol["pro"]))
         for key, text in protocol.get("notes", {}).items():
             if concerned := [method for method in key.split(" and ") if method in methods]:
                 on_methods.append((concerned, text))
@@ -94,6 +105,14 @@ def _notes(table: pd.DataFrame) -> tuple[list[tuple[list[str], str]], list[str]]
                 on_metrics.append(text)
         on_metrics += filter(None, [protocol["tables"][name].get("notes")])
     return sorted(on_methods, key=lambda note: methods.index(note[0][0])), on_metrics  # numbered from left to right
+
+
+def _on_pro(pro: dict) -> str:
+    """What is compared in the columns of PRO. pro: as in paper.yaml."""
+    return (
+        f"PRO, ours: {PRO_LABELS[pro['variant']]}. {pro['why'].strip()} Beside it AUPRO, the exact area up to a "
+        "false-positive rate of 0.3, which is another quantity."
+    )
 
 
 def _mark(number: int, note: str) -> str:
@@ -174,6 +193,11 @@ def _cells(cell: pd.Series, decimals: int, home: str) -> str:
         ours += f'<br><small title="95 % bootstrap interval over the test images">({interval})</small>'
     ours += " (partly)" if cell["state"] == "partly" else ""
     return f'<td class="published">{published}</td><td>{ours}</td>{_difference(cell, digits)}'
+
+
+def _aupro(cell: pd.Series) -> str:
+    """The cell of AUPRO beside PRO."""
+    return f"<td>{'–' if pd.isna(cell['aupro']) else format(cell['aupro'], '.2f')}</td>"
 
 
 def _linked(text: str, cell: pd.Series, home: str) -> str:

@@ -18,8 +18,7 @@ def read_plan(paper: str, out: str | Path) -> dict | None:
 
 
 KEYS = ["dataset", "category", "setting", "method", "metric"]
-# Where a record keeps a metric that papers name otherwise, and what is not a share that we print in percent.
-OUR_NAMES = {"pro": "aupro"}
+# What is not a share that we print in percent.
 COUNTS = ("tn", "tp", "fn", "fp")
 AS_FRACTION = (*COUNTS, "mcc")
 
@@ -29,15 +28,16 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
 
     out: the folder with runs/ and plans/.
     Columns: paper, table, dataset, category, setting, method, metric, published, recomputed, ours, sd, seeds, low,
-    high, difference, state, phantom, runs.
+    high, difference, aupro, state, phantom, runs.
     published: as printed, percent but for MCC and counts; NaN for a dash. recomputed: in average rows the mean of the
     printed categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for
-    one). low, high: of one run, its 95 % bootstrap interval over the test images (image metrics), else NaN.
-    difference: ours - published, in percentage points. state: "done", "partly" (an average that lacks categories, or
-    seeds missing), "to do", "failed", "not implemented", "no data", "not in this profile". phantom: whether any of our
-    numbers comes from drawn data. runs: keys of the runs behind ours (or of those that failed) which have left a
-    notebook, separated by blanks. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test
-    images: an oracle.
+    one). low, high: of one run, its 95 % bootstrap interval over the test images (image metrics), else NaN. difference:
+    ours - published, in percentage points. aupro: beside PRO, which is ours by the paper's own definition (`pro` in
+    paper.yaml), the area under the curve up to a false-positive rate of 0.3; NaN for other metrics. state: "done",
+    "partly" (an average that lacks categories, or seeds missing), "to do", "failed", "not implemented", "no data", "not
+    in this profile". phantom: whether any of our numbers comes from drawn data. runs: keys of the runs behind ours (or
+    of those that failed) which have left a notebook, separated by blanks. Decision metrics (MCC, recall ...) are ours
+    at the threshold of best F1 on the test images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
@@ -48,14 +48,16 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     printed = printed[(printed["table"] == table) & printed["metric"].isin(spec["metrics"])]
     printed = _with_dashes(printed, spec["methods"])
     ours = average_rows(_our_cells(paper, table, printed, out))
+    beside = ours.loc[ours["metric"] == "aupro"].assign(metric="pro").rename(columns={"ours": "aupro"})
 
     joined = printed[[*KEYS, "value"]].rename(columns={"value": "published"}).merge(ours, on=KEYS, how="left")
+    joined = joined.merge(beside[[*KEYS, "aupro"]], on=KEYS, how="left")
     joined["state"] = joined["state"].fillna("to do")
     joined["phantom"] = joined["phantom"].eq(True)
     joined["difference"] = joined["ours"] - joined["published"]
     joined["recomputed"] = _recomputed(joined)
     joined["runs"] = joined["runs"].fillna("")
-    ours = ["ours", "sd", "seeds", "low", "high", "difference", "state", "phantom", "runs"]
+    ours = ["ours", "sd", "seeds", "low", "high", "difference", "aupro", "state", "phantom", "runs"]
     return joined.assign(paper=paper, table=table)[["paper", "table", *KEYS, "published", "recomputed", *ours]]
 
 
@@ -76,7 +78,9 @@ def _with_dashes(printed: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
 def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -> pd.DataFrame:
     """Per key: mean and sd over seeds, interval of a single run, state. From the plan and the records."""
     store, rows = Store(Path(out) / "runs"), []
-    metrics, categories = printed["metric"].unique(), printed["category"].unique()
+    metrics, categories = list(printed["metric"].unique()), printed["category"].unique()
+    metrics += ["aupro"] * ("pro" in metrics)
+    names = {"pro": papers.pro_variant(paper)}  # where a record keeps a metric that papers name otherwise
     for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
         if cell["table"] != table:
             continue
@@ -89,7 +93,7 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
         for category in groups or [cell["category"]]:
             now = "no data" if done and _lacks(record, category) else state
             for metric in metrics:
-                value = _our_value(record, category, metric) if done else float("nan")
+                value = _our_value(record, category, names.get(metric, metric)) if done else float("nan")
                 low, high = _our_interval(record, category, metric) if done else (float("nan"), float("nan"))
                 key = [cell["dataset"], category, cell["setting"], cell["method"], metric]
                 rows.append([*key, value, low, high, now, phantom, run])
@@ -125,7 +129,7 @@ def _our_value(record: dict, category: str, metric: str) -> float:
 
     category: of the table, "cloth/subclass4" for a sub-class. A run on several categories has them one by one.
     """
-    value = _part(record, category).get(OUR_NAMES.get(metric, metric))
+    value = _part(record, category).get(metric)
     if value is None:
         return float("nan")
     return value if metric in AS_FRACTION else 100 * value

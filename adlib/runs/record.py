@@ -74,8 +74,8 @@ class Recorder:
             "metrics": _without_nan(metrics),
             "intervals": _intervals(predictions),
             "oracle": _oracle_decisions(predictions, metrics),
-            "categories": _metrics_by("category", predictions),
-            "groups": _metrics_by("group", predictions),
+            "categories": _metrics_by("category", predictions, self.run.pro_variants),
+            "groups": _metrics_by("group", predictions, self.run.pro_variants),
             "seconds": self.seconds,
             "resumed": self.resumed,
             "shared": _shared(model),
@@ -150,7 +150,7 @@ def _oracle_decisions(predictions, metrics: dict) -> dict:
     return _without_nan(decision_metrics(predictions.samples["label"].to_numpy(), predictions.scores, threshold))
 
 
-def _metrics_by(column: str, predictions) -> dict[str, dict]:
+def _metrics_by(column: str, predictions, pro_variants) -> dict[str, dict]:
     """Metrics, oracle decisions and "intervals" of each category of a joint run, or of each sub-class or modality of a
     category, by itself; {} where there is only one.
     """
@@ -162,7 +162,7 @@ def _metrics_by(column: str, predictions) -> dict[str, dict]:
     found = {}
     for name in sorted(names.unique()):
         part = predictions.select(names == name)
-        metrics = evaluate(part)
+        metrics = evaluate(part, pro_variants=pro_variants)
         found[name] = _without_nan(metrics) | _oracle_decisions(part, metrics) | {"intervals": _intervals(part)}
     return found
 

@@ -70,6 +70,13 @@ class Run:
         """What of the training images the run learns from, see adlib.training_set; {} for all of them."""
         return check_training_settings({name: self.settings.get(name) for name in TRAINING_SETTINGS})
 
+    @property
+    def pro_variants(self) -> tuple[str, ...]:
+        """The definitions of PRO that the papers on this dataset measured, computed beside AUPRO."""
+        from adlib.papers import pro_variants
+
+        return pro_variants(self.dataset)
+
     @cached_property
     def model_settings(self) -> dict:
         """The method's parameters that this run sets."""
@@ -185,6 +192,8 @@ class Run:
         }
         if self.training_settings:
             identity["training"] = self.training_settings
+        if self.pro_variants:
+            identity["pro"] = self.pro_variants
         if self.auxiliary is not None:
             identity["parameters"]["auxiliary"] = list(self.auxiliary_roots)
             identity["auxiliary"] = fingerprint(self.auxiliary)

@@ -9,14 +9,17 @@ from scipy import ndimage
 
 from adlib.errors import InputError
 from adlib.metrics import (
+    PRO_LABELS,
     PRO_VARIANTS,
     aupro,
     image_scores,
     pro_200_thresholds,
     pro_anomalous_images,
+    pro_at_image_f1,
     pro_both_rescaled,
     pro_dilated,
     pro_per_image,
+    pro_variant,
 )
 
 
@@ -133,3 +136,49 @@ def test_image_scores_by_hand():
         image_scores(maps, "top_k_mean", k=4)
     with pytest.raises(InputError, match="rule"):
         image_scores(maps, "median")
+
+
+def by_hand():
+    """Two images of 4 x 5. In the first one a region of 2 x 2, half of it found at 1 and half at 0.25, and far from it
+    four of sixteen normal pixels at 0.5. The second one is normal, and 0 everywhere.
+    """
+    masks, maps = np.zeros((2, 4, 5), bool), np.zeros((2, 4, 5))
+    masks[0, :2, :2] = True
+    maps[0, 0, :2], maps[0, 1, :2], maps[0, :, 4] = 1, 0.25, 0.5
+    return masks, maps
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Points (FPR, PRO) of all: (0, 0), (0, 1/2), (4/n, 1/2), (4/n, 1) with n normal pixels, 36 or 16.
+        ("aupro", (4 / 36 * 0.5 + (0.3 - 4 / 36)) / 0.3),  # all 36 normal pixels, exactly up to 0.3
+        ("pro_anomalous_images", (4 / 16 * 0.5 + 0.05) / 0.3),  # the normal image does not count
+        ("pro_200_thresholds", 0.5),  # ends at the last threshold before 0.3, which is at 4/36
+        ("pro_per_image", 0.5),
+        ("pro_both_rescaled", 0.5),
+        ("pro_dilated", 1.0),  # what is found at 1 reaches the whole region
+        ("pro_at_image_f1", 0.5),  # of the region 2 of 4 pixels reach the anomalous image's score
+    ],
+)
+def test_every_definition_of_pro_by_hand(name, expected):
+    masks, maps = by_hand()
+    found = aupro(masks, maps) if name == "aupro" else pro_variant(name, masks, maps, [1, 0], [1.0, 0.0])[name]
+    assert found == pytest.approx(expected)
+
+
+def test_every_definition_has_a_label():
+    assert {*PRO_VARIANTS, "pro_at_image_f1"} == set(PRO_LABELS)
+    with pytest.raises(InputError, match="There is no PRO variant 'pro'; there are pro_per_image"):
+        pro_variant("pro", *by_hand(), [1, 0], [1, 0])
+
+
+def test_overlap_at_the_threshold_of_the_best_image_f1_follows_the_image_scores():
+    masks, maps = by_hand()
+    assert pro_at_image_f1(masks, maps, [1, 0], [0.25, 0.1])["pro_at_image_f1"] == 1  # 0.25 itself is found
+    assert pro_at_image_f1(masks, maps, [1, 0], [7, 1])["pro_at_image_f1"] == 0  # the scores' unit is not the maps'
+    masks[0, 3, 2] = True  # a second region, of one pixel, that nothing finds
+    assert pro_at_image_f1(masks, maps, [1, 0], [0.25, 0.1])["pro_at_image_f1"] == pytest.approx(0.5)
+    undefined = pro_at_image_f1(masks[:1], maps[:1], [1], [0.5])
+    assert math.isnan(undefined["pro_at_image_f1"])
+    assert "no normal image" in undefined["reasons"]["pro_at_image_f1"]
