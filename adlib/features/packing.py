@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import open_clip
+from safetensors.torch import save_file
 
 from adlib.features import backbones, clip_towers
+from adlib.features.installed import installed_file, installed_state
 
 
 def pack(name: str, folder: str | Path) -> Path:
@@ -14,7 +16,10 @@ def pack(name: str, folder: str | Path) -> Path:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(target.name + ".partial")
-        fetch = clip_towers.download if open_clip.get_model_config(name.partition(".")[0]) else backbones.download
-        shutil.copyfile(fetch(name), partial)
+        if installed := installed_file(name):
+            save_file(installed_state(name, installed), partial)
+        else:
+            fetch = clip_towers.download if open_clip.get_model_config(name.partition(".")[0]) else backbones.download
+            shutil.copyfile(fetch(name), partial)
         partial.replace(target)
     return target

@@ -31,7 +31,7 @@ from torch import nn
 from adlib.anomaly_map import smooth
 from adlib.detector import Facts
 from adlib.errors import InputError
-from adlib.features.backbones import MEAN, STD, Backbone
+from adlib.features.backbones import Backbone, hold_statistics
 from adlib.networks.distillation import (
     Bottleneck,
     Decoder,
@@ -89,8 +89,7 @@ class Student(nn.Module):
                     module.momentum = momentum
             pairs = zip(self.net.feature_info.channels(), channels, strict=True)
             self.adapters = nn.ModuleList(Adapter(*pair) for pair in pairs)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        hold_statistics(self, self.net)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         levels = self.net(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))

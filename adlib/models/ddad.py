@@ -28,7 +28,7 @@ from torch import nn
 from adlib.anomaly_map import smooth
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
-from adlib.features.backbones import MEAN, STD, Backbone, build_network, fill_network
+from adlib.features.backbones import Backbone, build_network, fill_network, hold_statistics
 from adlib.networks.denoising_unet import denoising_unet
 from adlib.networks.distillation import image_cosine_distance
 from adlib.training.loop import train
@@ -45,8 +45,7 @@ class Features(nn.Module):
         super().__init__()
         self.net = build_network(backbone, stages, seed)
         self.origin = fill_network(self.net, backbone, weights, seed)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        hold_statistics(self, self.net)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:

@@ -20,7 +20,7 @@ from torch import nn
 from adlib.anomaly_map import upsample
 from adlib.detector import Facts
 from adlib.errors import InputError
-from adlib.features.backbones import MEAN, STD, Backbone, build_network
+from adlib.features.backbones import Backbone, build_network, hold_statistics
 from adlib.networks.distillation import ResidualBlock, cosine_distance
 from adlib.synthesis import TexturePaste
 from adlib.training.loop import train
@@ -53,8 +53,7 @@ class DenoisingStudent(nn.Module):
             torch.manual_seed(seed + 1)
             widths = [channels[3], *reversed(channels)]  # 512, 512, 256, 128, 64 for a ResNet-18
             self.decoder = nn.ModuleList(_blocks(*pair) for pair in pairwise(widths))
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        hold_statistics(self, self.encoder)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:

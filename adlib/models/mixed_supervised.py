@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader
 from adlib.anomaly_map import upsample
 from adlib.detector import Detector, Facts, loader_workers
 from adlib.errors import InputError
-from adlib.features.backbones import MEAN, STD, build_network, fill_network
+from adlib.features.backbones import build_network, fill_network, hold_statistics
 from adlib.images import ImageSet
 from adlib.training.loop import to_device, train
 from adlib.training.patch_stream import AUGMENTATIONS, SYNTHETIC, PatchStream, choose_real, supervised_part
@@ -65,8 +65,8 @@ class PatchClassifier(nn.Module):
         side = np.exp(-0.5 / blur**2) if blur else 0.0
         kernel = torch.tensor([side, 1.0, side], dtype=torch.float32) / (1 + 2 * side)
         self.register_buffer("kernel", kernel.outer(kernel).expand(3, 1, 3, 3).clone(), persistent=False)
-        for buffer, values in {"luma": LUMA, "mean": MEAN, "std": STD}.items():
-            self.register_buffer(buffer, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("luma", torch.tensor(LUMA).view(1, 3, 1, 1), persistent=False)
+        hold_statistics(self, self.net)
         self.to(memory_format=torch.channels_last)
 
     def prepared(self, images: torch.Tensor) -> torch.Tensor:

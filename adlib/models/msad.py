@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
-from adlib.features.backbones import MEAN, STD, build_network, fill_network
+from adlib.features.backbones import build_network, fill_network, hold_statistics
 from adlib.training.loop import train
 
 
@@ -52,8 +52,7 @@ class UnitFeatures(nn.Module):
                 raise InputError(f"trained_layers={trained_layers} names none of {backbone}'s layers {known}.")
             for part in learning:
                 part.requires_grad_(True)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        hold_statistics(self, self.net)
         self.eval().to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True):

@@ -24,7 +24,7 @@ from torch import nn
 from adlib.anomaly_map import upsample
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
-from adlib.features.backbones import MEAN, STD, Backbone, build_network
+from adlib.features.backbones import Backbone, build_network, hold_statistics
 from adlib.images import ImageSet
 from adlib.samples import draw_share, items
 from adlib.training.loop import train
@@ -46,8 +46,7 @@ class Student(nn.Module):
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 elif isinstance(module, nn.BatchNorm2d):
                     module.reset_parameters()
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        hold_statistics(self, self.net)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:

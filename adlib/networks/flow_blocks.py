@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.errors import InputError
-from adlib.features.backbones import MEAN, STD, Backbone, fill_network
+from adlib.features.backbones import Backbone, fill_network, hold_statistics
 
 # Soft clamps of a log-scale: the identity near 0 (times a constant), bounded far away, so that exp() stays finite.
 # tanh(a) is written as 2 * sigmoid(2 a) - 1.
@@ -251,8 +251,7 @@ class TokenBackbone(Backbone):
         self.channels = [self.net.num_features]
         self.strides = [self.net.patch_embed.patch_size[0]]
         self.side = self.net.patch_embed.img_size[0]
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        hold_statistics(self, self.net)
         self.requires_grad_(False).eval()
 
     def compute(self, x: torch.Tensor) -> list[torch.Tensor]:

@@ -1,12 +1,11 @@
-"""Pretraining without natural images: the features that `weights="bundled"` names, and how to train them anew.
+"""Networks that learn from networks: the features that `weights="bundled"` names, and a teacher for EfficientAD.
 
-formulas    a class number -> a recipe -> drawings
-collage     drawings -> training images with a label per pixel
-training    training images -> a file of weights
-own_images  the user's own normal images as a second task
+formulas  random numbers -> drawings
+collage   drawings -> training images, as a camera would take them
+training  a teacher's feature maps of those -> a file of weights
 
-Beside it, from photographs and a network that was trained on natural images:
-teacher     of EfficientAD, distilled
+Beside it, from photographs:
+teacher   of EfficientAD, distilled
 """
 
 from adlib.pretrain.teacher import distil

@@ -1,9 +1,15 @@
-"""Training on collages: every cell of the last feature map names the class of the drawing it lies in.
+"""Training on collages: a small network learns the feature maps of one that was trained on photographs.
 
-The network is the part of a timm network up to `stages`; a small classifier on its last feature map predicts the class
-at a quarter and three quarters of each cell, by cross-entropy with label smoothing. The time is the budget: warm-up,
-then a cosine down to zero at its end. What was measured about the choices stands in the model card beside the bundled
-weights (adlib/features/bundled).
+The teacher (EfficientNet-Lite2 by default, which pip brings: adlib.features.installed) sees drawn collages, and so does
+the pupil: part of a timm network, up to `stages`. Two losses, per stage of the teacher:
+
+- the teacher's maps, normalised per channel, are read off the pupil's map of the same or the next finer grid by a small
+  head that is thrown away: smooth L1, as the teacher of EfficientAD is made;
+- the distances between places in the pupil's map are those between places in the teacher's, up to one factor (Park et
+  al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068): a head can unravel what a memory bank cannot.
+
+The time is the budget: warm-up, then a cosine down to zero at its end. What was measured stands in the model card
+beside the bundled weights (adlib/features/bundled).
 """
 
 import json
@@ -24,132 +30,185 @@ from tqdm.auto import tqdm
 
 from adlib.detector import choose_device
 from adlib.errors import InputError
-from adlib.features.backbones import MEAN, STD
-from adlib.features.weights import file_hash, fill_from_file
+from adlib.features.backbones import Backbone, build_network, hold_statistics, normalised
+from adlib.features.weights import bundled_file, fill_from_file
+from adlib.file_hashes import file_hash
 from adlib.pretrain.collage import Collages
+
+TEACHER = "tf_efficientnet_lite2.in1k"
+SAVE_EVERY = 120  # seconds between two checkpoints
 
 
 def pretrain(
     out: str | Path,
     minutes: float = 60,
     *,
-    backbone: str = "resnet18",
+    backbone: str = "resnet18.tv_in1k",
     stages: tuple[int, ...] = (1, 2, 3),
-    classes: int = 1000,
-    size: int = 96,
-    batch_size: int = 48,
-    learning_rate: float = 0.1,
-    weight_decay: float = 3e-4,
+    start: str | Path = "bundled",
+    teacher: str = TEACHER,
+    teacher_weights: str | Path = "pretrained",
+    sizes: tuple[int, ...] = (128, 192, 256),
+    batch_size: int = 16,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.02,
+    relation_weight: float = 1.0,
+    drawings: int = 400,
     device: str = "auto",
     workers: int = 1,
     seed: int = 0,
-    on: str | Path | None = None,
-    start: str | Path | None = None,
     progress: bool = True,
 ) -> Path:
-    """Train a feature extractor on formula-drawn collages; write float16 weights with timm's names. Returns `out`.
+    """Teach a feature extractor on drawn collages; write float16 weights with timm's names. Returns `out`.
 
     out: a .safetensors file, for `weights=` of every method. While training, OUT.checkpoint lies beside it: the same
         call goes on from there after an interruption, for the minutes that are left.
     minutes: of training, drawing the first pictures not counted.
-    backbone, stages: timm name, and the feature maps up to which it is trained.
-    classes, size, batch_size: of the collages. workers: processes that draw them; 0 draws in this one.
-    on: a folder of your own normal images. Every step then also asks that two photographs of one place of them, with
-        other light, noise and blur, get similar features, and those of different places different ones
-        (adlib.pretrain.own_images). Begin from a trained file (`start`), else features have to be learned anew.
-    start: a .safetensors file to begin from; None begins from random weights.
-    seed: of weights, recipes and drawings. The budget is time, so the result depends on the machine's speed all the
-        same: a second training gives features as good, not the same file.
+    backbone, stages: the pupil: timm name, and the feature maps up to which it is trained.
+    start: what it begins from: "bundled", "random" or a file of weights.
+    teacher, teacher_weights: timm name of the network to learn from, and its weights (adlib.features.weights).
+    sizes: sides of the collages in pixels, one per batch. batch_size: collages of 128 pixels in a batch; of larger ones
+        as many as have the same number of pixels, at least 2.
+    relation_weight: of the second loss.
+    drawings: kept per worker. workers: processes that draw them; 0 draws in this one.
+    seed: of weights and drawings. The budget is time, so the result depends on the machine's speed all the same: a
+        second training gives features as good, not the same file.
     Raises InputError for wrong arguments, and for a checkpoint of another call.
     """
-    out = Path(out)
+    out = Path(out).expanduser()
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: name a .safetensors file to write.")
     if minutes <= 0:
         raise InputError(f"minutes={minutes} must be above 0.")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if min(sizes) < 32 or any(size % 32 for size in sizes):
+        raise InputError(f"sizes={tuple(sizes)} must be multiples of 32 pixels.")
+    place = choose_device(device)
+    lesson = Lesson(
+        Backbone(teacher, (1, 2, 3, 4), teacher_weights, seed), pupil(backbone, tuple(stages), start, seed), seed
+    ).to(place, memory_format=torch.channels_last)
     settings = {
         "backbone": backbone,
         "stages": list(stages),
-        "classes": classes,
-        "size": size,
+        "start": start if start == "random" else file_hash(start_file(backbone, stages, start)),
+        "teacher": teacher,
+        "teacher_weights": {key: value for key, value in lesson.teacher.origin.items() if key != "file"},
+        "sizes": list(sizes),
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
+        "relation_weight": relation_weight,
+        "drawings": drawings,
         "seed": seed,
         "minutes": minutes,
-        "on": None if on is None else str(Path(on).expanduser().resolve()),
-        "start": None if start is None else file_hash(_existing(start)),
     }
-    place = choose_device(device)
-    torch.manual_seed(seed)
-    trainee = Trainee(backbone, tuple(stages), classes).to(place, memory_format=torch.channels_last)
-    if start is not None:
-        fill_from_file(trainee.features, Path(start).expanduser())
-    optimiser = torch.optim.SGD(
-        trainee.parameters(), learning_rate, momentum=0.9, weight_decay=weight_decay, nesterov=True
-    )
-    own_loss = None
-    if on is not None:
-        from adlib.pretrain.own_images import OwnImages
-
-        own_loss = OwnImages(on, trainee, size, batch_size, seed).loss
-
+    out.parent.mkdir(parents=True, exist_ok=True)
+    optimiser = torch.optim.AdamW(lesson.taught(), learning_rate, weight_decay=weight_decay)
     checkpoint = out.with_name(out.name + ".checkpoint")
-    spent, steps = _resume(checkpoint, settings, trainee, optimiser)
-    batches = _batches(settings, steps, workers, place)
-    spent, steps, loss = _train(
-        trainee, optimiser, batches, own_loss, place, 60 * minutes, spent, steps, settings, checkpoint, progress
-    )
+    done = _resume(checkpoint, settings, lesson, optimiser)
+    done, losses = _train(lesson, optimiser, settings, done, place, workers, checkpoint, progress)
 
-    about = settings | {"steps": steps, "images": steps * batch_size, "seconds": round(spent), "loss": round(loss, 3)}
+    about = settings | done | {"seconds": round(done["seconds"]), "losses": [round(loss, 4) for loss in losses]}
     about |= {"device": torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} CPU"}
     about |= {"torch": torch.__version__, "timm": timm.__version__}
-    write_weights(trainee.features, out, about)
+    write_weights(lesson.pupil, out, about)
     checkpoint.unlink(missing_ok=True)
     return out
 
 
-class Trainee(nn.Module):
-    """Stages of a timm network, and a small classifier on the last of them.
+def start_file(backbone: str, stages: tuple[int, ...], start: str | Path) -> Path:
+    return bundled_file(backbone, tuple(stages)) if start == "bundled" else Path(start).expanduser()
 
-    Its hidden layer keeps the last stage from having to tell classes apart by itself: measured, features detect better.
 
-    features: loads wherever timm's features_only network of the same name and stages does.
-    forward(x): x float [B, 3, H, W] in [0, 1] -> logits float32 [B, classes, h, w].
+def pupil(backbone: str, stages: tuple[int, ...], start: str | Path, seed: int) -> nn.Module:
+    """The network to be taught: stages of a timm network, filled with what it begins from."""
+    net = build_network(backbone, stages, seed)
+    if start != "random":
+        fill_from_file(net, start_file(backbone, stages, start))
+    return net
+
+
+class Lesson(nn.Module):
+    """Teacher, pupil, and a head per stage of the teacher.
+
+    teacher: a Backbone. pupil: a features_only network of timm's. seed: of the heads.
+    means, deviations: of the teacher's channels per stage, as `measure` finds them.
     """
 
-    def __init__(self, backbone: str, stages: tuple[int, ...], classes: int):
+    def __init__(self, teacher: Backbone, pupil: nn.Module, seed: int):
         super().__init__()
-        try:
-            self.features = timm.create_model(backbone, pretrained=False, features_only=True, out_indices=stages)
-        except (RuntimeError, IndexError, AssertionError) as error:
-            raise InputError(f"timm cannot build {backbone!r} with feature stages {stages}: {error}.") from error
-        channels = self.features.feature_info.channels()[-1]
-        hidden = [nn.Conv2d(channels, 512, 3, padding=1, bias=False), nn.BatchNorm2d(512), nn.ReLU()]
-        self.classifier = nn.Sequential(*hidden, nn.Conv2d(512, classes, 1))
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.teacher, self.pupil = teacher, pupil
+        strides = pupil.feature_info.reduction()
+        # For every stage of the teacher: the coarsest map of the pupil that is not coarser, and how many times finer.
+        self.sources = [max(i for i, stride in enumerate(strides) if stride <= wanted) for wanted in teacher.strides]
+        self.factors = [wanted // strides[i] for wanted, i in zip(teacher.strides, self.sources, strict=True)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            widths = pupil.feature_info.channels()
+            pairs = zip(self.sources, teacher.channels, strict=True)
+            self.heads = nn.ModuleList(_head(widths[source], channels) for source, channels in pairs)
+        hold_statistics(self, pupil)
+        for stage, channels in enumerate(teacher.channels):
+            self.register_buffer(f"mean_{stage}", torch.zeros(1, channels, 1, 1))
+            self.register_buffer(f"deviation_{stage}", torch.ones(1, channels, 1, 1))
 
-    def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return self.features(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+    def taught(self) -> list[nn.Parameter]:
+        return [*self.pupil.parameters(), *self.heads.parameters()]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.maps(x)[-1])
+    def taught_state(self) -> dict[str, torch.Tensor]:
+        """Everything but the teacher."""
+        return {key: value for key, value in self.state_dict().items() if not key.startswith("teacher.")}
+
+    @torch.no_grad()
+    def measure(self, batches: list[torch.Tensor]) -> None:
+        """Mean and deviation of the teacher's channels on some batches of images."""
+        maps = [self.teacher(images) for images in batches]
+        for stage, of_batches in enumerate(zip(*maps, strict=True)):
+            values = torch.cat([each.float().transpose(0, 1).flatten(1) for each in of_batches], 1)
+            getattr(self, f"mean_{stage}").copy_(values.mean(1).view(1, -1, 1, 1))
+            getattr(self, f"deviation_{stage}").copy_(values.std(1).view(1, -1, 1, 1) + 1e-3)
+
+    def forward(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Of images float [B, 3, H, W] in [0, 1]: the losses of maps, and those of distances, one per stage."""
+        wanted = [maps.float() for maps in self.teacher(images)]
+        seen = self.pupil(normalised(self, images))
+        of_maps, of_distances = [], []
+        for stage, (target, source, factor) in enumerate(zip(wanted, self.sources, self.factors, strict=True)):
+            normal = (target - getattr(self, f"mean_{stage}")) / getattr(self, f"deviation_{stage}")
+            own = F.avg_pool2d(seen[source], factor) if factor > 1 else seen[source]
+            of_maps.append(F.smooth_l1_loss(self.heads[stage](own).float(), normal.clamp(-5, 5)))
+            if factor == 1:
+                of_distances.append(distance_loss(own.float(), target))
+        return of_maps, of_distances
 
 
-def cell_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.1) -> torch.Tensor:
-    """Cross-entropy of each cell against the labels at four places in it, with label smoothing.
+def _head(channels: int, wanted: int) -> nn.Sequential:
+    hidden = [nn.Conv2d(channels, 2 * channels, 1), nn.BatchNorm2d(2 * channels), nn.ReLU()]
+    return nn.Sequential(*hidden, nn.Conv2d(2 * channels, wanted, 1))
 
-    logits: [B, classes, h, w]; labels: int64 [B, H, W], H a multiple of h. Four places stand for the share of each
-    class in the cell, which at a border is more than one.
+
+def distance_loss(own: torch.Tensor, wanted: torch.Tensor, places: int = 64) -> torch.Tensor:
+    """How far the distances between places differ, both divided by their mean: smooth L1, a scalar.
+
+    own, wanted: float [B, C, h, w] and [B, D, h, w]. Distances are those among `places` random places of one image and
+    as many of another.
     """
-    cell = labels.shape[-1] // logits.shape[-1]
-    log_shares = F.log_softmax(logits.float(), dim=1)
-    low, high = cell // 4, 3 * cell // 4
-    corners = [labels[:, row::cell, column::cell] for row in (low, high) for column in (low, high)]
-    right = sum(F.nll_loss(log_shares, corner) for corner in corners) / 4
-    return (1 - smoothing) * right - smoothing * log_shares.mean()
+    count = own.shape[0] // 2 * 2
+    chosen = torch.randint(own.shape[2] * own.shape[3], (count, 1, places), device=own.device)
+    pairs = torch.triu_indices(2 * places, 2 * places, 1, device=own.device)
+    tables = []
+    # In full precision: distances of like places are small differences of large products.
+    with torch.autocast(own.device.type, enabled=False):
+        for maps in (own[:count].float(), wanted[:count].float()):
+            cells = maps.flatten(2).gather(2, chosen.expand(-1, maps.shape[1], -1)).transpose(1, 2)
+            cells = cells.reshape(count // 2, 2 * places, -1)
+            cells = cells - cells.mean(1, keepdim=True)
+            products = cells @ cells.transpose(1, 2)
+            squares = products.diagonal(dim1=1, dim2=2)
+            distances = (squares[:, :, None] + squares[:, None] - 2 * products)[:, *pairs].clamp(min=0)
+            # The root of nothing has an infinite slope: a little is added, of the distances' own size.
+            distances = (distances + 1e-3 * distances.mean().detach() + 1e-12).sqrt()
+            tables.append(distances / distances.mean())
+        return F.smooth_l1_loss(*tables, beta=0.1)
 
 
 def write_weights(features: nn.Module, out: Path, about: dict) -> None:
@@ -164,42 +223,55 @@ def write_weights(features: nn.Module, out: Path, about: dict) -> None:
     partial.replace(out)
 
 
-def _train(trainee, optimiser, batches, own_loss, place, seconds, spent, steps, settings, checkpoint, progress):
-    """Steps until the seconds are spent. Returns (seconds spent, steps done, mean loss of late)."""
+def _train(lesson, optimiser, settings, done, place, workers, checkpoint, progress):
+    """Steps until the minutes are spent. Returns (what was done, mean losses of late)."""
     # Low precision pays on a GPU, and on CPUs that multiply in it; elsewhere it only costs.
-    precise = place.type == "cpu" and not _multiplies_bfloat16()
-    trainee.train()
-    mean_loss, saved, clock = None, time.monotonic(), None
-    with tqdm(total=round(seconds), initial=round(spent), unit="s", desc="pretrain", disable=not progress) as bar:
-        for images, labels in batches:
-            clock = clock or time.monotonic()  # starts when the first batch is there
-            rate = settings["learning_rate"] * learning_rate_share(spent / seconds)
+    low = place.type == "cuda" or _multiplies_bfloat16()
+    seconds, means = 60 * settings["minutes"], None
+    stream = _Stream(settings, done["steps"])
+    loader = iter(
+        DataLoader(
+            stream, None, num_workers=workers, pin_memory=place.type == "cuda", prefetch_factor=8 if workers else None
+        )
+    )
+
+    def images() -> torch.Tensor:
+        batch = torch.as_tensor(next(loader)).to(place, non_blocking=True)
+        return batch.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).float() / 255
+
+    if done["steps"] == 0:
+        lesson.measure([images() for _ in range(12)])
+    lesson.train()
+    saved = clock = time.monotonic()
+    with tqdm(
+        total=round(seconds), initial=round(done["seconds"]), unit="s", desc="pretrain", disable=not progress
+    ) as bar:
+        while done["seconds"] < seconds:
             for group in optimiser.param_groups:
-                group["lr"] = rate
-            images = images.to(place, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-            labels = labels.to(place, non_blocking=True)
-            with torch.autocast(place.type, torch.bfloat16, enabled=not precise):
-                logits = trainee(images)
-                extra = own_loss() if own_loss else 0.0
-            loss = cell_loss(logits, labels) + extra
+                group["lr"] = settings["learning_rate"] * learning_rate_share(done["seconds"] / seconds)
+            batch = images()
+            with torch.autocast(place.type, torch.bfloat16, enabled=low):
+                of_maps, of_distances = lesson(batch)
+            loss = sum(of_maps) + settings["relation_weight"] * sum(of_distances)
             if not math.isfinite(loss.item()):
-                raise RuntimeError(f"The loss became {loss.item()} at step {steps}: try a lower learning rate.")
-            optimiser.zero_grad()
+                raise RuntimeError(f"The loss became {loss.item()} at step {done['steps']}: try a lower learning rate.")
+            optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
 
-            steps += 1
-            mean_loss = loss.item() if mean_loss is None else 0.98 * mean_loss + 0.02 * loss.item()
+            late = np.array([each.item() for each in (*of_maps, *of_distances)])
+            means = late if means is None else 0.98 * means + 0.02 * late
             now = time.monotonic()
-            spent, clock = spent + now - clock, now
-            bar.update(min(round(spent), bar.total) - bar.n)
-            bar.set_postfix(loss=f"{mean_loss:.3f}", steps=steps, refresh=False)
-            if spent >= seconds:
-                break
-            if now - saved > 120:
-                _save_checkpoint(checkpoint, settings, trainee, optimiser, spent, steps)
+            done["steps"] += 1
+            done["images"] += len(batch)
+            done["pixels"] += batch[:, 0].numel()
+            done["seconds"], clock = done["seconds"] + now - clock, now
+            bar.update(min(round(done["seconds"]), bar.total) - bar.n)
+            bar.set_postfix(loss=" ".join(f"{each:.3f}" for each in means), steps=done["steps"], refresh=False)
+            if now - saved > SAVE_EVERY and done["seconds"] < seconds:
+                _save_checkpoint(checkpoint, settings, lesson, optimiser, done)
                 saved = now
-    return spent, steps, mean_loss
+    return done, [] if means is None else means.tolist()
 
 
 def learning_rate_share(done: float) -> float:
@@ -212,55 +284,35 @@ def _multiplies_bfloat16() -> bool:
 
 
 class _Stream(IterableDataset):
-    """Collages from as many streams as there are worker processes."""
+    """Batches of collages from as many streams as there are worker processes."""
 
-    def __init__(self, classes: int, size: int, seed: int, done: int):
-        self.classes, self.size, self.seed, self.done = classes, size, seed, done
+    def __init__(self, settings: dict, done: int):
+        self.settings, self.done = settings, done
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[np.ndarray]:
         cv2.setNumThreads(1)
         worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        # All workers together keep 8 drawings of each class; after an interruption they draw others than before.
-        yield from Collages(
-            self.classes, self.size, per_class=max(2, 8 // workers), seed=self.seed, stream=(self.done, number)
+        # After an interruption the workers draw others than before.
+        collages = Collages(
+            self.settings["drawings"], seed=self.settings["seed"], stream=(self.done, worker.id if worker else 0)
         )
+        yield from collages.batches(self.settings["batch_size"] * 128**2, tuple(self.settings["sizes"]))
 
 
-def _batches(settings: dict, done: int, workers: int, place: torch.device) -> DataLoader:
-    stream = _Stream(settings["classes"], settings["size"], settings["seed"], done)
-    return DataLoader(stream, settings["batch_size"], num_workers=workers, pin_memory=place.type == "cuda")
-
-
-def _existing(file: str | Path) -> Path:
-    file = Path(file).expanduser()
-    if not file.is_file():
-        raise InputError(f"The weights file {file} does not exist.")
-    return file
-
-
-def _save_checkpoint(file: Path, settings: dict, trainee: nn.Module, optimiser, spent: float, steps: int) -> None:
+def _save_checkpoint(file: Path, settings: dict, lesson: Lesson, optimiser, done: dict) -> None:
     partial = file.with_name(file.name + ".partial")
-    torch.save(
-        {
-            "settings": json.dumps(settings, sort_keys=True),
-            "trainee": trainee.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "spent": spent,
-            "steps": steps,
-        },
-        partial,
-    )
+    saved = {"settings": json.dumps(settings, sort_keys=True), "done": done}
+    torch.save(saved | {"lesson": lesson.taught_state(), "optimiser": optimiser.state_dict()}, partial)
     partial.replace(file)
 
 
-def _resume(file: Path, settings: dict, trainee: nn.Module, optimiser) -> tuple[float, int]:
-    """(seconds spent, steps done) of a checkpoint that is loaded, (0, 0) without one."""
+def _resume(file: Path, settings: dict, lesson: Lesson, optimiser) -> dict:
+    """What was done before the checkpoint, which is loaded; nothing without one."""
     if not file.is_file():
-        return 0.0, 0
+        return {"steps": 0, "images": 0, "pixels": 0, "seconds": 0.0}
     saved = torch.load(file, weights_only=True, map_location="cpu")
-    if saved["settings"] != json.dumps(settings, sort_keys=True):
+    if saved.get("settings") != json.dumps(settings, sort_keys=True):
         raise InputError(f"{file} is from a training with other settings: repeat those, or delete it.")
-    trainee.load_state_dict(saved["trainee"])
+    lesson.load_state_dict(saved["lesson"], strict=False)  # all but the teacher, which has its own file
     optimiser.load_state_dict(saved["optimiser"])
-    return saved["spent"], saved["steps"]
+    return saved["done"]

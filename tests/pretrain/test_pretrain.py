@@ -1,82 +1,89 @@
-"""Pretraining: formulas, collages, the loss per cell, training that resumes, and the bundled weights."""
+"""Pretraining: drawings, collages, the lesson, training that resumes, and the bundled weights."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_tree
 from safetensors import safe_open
 from typer.testing import CliRunner
 
 from adlib import InputError
 from adlib.cli.commands import app
 from adlib.features.backbones import Backbone
-from adlib.features.weights import BUNDLED, file_hash
+from adlib.features.weights import BUNDLED
+from adlib.file_hashes import file_hash
 from adlib.pretrain import pretrain, training
 from adlib.pretrain.collage import Collages
-from adlib.pretrain.formulas import KINDS, draw, recipe
-from adlib.pretrain.own_images import agreement_loss
-from adlib.pretrain.training import cell_loss, learning_rate_share
+from adlib.pretrain.formulas import KINDS, draw, random_layer
+from adlib.pretrain.training import Lesson, distance_loss, learning_rate_share, pupil
 
-TINY = {"classes": 4, "size": 32, "batch_size": 4, "workers": 0, "device": "cpu", "progress": False}
+# A small teacher with random weights: what is learned from it is worth nothing, but learned all the same.
+TINY = {"teacher": "test_efficientnet", "teacher_weights": "random", "start": "random", "backbone": "test_resnet"}
+TINY |= {"sizes": (32, 64), "batch_size": 2, "drawings": 6, "workers": 0, "device": "cpu", "progress": False}
 
 
-def test_a_class_is_the_same_recipe_every_time_and_two_drawings_of_it_differ():
-    first, second = (recipe(7, seed=3) for _ in range(2))
-    assert np.array_equal(first.colours, second.colours)
-    assert [layer.kind for layer in first.layers] == [layer.kind for layer in second.layers]
-    one, same, other = (draw(first, 40, np.random.default_rng(seed)) for seed in (0, 0, 1))
+def test_drawings_are_seeded_and_differ():
+    one, same, other = (draw(40, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert one.dtype == np.uint8 and one.shape == (40, 40, 3)
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
-def test_paired_classes_share_structure_and_not_colours():
-    even, odd, next_pair = (recipe(label) for label in (6, 7, 8))
-    assert [layer.frequency for layer in even.layers] == [layer.frequency for layer in odd.layers]
-    assert not np.allclose(even.colours, odd.colours)
-    assert [layer.frequency for layer in even.layers] != [layer.frequency for layer in next_pair.layers]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_layer_draws_something(kind):
-    layers = [layer for label in range(0, 200, 2) for layer in recipe(label).layers if layer.kind == kind][:8]
     rng = np.random.default_rng(0)
-    fields = [KINDS[kind](layer, 64, 0.1, 1.0, rng) for layer in layers]
-    assert len(fields) == 8
+    fields = [KINDS[kind](random_layer(kind, rng), 64, rng) for _ in range(8)]
     assert all(field.shape == (64, 64) and np.isfinite(field).all() for field in fields)
-    assert all(field.std() > 0.01 for field in fields)
+    assert all(field.std() > 0.01 * np.abs(field).max() for field in fields)
 
 
-def test_collages_are_seeded_and_labelled_by_their_drawings():
-    first, second = (iter(Collages(classes=6, size=48, per_class=2, seed=5)) for _ in range(2))
-    seen = set()
-    for _ in range(20):
-        (image, labels), (same, same_labels) = next(first), next(second)
-        assert np.array_equal(image, same) and np.array_equal(labels, same_labels)
-        assert image.shape == (48, 48, 3) and labels.shape == (48, 48)
-        seen |= set(np.unique(labels))
-    assert seen <= set(range(6)) and len(seen) > 3
-    other = next(iter(Collages(classes=6, size=48, per_class=2, seed=5, stream=(1,))))
-    assert not np.array_equal(other[0], next(iter(Collages(classes=6, size=48, per_class=2, seed=5)))[0])
+def test_collages_are_seeded_and_of_every_size():
+    first, second, other = (Collages(pool=4, seed=5, stream=stream) for stream in ((0,), (0,), (1,)))
+    for size in (32, 64, 100) * 8:
+        image = first.collage(size)
+        assert image.shape == (size, size, 3) and image.dtype == np.uint8
+        assert np.array_equal(image, second.collage(size))
+    assert not np.array_equal(image, other.collage(100))
 
 
-def test_a_collage_without_regions_has_one_label():
-    _, labels = next(iter(Collages(classes=3, size=32, per_class=1, regions=0)))
-    assert len(np.unique(labels)) == 1
+def test_batches_have_about_the_same_number_of_pixels():
+    batches = Collages(pool=4).batches(4 * 64**2, (64, 128))
+    shapes = {next(batches).shape for _ in range(12)}
+    assert shapes == {(4, 64, 64, 3), (2, 128, 128, 3)}  # of the large ones two, the least
 
 
-def test_cell_loss_takes_the_share_of_each_class_in_a_cell():
-    labels = torch.zeros(1, 4, 4, dtype=torch.int64)
-    labels[:, :, 2:] = 1  # the one cell is half class 0, half class 1
-    logits = torch.tensor([2.0, 0.0, -1.0]).view(1, 3, 1, 1)
-    log_shares = logits.log_softmax(1).flatten()
-    expected = -(log_shares[0] + log_shares[1]) / 2
-    assert cell_loss(logits, labels, smoothing=0).item() == pytest.approx(expected.item())
-    smoothed = 0.9 * expected - 0.1 * log_shares.mean()
-    assert cell_loss(logits, labels).item() == pytest.approx(smoothed.item())
+def test_drawings_are_renewed_by_the_area_of_collages():
+    collages = Collages(pool=4, refresh=0.5)
+    for _ in range(4):
+        collages.collage(256)
+    assert collages.drawn == 4 + 4 * 4 * 0.5
+
+
+def test_distances_count_up_to_one_factor():
+    maps = torch.randn(4, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    turned = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1)))[0]
+    assert distance_loss(3 * torch.einsum("dc,bchw->bdhw", turned, maps), maps) < 1e-4
+    assert distance_loss(maps * torch.tensor([9.0, 1, 1, 1, 1]).view(1, 5, 1, 1), maps) > 0.1
+
+
+def test_a_pupil_of_one_colour_learns_without_infinite_gradients():
+    maps = torch.ones(2, 3, 4, 4, requires_grad=True)
+    distance_loss(maps, torch.rand(2, 3, 4, 4)).backward()
+    assert maps.grad.isfinite().all()
+
+
+def test_every_stage_of_the_teacher_is_read_off_the_next_finer_map():
+    lesson = Lesson(
+        Backbone("test_efficientnet", (1, 2, 3, 4), "random"), pupil("test_resnet", (1, 2, 3), "random", 0), 0
+    )
+    assert lesson.teacher.strides == [4, 8, 16, 32]
+    assert lesson.sources == [0, 1, 2, 2] and lesson.factors == [1, 1, 1, 2]
+    images = torch.rand(2, 3, 64, 64)
+    lesson.measure([images])
+    assert lesson.mean_2.abs().sum() > 0
+    of_maps, of_distances = lesson(images)
+    assert len(of_maps) == 4 and len(of_distances) == 3
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
@@ -85,42 +92,37 @@ def test_learning_rate_warms_up_and_ends_at_zero():
     assert learning_rate_share(1) == pytest.approx(0, abs=1e-12)
 
 
-def test_agreement_loss_is_low_only_for_equal_varied_uncorrelated_cells():
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(4, 3, 16, 16, generator=generator) * 1.5
-    good = agreement_loss(maps, maps)
-    assert good < 0.2
-    assert agreement_loss(maps, torch.randn(4, 3, 16, 16, generator=generator)) > 50  # other places
-    assert agreement_loss(maps * 0, maps * 0) > 24  # collapsed
-    assert agreement_loss(maps[:, :1].repeat(1, 3, 1, 1), maps[:, :1].repeat(1, 3, 1, 1)) > 5  # repeats itself
-
-
-def test_pretraining_writes_weights_that_a_backbone_loads(tmp_path):
-    out = pretrain(tmp_path / "own.safetensors", minutes=0.02, **TINY)
-    assert [file.name for file in tmp_path.iterdir()] == ["own.safetensors"]
-    with safe_open(out, "pt") as file:
-        about = json.loads(file.metadata()["adlib"])
-        assert all(file.get_tensor(key).dtype == torch.float16 for key in file.keys())  # noqa: SIM118
-    assert about["steps"] >= 1 and about["seed"] == 0 and about["images"] == 4 * about["steps"]
-    trained = Backbone("resnet18.tv_in1k", (1, 2, 3), out)
-    random = Backbone("resnet18.tv_in1k", (1, 2, 3), "random")
-    assert not torch.equal(trained.net.conv1.weight, random.net.conv1.weight)
-
-
-def test_the_loss_falls(monkeypatch):
+def test_the_pupil_learns_what_the_teacher_says():
     torch.manual_seed(0)
-    trainee = training.Trainee("resnet18", (1,), 3).train()
-    stream = iter(Collages(classes=3, size=32, per_class=4))
-    optimiser = torch.optim.SGD(trainee.parameters(), 0.05, momentum=0.9)
+    lesson = Lesson(Backbone("test_efficientnet", (1, 2, 3, 4), "random"), pupil("test_resnet", (1, 2), "random", 0), 0)
+    collages = Collages(pool=8).batches(4 * 64**2, (64,))
+    batches = [torch.from_numpy(next(collages)).permute(0, 3, 1, 2).float() / 255 for _ in range(2)]
+    lesson.measure(batches)
+    lesson.train()
+    optimiser = torch.optim.AdamW(lesson.taught(), 3e-3)
+    before = [tensor.clone() for tensor in lesson.teacher.state_dict().values()]
     losses = []
-    for _ in range(40):
-        images, labels = (np.stack(part) for part in zip(*(next(stream) for _ in range(8)), strict=True))
-        loss = cell_loss(trainee(torch.from_numpy(images).permute(0, 3, 1, 2) / 255), torch.from_numpy(labels))
+    for step in range(24):
+        loss = sum(sum(part) for part in lesson(batches[step % 2]))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert np.mean(losses[-10:]) < 0.85 * math.log(3)
+    assert np.mean(losses[-2:]) < 0.7 * np.mean(losses[:2])
+    assert all(map(torch.equal, before, lesson.teacher.state_dict().values()))
+
+
+def test_pretraining_writes_weights_that_a_backbone_loads(tmp_path):
+    out = pretrain(tmp_path / "own.safetensors", minutes=0.01, **TINY)
+    assert [file.name for file in tmp_path.iterdir()] == ["own.safetensors"]
+    with safe_open(out, "pt") as file:
+        about = json.loads(file.metadata()["adlib"])
+        assert all(file.get_tensor(key).dtype == torch.float16 for key in file.keys())  # noqa: SIM118
+    assert about["steps"] >= 1 and about["seed"] == 0 and about["images"] >= 2 * about["steps"]
+    assert about["teacher"] == "test_efficientnet" and about["teacher_weights"] == {"kind": "random", "seed": 0}
+    trained = Backbone("test_resnet", (1, 2, 3), out)
+    random = Backbone("test_resnet", (1, 2, 3), "random")
+    assert not torch.equal(trained.net.conv1[0].weight, random.net.conv1[0].weight)
 
 
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -138,35 +140,36 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch):
         pretrain(out, minutes=10, **TINY)
     assert not out.exists()
     saved = torch.load(tmp_path / "own.safetensors.checkpoint", weights_only=True)
+    assert not any(key.startswith("teacher.") for key in saved["lesson"])
     monkeypatch.setattr(training, "_save_checkpoint", real_save)
     with pytest.raises(InputError, match="from a training with other settings"):
         pretrain(out, minutes=11, **TINY)
     pretrain(out, minutes=10, **TINY)
     with safe_open(out, "pt") as file:
         about = json.loads(file.metadata()["adlib"])
-    assert about["steps"] > saved["steps"] > 1
+    assert about["steps"] > saved["done"]["steps"] > 1
     assert [file.name for file in tmp_path.iterdir()] == ["own.safetensors"]
-
-
-def test_own_images_adapt_given_weights(tmp_path):
-    tree = make_tree(tmp_path / "tree", train=3, normal=1, anomalous=1)
-    start = pretrain(tmp_path / "a.safetensors", minutes=0.01, **TINY)
-    adapted = pretrain(tmp_path / "b.safetensors", minutes=0.01, on=tree, start=start, **TINY)
-    with safe_open(adapted, "pt") as file:
-        assert json.loads(file.metadata()["adlib"])["start"] == file_hash(start)
 
 
 def test_wrong_calls_get_their_sentence(tmp_path):
     for arguments, sentence in (
         ({"out": tmp_path / "a.bin"}, "name a .safetensors file"),
         ({"out": tmp_path / "a.safetensors", "minutes": 0}, "minutes=0 must be above 0"),
-        ({"out": tmp_path / "a.safetensors", "backbone": "abacus"}, "timm cannot build 'abacus'"),
+        ({"out": tmp_path / "a.safetensors", "sizes": (100,)}, "must be multiples of 32"),
+        ({"out": tmp_path / "a.safetensors", "backbone": "abacus"}, "timm cannot build backbone='abacus'"),
         ({"out": tmp_path / "a.safetensors", "start": "none.safetensors"}, "none.safetensors does not exist"),
     ):
         with pytest.raises(InputError, match=sentence):
-            pretrain(**arguments)
+            pretrain(**(TINY | arguments))
     result = CliRunner().invoke(app, ["pretrain", "--minutes", "1", "--out", "a.bin"])
     assert isinstance(result.exception, InputError)
+
+
+def test_the_bundled_weights_start_a_training_of_their_own_network(tmp_path):
+    start = {"backbone": "resnet18.tv_in1k", "start": "bundled", "sizes": (32,)}
+    out = pretrain(tmp_path / "more.safetensors", minutes=0.001, **(TINY | start))
+    with safe_open(out, "pt") as file:
+        assert json.loads(file.metadata()["adlib"])["start"] == file_hash(BUNDLED / "resnet18.safetensors")
 
 
 # The bundled weights
