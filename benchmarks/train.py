@@ -209,7 +209,7 @@ def loader_speed(images: adlib.ImageSet, device: str, epochs: int) -> float:
 
     nothing = nn.Linear(1, 1)
     optimiser = torch.optim.SGD(nothing.parameters(), 0.1)
-    options = {"batch_size": BATCH, "epochs": epochs + 1, "on_epoch": note, "progress": False}
+    options = {"batch_size": BATCH, "drop_last": False, "epochs": epochs + 1, "on_epoch": note, "progress": False}
     train(model, images, None, {"nothing": nothing}, optimiser, update=lambda batch: {"loss": zero}, **options)
     return epochs * len(images) / (ends[-1] - ends[0])
 

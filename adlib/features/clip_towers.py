@@ -94,12 +94,14 @@ class ClipTowers(nn.Module):
         return visual.ln_post(x[:, 0]) @ visual.proj, tapped
 
     def positions(self, grid: torch.Size) -> torch.Tensor:
-        """The position embedding [1 + h * w, C] for a grid (h, w): bicubic from the one that was trained."""
+        """The position embedding [1 + h * w, C] for a grid (h, w): bicubic from the one that was trained, without
+        antialiasing, as AdaCLIP's official code has it (and OpenAI's, but not open_clip's newer versions).
+        """
         trained = self.net.visual.positional_embedding
         if tuple(grid) == tuple(self.net.visual.grid_size):
             return trained
         patches = trained[1:].T.unflatten(1, self.net.visual.grid_size)[None]
-        patches = F.interpolate(patches, size=tuple(grid), mode="bicubic", align_corners=False, antialias=True)
+        patches = F.interpolate(patches, size=tuple(grid), mode="bicubic", align_corners=False)
         return torch.cat([trained[:1], patches[0].flatten(1).T])
 
     def encode_sentences(self, tokens: torch.Tensor, before: Before | None = None) -> torch.Tensor:

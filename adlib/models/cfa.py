@@ -176,6 +176,7 @@ class CFA(Detector):
             ),
             epochs=self.epochs,
             batch_size=self.batch_size,
+            drop_last=True,
             precision=self.precision,
             progress=progress,
         )

@@ -106,6 +106,12 @@ class Reconstruction(nn.Module):
         inner = round(2 * channels * expansion)
         self.fusion = nn.Sequential(*(FusionBlock(2 * channels, inner) for _ in range(blocks)))
         self.out = nn.Conv2d(2 * channels, channels, 1, bias=False)
+        # The official code names no initialiser, which there means N(0, 0.01) everywhere but in the grids.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.out(self.fusion(self.memory(features)))
@@ -135,6 +141,7 @@ class CRAD(Detector):
     """CRAD. Images of 224 pixels; at prediction they must have the size that was learned.
 
     backbone, weights, stages: the frozen features, all resized to the finest stage's grid (adlib.features.backbones).
+    padded_for: pixels for which an EfficientNet pads, 380 in the official code (adlib.features.aligned_features).
     local_side, global_side: nodes along the sides of the grids. The global one holds that square times the size of all
         features of an image: 2.7 million values by default, more for larger images and finer stages.
     coordinate_jitter: noise on the local coordinates in training.
@@ -142,7 +149,7 @@ class CRAD(Detector):
     error_scale, error_weight, cosine_weight: of the refinement, see `refine`. The scale is absolute and suits
         features of the default backbone.
     epochs, batch_size, learning_rate, grid_rate, weight_decay, clip_norm: of AdamW; the grids have a rate of their own.
-    milestone, decay: after this share of the epochs both rates are multiplied by decay.
+    milestone, decay: one epoch after this share of them, as in the official code, both rates are multiplied by decay.
     smoothing_window: side of the mean filter of the map, zeros past the border. score_window: side of a second one
         before the map's maximum is taken as image score.
     cache_gib: frozen features of the training images are kept in memory if they need no more; 0 never keeps them.
@@ -158,6 +165,7 @@ class CRAD(Detector):
         backbone: str = "tf_efficientnet_b4.aa_in1k",
         weights: str = "pretrained",
         stages: tuple[int, ...] = (2, 3),
+        padded_for: int | None = 380,
         local_side: int = 8,
         global_side: int = 4,
         coordinate_jitter: float = 0.05,
@@ -184,6 +192,7 @@ class CRAD(Detector):
         self.backbone = backbone
         self.weights = weights
         self.stages = tuple(stages)
+        self.padded_for = padded_for
         self.local_side = local_side
         self.global_side = global_side
         self.coordinate_jitter = coordinate_jitter
@@ -206,7 +215,7 @@ class CRAD(Detector):
         self.precision = precision
 
     def fit_images(self, images, val, progress):
-        self.backbone_ = AlignedBackbone(self.backbone, self.stages, self.weights, self.seed_, grid="finest")
+        self.backbone_ = self.aligned_backbone(self.weights)
         self.build(self.backbone_.grid(images.shape))
         self.to(self.device_)
         network = self.reconstruction_
@@ -220,12 +229,16 @@ class CRAD(Detector):
             optimiser,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay)],
+            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay, late=1)],
             clip_norm=self.clip_norm,
             drop_last=False,
             precision=self.precision,
             progress=progress,
         )
+
+    def aligned_backbone(self, weights: str) -> AlignedBackbone:
+        options = {"padded_for": self.padded_for, "grid": "finest"}
+        return AlignedBackbone(self.backbone, self.stages, weights, self.seed_, **options)
 
     def build(self, grid: tuple[int, int]) -> None:
         """The network before training, for a grid of h x w features; its initial weights come from the fit's seed."""
@@ -262,5 +275,5 @@ class CRAD(Detector):
         return super().state() | {"grid": torch.tensor(self.reconstruction_.shape[1:])}
 
     def build_for(self, state):
-        self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_, grid="finest")
+        self.backbone_ = self.aligned_backbone("random")
         self.build(tuple(state.pop("grid").tolist()))

@@ -12,7 +12,8 @@ schedule are those of the library diffusers, set up as the official network, wit
 - the score of an image does not depend on its batch. The official code weighs the two comparisons by their largest
   values in the TEST batch (balance="batch"); here by those on the training images, or per "image";
 - every image is scored under the same noise, drawn from the seed, so that its score is always the same;
-- maps cover the whole image. The official ones, of 224 pixels, lack a border of 16, here left out of image scores only;
+- maps cover the whole image. The official ones, of 224 pixels, lack a border of 16, and so do the masks that they are
+  compared with (crop_maps=True); here it is left out of image scores only;
 - one setting for all categories. The published numbers chose epochs (1000 to 3000), conditioning (0 to 11) and
   adaptation_epochs (0 to 16) for each category; without such a choice users report far lower ones.
 
@@ -21,6 +22,7 @@ Other readings, as parameters:
 - ISP-AD: batch_size=8, learning_rate=5e-5 to 1e-4, and steps=3000 if "3000 steps" is taken at its word.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -31,6 +33,7 @@ from adlib.errors import InputError
 from adlib.features.backbones import Backbone, build_network, fill_network, hold_statistics
 from adlib.networks.denoising_unet import denoising_unet
 from adlib.networks.distillation import image_cosine_distance
+from adlib.predictions import Predictions
 from adlib.training.loop import train
 from adlib.training.pasted_textures import check_sides
 
@@ -91,7 +94,8 @@ class DDAD(Detector):
     balance: the pixels' distance is scaled so that its largest value equals the features': on all "training" images,
         per "image", or in the "batch" (official: the scores then depend on what else is in the batch).
     pixel_weight: v, weight of the pixels' distance after that.
-    smoothing: sigma of the anomaly map's blur in pixels. border: pixels along each edge that image scores leave out.
+    smoothing: sigma of the anomaly map's blur in pixels. border: pixels along each edge that image scores leave out;
+        crop_maps: and maps as well: predictions then are of the images' centre crop, and so are their masks.
     precision: of the UNet's training, see adlib.training.loop; float16 is not possible here.
     """
 
@@ -127,6 +131,7 @@ class DDAD(Detector):
         pixel_weight: float = 1.0,
         smoothing: float = 4.0,
         border: int = 16,
+        crop_maps: bool = False,
         precision: str = "float32",
     ):
         if balance not in BALANCES:
@@ -169,6 +174,7 @@ class DDAD(Detector):
         self.pixel_weight = pixel_weight
         self.smoothing = smoothing
         self.border = border
+        self.crop_maps = crop_maps
         self.precision = precision
 
     @property
@@ -226,6 +232,7 @@ class DDAD(Detector):
             epochs=self.epochs if self.steps is None else None,
             steps=self.steps,
             batch_size=self.batch_size,
+            drop_last=True,
             precision=self.precision,
             stage="unet",
             progress=progress,
@@ -249,6 +256,7 @@ class DDAD(Detector):
             ),
             epochs=self.adaptation_epochs,
             batch_size=self.adaptation_batch_size,
+            drop_last=True,
             stage="adaptation",
             progress=progress,
         )
@@ -322,6 +330,14 @@ class DDAD(Detector):
         maps = smooth(features + self.pixel_weight * largest[0] / largest[1] * pixels, self.smoothing)
         inner = slice(self.border, -self.border or None)
         return maps[:, inner, inner].amax((1, 2)), maps
+
+    def predict(self, images, device="auto", batch_size=8, progress=True):
+        found = super().predict(images, device, batch_size, progress)
+        if not self.crop_maps:
+            return found
+        inner = slice(self.border, -self.border or None)
+        maps = np.ascontiguousarray(found.maps[:, inner, inner])
+        return Predictions(found.scores, maps, found.samples, found.settings | {"crop": maps.shape[1:]})
 
     def illustrate(self, batch):
         return {"denoised": (self.denoised(batch) + 1) / 2}

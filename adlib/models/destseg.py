@@ -200,6 +200,7 @@ class DeSTSeg(PastingDetector):
                 torch.optim.SGD(groups, momentum=self.momentum, weight_decay=self.weight_decay),
                 steps=steps,
                 batch_size=self.batch_size,
+                drop_last=True,
                 precision=self.precision,
                 stage=name,
                 progress=progress,

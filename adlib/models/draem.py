@@ -111,10 +111,11 @@ def initialise(network: nn.Module) -> None:
 # Loss
 
 
-def structural_similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """SSIM of float [B, C, H, W] twice, values in [0, 1]: the mean over all pixels and channels, at most 1.
+def structural_similarity(first: torch.Tensor, second: torch.Tensor, span: float | torch.Tensor = 1.0) -> torch.Tensor:
+    """SSIM of float [B, C, H, W] twice: the mean over all pixels and channels, at most 1.
 
-    Gaussian window of 11 pixels, sigma 1.5, zeros past the border; C1 = 0.01^2, C2 = 0.03^2.
+    span: L, between the lowest and the highest value that there can be.
+    Gaussian window of 11 pixels, sigma 1.5, zeros past the border; C1 = (0.01 L)^2, C2 = (0.03 L)^2.
     """
     offsets = torch.arange(11, device=first.device, dtype=first.dtype) - 5
     line = torch.exp(-offsets.square() / (2 * 1.5**2))
@@ -126,9 +127,14 @@ def structural_similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Te
     mean1, mean2, square1, square2, product = means.split(channels, 1)
     variance = square1 - mean1**2 + square2 - mean2**2
     covariance = product - mean1 * mean2
-    c1, c2 = 0.01**2, 0.03**2
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
     above = (2 * mean1 * mean2 + c1) * (2 * covariance + c2)
     return (above / ((mean1**2 + mean2**2 + c1) * (variance + c2))).mean()
+
+
+def value_span(restored: torch.Tensor) -> torch.Tensor:
+    """SSIM's L as the official code guesses it: 2 while any restored value of the batch is below -0.5, else 1."""
+    return 1.0 + (restored.detach().amin() < -0.5).float()
 
 
 def focal_loss(logits: torch.Tensor, mask: torch.Tensor, gamma: float = 2.0) -> torch.Tensor:
@@ -240,7 +246,7 @@ class DRAEM(PastingDetector):
         restored, logits = (value.float() for value in self.restore_and_segment(batch["image"]))
         return {
             "squared": F.mse_loss(restored, batch["normal"]),
-            "ssim": 1 - structural_similarity(restored, batch["normal"]),
+            "ssim": 1 - structural_similarity(restored, batch["normal"], value_span(restored)),
             "focal": focal_loss(logits, batch["mask"]),
         }
 

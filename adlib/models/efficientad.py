@@ -265,6 +265,7 @@ class EfficientAD(Detector):
             optimiser,
             steps=self.steps,
             batch_size=self.batch_size,
+            drop_last=False,
             schedules=[torch.optim.lr_scheduler.MultiStepLR(optimiser, [milestone], 0.1)],
             schedule_every="step",
             precision=self.precision,

@@ -268,7 +268,7 @@ class FAnoGAN(AdversarialDetector):
             return {"critic": distance, "penalty": penalty, "gradient_norm": norm}
 
         length = {"epochs": self.gan_epochs} if self.gan_steps is None else {"steps": self.gan_steps}
-        settings = {"batch_size": self.batch_size, "stage": "gan", "progress": progress}
+        settings = {"batch_size": self.batch_size, "drop_last": True, "stage": "gan", "progress": progress}
         return train(self, images, None, networks, [critic, generator], update=update, **length, **settings)
 
     def train_encoder(self, images, progress: bool) -> list[dict[str, float]]:
@@ -282,7 +282,7 @@ class FAnoGAN(AdversarialDetector):
             return {"squared": squared.mean(), "features": self.feature_weight * features.mean()}
 
         optimiser = torch.optim.RMSprop(self.encoder_.parameters(), self.encoder_rate, alpha=0.9, eps=1e-5)
-        settings = {"batch_size": self.batch_size, "stage": "encoder", "progress": progress}
+        settings = {"batch_size": self.batch_size, "drop_last": True, "stage": "encoder", "progress": progress}
         modules = {"encoder": self.encoder_}
         losses = train(self, images, loss, modules, optimiser, steps=self.encoder_steps, **settings)
         for value in frozen:

@@ -154,7 +154,12 @@ class FastFlow(Detector):
 
         trained = [value for value in self.flow_.parameters() if value.requires_grad]
         optimiser = torch.optim.Adam(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
-        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "precision": self.precision}
+        settings = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "drop_last": True,
+            "precision": self.precision,
+        }
         train(self, data, loss, {"flow": self.flow_}, optimiser, progress=progress, **settings)
 
     def score_batch(self, batch):

@@ -195,7 +195,7 @@ class GANomaly(AdversarialDetector):
             seen = signed(batch, self.channels)
             return adversarial_step(self.generator_, self.discriminator_, optimisers, seen, seen, self.loss_weights)
 
-        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "progress": progress}
+        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": True, "progress": progress}
         self.losses_ = train(self, images, None, self.networks(), optimisers, update=update, **settings)
         self.diversity_ = self.diversity(images)
 

@@ -133,7 +133,8 @@ class IADInpainting(GANomaly):
             networks = self.generator_, self.discriminator_
             return adversarial_step(*networks, optimisers, image, target, loss_weights, self.fixed_code)
 
-        settings = {"epochs": epochs, "batch_size": self.batch_size, "stage": stage, "progress": progress}
+        settings = {"epochs": epochs, "batch_size": self.batch_size, "drop_last": True}
+        settings |= {"stage": stage, "progress": progress}
         return train(self, dataset, None, self.networks(), optimisers, update=update, **settings)
 
     def score_batch(self, batch):

@@ -244,6 +244,7 @@ class MixedSupervised(Detector):
             optimiser,
             epochs=self.epochs,
             batch_size=self.batch_size,
+            drop_last=True,
             schedules=[restarts(optimiser, self.first_cycle, self.cycle_growth)],
             schedule_every="step",
             precision=self.precision,

@@ -282,7 +282,8 @@ class MSFlow(Detector):
 
         optimiser = torch.optim.Adam(self.flow_.parameters(), lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
-        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "clip_norm": self.clip_norm}
+        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": False}
+        settings |= {"clip_norm": self.clip_norm}
         settings |= {"precision": self.precision, "schedules": [schedule], "progress": progress}
         train(self, data, loss, {"flow": self.flow_}, optimiser, **settings)
 

@@ -15,11 +15,11 @@ prompt's feed-forward answer where the image's attention belongs). What is ours 
 - the last epoch counts; the official code keeps the best of every tenth epoch's pixel AUROC on the TEST images. It
   also replaces an AUROC below 0.5 by 1 minus it; adlib does so nowhere;
 - the official map adds up distance and refiner's answer, the latter scaled by the largest and smallest distance in the
-  whole TEST set. Here both come from the training images and one synthetic anomaly in each, so that an image's score
-  does not depend on which others are tested with it;
+  whole TEST set (scale="test"). Here both come from the training images and one synthetic anomaly in each, so that an
+  image's score does not depend on which others are tested with it;
 - a pasted rectangle's hue turns as far as its saturation changes (0.4), there 0.1; on grey images it is the same;
 - without a folder of textures they are drawn (adlib.synthesis), and the detector warns of it;
-- weights, seed and resizing as in adlib.models.uniad.
+- weights and seed as in adlib.models.uniad.
 
 Other readings, as parameters:
 - CXR-AD: images of 320 pixels.
@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
-from adlib.detector import Facts
+from adlib.detector import Facts, choose_device
 from adlib.errors import InputError
 from adlib.features.aligned_features import AlignedBackbone, distances, resized, window_maximum
 from adlib.images import ImageSet
@@ -119,6 +119,9 @@ def dice_loss(probabilities: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 # Data
 
 
+TEST_SCALE = "Map scale from the test images: a score depends on which images are tested together, as in the paper."
+
+
 @dataclass(frozen=True)
 class PasteEither:
     """Of two synthesisers one at random: the image's own pieces, or a texture."""
@@ -161,6 +164,7 @@ class OneNIP(PastingDetector):
 
     backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.features.backbones).
         A ResNet-18 has the same stages 0 to 3, of 64, 64, 128 and 256 channels.
+    padded_for: pixels for which an EfficientNet pads, 380 in the official code (adlib.features.aligned_features).
     prompts: category -> path of its normal image at prediction. A category of the training images that is not named
         gets one of these by the fit's seed (`choices` tells which); one that was not learned can be named too.
     textures: a folder of pictures such as DTD's images, or None to draw textures.
@@ -169,8 +173,12 @@ class OneNIP(PastingDetector):
     jitter: amount of the features' noise in training.
     dice_weight: of the refiner's loss beside the mean squared error.
     refinement: share of the refiner in the map; the distance has the rest.
+    scale: what brings the refiner's probabilities to the size of distances, the mean of the largest and the smallest of
+        these: in "training" images and a synthetic anomaly in each, so that an image's score is its own; or in all
+        "test" images that are predicted together, as in the official code.
     epochs, batch_size, learning_rate, weight_decay, clip_norm: of AdamW.
-    milestone, decay: after this share of the epochs the learning rate is multiplied by decay.
+    milestone, decay: one epoch after this share of them, as in the official code, the learning rate is multiplied by
+        decay.
     score_window: side of the mean filter before the map's maximum is taken as image score.
     precision: of training, see adlib.training.loop.
     """
@@ -184,6 +192,7 @@ class OneNIP(PastingDetector):
         backbone: str = "tf_efficientnet_b4.aa_in1k",
         weights: str = "pretrained",
         stages: tuple[int, ...] = (0, 1, 2, 3),
+        padded_for: int | None = 380,
         prompts: dict[str, str] | None = None,
         textures: str | None = None,
         neighbours: int | None = None,
@@ -197,6 +206,7 @@ class OneNIP(PastingDetector):
         jitter: float = 20.0,
         dice_weight: float = 0.5,
         refinement: float = 0.5,
+        scale: str = "training",
         epochs: int = 1000,
         batch_size: int = 8,
         learning_rate: float = 1e-4,
@@ -207,9 +217,12 @@ class OneNIP(PastingDetector):
         score_window: int = 16,
         precision: str = "float32",
     ):
+        if scale not in ("training", "test"):
+            raise InputError(f"scale={scale!r} must be 'training' or 'test'.")
         self.backbone = backbone
         self.weights = weights
         self.stages = tuple(stages)
+        self.padded_for = padded_for
         self.prompts = None if prompts is None else {str(name): str(path) for name, path in prompts.items()}
         self.textures = folder_name(textures)
         self.neighbours = neighbours
@@ -223,6 +236,7 @@ class OneNIP(PastingDetector):
         self.jitter = jitter
         self.dice_weight = dice_weight
         self.refinement = refinement
+        self.scale = scale
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -234,6 +248,10 @@ class OneNIP(PastingDetector):
         self.precision = precision
 
     @property
+    def warnings(self) -> list[str]:
+        return super().warnings + ([TEST_SCALE] if self.scale == "test" else [])
+
+    @property
     def choices(self):
         return {"prompts": self.prompt_names_} if hasattr(self, "prompt_names_") else {}
 
@@ -242,7 +260,7 @@ class OneNIP(PastingDetector):
         texture = TexturePaste(self.texture_source(), (0.0, 0.8), exponents=(1, 5), rotation=5.0)
         synthetic = SyntheticImages(images, PasteEither(pieces, texture), 1.0, self.seed_, keep_normal=True)
         prompted = PromptedImages(synthetic)
-        self.backbone_ = AlignedBackbone(self.backbone, self.stages, self.weights, self.seed_)
+        self.backbone_ = self.aligned_backbone(self.weights)
         self.build(self.backbone_.grid(images.shape))
         self.to(self.device_)
         self.prompt_names_ = self.choose_prompts(images)
@@ -257,13 +275,17 @@ class OneNIP(PastingDetector):
             optimiser,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay)],
+            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay, late=1)],
             clip_norm=self.clip_norm,
             drop_last=False,
             precision=self.precision,
             progress=progress,
         )
         self.scale_ = self.scale_of_distances(prompted)
+
+    def aligned_backbone(self, weights: str) -> AlignedBackbone:
+        options = {"padded_for": self.padded_for}
+        return AlignedBackbone(self.backbone, self.stages, weights, self.seed_, **options)
 
     def build(self, grid: tuple[int, int]) -> None:
         """The networks before training, for a grid of h x w features; initial weights come from the fit's seed."""
@@ -316,6 +338,25 @@ class OneNIP(PastingDetector):
             low, high = min(low, float(distance.min())), max(high, float(distance.max()))
         return torch.tensor((low + high) / 2, device=self.device_)
 
+    def predict(self, images, device="auto", batch_size=8, progress=True):
+        if self.scale != "test":
+            return super().predict(images, device, batch_size, progress)
+        self.check_fitted()
+        self.device_ = choose_device(device)
+        self.to(self.device_)
+        learned, low, high = self.scale_, float("inf"), 0.0
+        with torch.inference_mode():
+            for start, batch in self.batches(images, batch_size, progress, "scale"):
+                (features,) = self.backbone_(batch)
+                prompts = self.prompts_of(images.samples.iloc[start : start + len(batch)])
+                found = distances(features, self.restoration_(features, prompts), batch.shape[-2:])
+                low, high = min(low, float(found.min())), max(high, float(found.max()))
+        self.scale_ = torch.full_like(learned, (low + high) / 2)
+        try:
+            return super().predict(images, device, batch_size, progress)
+        finally:
+            self.scale_ = learned
+
     def prompts_of(self, samples) -> torch.Tensor:
         """The prompts' features for rows of a samples table: float [B, C, h, w]."""
         known = list(self.prompt_names_)
@@ -366,5 +407,5 @@ class OneNIP(PastingDetector):
 
     def build_for(self, state):
         self.prompt_names_ = json.loads(bytes(state.pop("prompt_names").tolist()))
-        self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_)
+        self.backbone_ = self.aligned_backbone("random")
         self.build(state["prompts"].shape[-2:])

@@ -211,10 +211,11 @@ class PyramidFlowNet(nn.Module):
 def contrast(latents: list[torch.Tensor]) -> torch.Tensor:
     """Mean magnitude of the Fourier transform of the difference of pairs: the loss.
 
-    latents: float [2 P, C, h, w] per level; image i is compared with image P + i. An odd one out is left alone.
+    latents: float [B, C, h, w] per level, of at least two images; each is compared with every other, in
+    B (B - 1) / 2 pairs.
     """
-    pairs = len(latents[0]) // 2
-    squares = [(level[:pairs] - level[pairs : 2 * pairs]).square() for level in latents]
+    first, second = torch.triu_indices(len(latents[0]), len(latents[0]), 1)
+    squares = [(level[first] - level[second]).square() for level in latents]
     return torch.fft.fft2(compose_pyramid(squares).mean(1).float()).abs().mean()
 
 
@@ -238,7 +239,7 @@ class PyramidFlow(Detector):
     levels: of the pyramid; the grid must be divisible by 2^(levels - 1). stacks, kernel: of the flow.
     normalisation: of log-scales, "channel" or "spatial" (VolumeNorm).
     augment: mirror and turn training images (textures).
-    epochs, batch_size (even), learning_rate, weight_decay: of Adam, epsilon 1e-4, betas 0.5 and 0.9, no schedule.
+    epochs, batch_size (2 or more), learning_rate, weight_decay: of Adam, epsilon 1e-4, betas 0.5 and 0.9, no schedule.
     clip_norm: largest norm of the gradient. precision: of the training (adlib.training.loop).
     """
 
@@ -266,8 +267,8 @@ class PyramidFlow(Detector):
     ):
         if normalisation not in ("channel", "spatial"):
             raise InputError(f"normalisation={normalisation!r} must be 'channel' or 'spatial'.")
-        if batch_size < 2 or batch_size % 2:
-            raise InputError(f"batch_size={batch_size} must be even: images are compared in pairs.")
+        if batch_size < 2:
+            raise InputError(f"batch_size={batch_size} must be at least 2: images are compared in pairs.")
         if levels < 2:
             raise InputError(f"levels={levels} must be at least 2.")
         self.backbone = backbone
@@ -319,7 +320,8 @@ class PyramidFlow(Detector):
 
         settings = {"lr": self.learning_rate, "eps": 1e-4, "weight_decay": self.weight_decay, "betas": (0.5, 0.9)}
         optimiser = torch.optim.Adam(self.flow_.parameters(), **settings)
-        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "clip_norm": self.clip_norm}
+        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": True}
+        settings |= {"clip_norm": self.clip_norm}
         settings |= {"precision": self.precision, "progress": progress}
         train(self, images, loss, {"flow": self.flow_, "encoder": self.backbone_}, optimiser, **settings)
         self.template_ = self.mean_latents(images, progress)

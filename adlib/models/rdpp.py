@@ -8,8 +8,8 @@ Follows the official code, except that
 - the last epoch is kept; there, the epoch is chosen by its results on the TEST images;
 - its Sinkhorn term is left out: it compares a set of features with a permutation of the same set, is therefore zero
   together with its gradient, and only costs time. The divisor 1.11 that belongs to it stays;
-- the noise is Perlin's simplex noise, scaled to fill [-1, 1], where the official code has OpenSimplex; and item i of
-  epoch e carries noise from (seed, e, i) alone, so that runs can be repeated.
+- item i of epoch e carries noise from (seed, e, i) alone, so that runs can be repeated; there, one table of gradients,
+  drawn at the start, serves all images.
 """
 
 from dataclasses import dataclass
@@ -47,33 +47,45 @@ MVTEC_EPOCHS = {
 
 # Noise
 
-NOISE_SCALE = 108.0  # brings the largest values of `simplex_noise` to 1
+# The directions from a rhombicuboctahedron's centre to its 24 corners, as OpenSimplex takes them.
+GRADIENTS = np.array(
+    [(1 - 2 * np.array(signs)) * np.roll([11, 4, 4], axis) for axis in range(3) for signs in np.ndindex(2, 2, 2)]
+)
 
 
-def simplex_noise(shape: tuple[int, int, int], frequency: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise in three dimensions, one feature about every `frequency` positions: float32 of `shape` in [-1, 1].
+def simplex_noise(shape: tuple[int, int, int], frequency: float, table: np.ndarray) -> np.ndarray:
+    """Smooth noise in three dimensions, one feature about every `frequency` positions: float32 of `shape` in (-1, 1).
 
-    Perlin's simplex noise (2001) on a random table of gradients. Space is cut into tetrahedra; the value at a point is
-    the sum over its tetrahedron's four corners of a radial kernel times (random gradient · offset from the corner).
+    OpenSimplex (K. Spencer, 2014). The nodes are a cubic grid stretched along its diagonal; the value at a point is the
+    sum over all nodes within sqrt(2) of (2 - r^2)^4 x (the node's gradient . offset from the node), divided by 103.
+    table: a permutation of 0 to 255, which gives the nodes their gradients.
     """
     points = np.stack(np.meshgrid(*(np.arange(side) for side in shape), indexing="ij"), -1).reshape(-1, 3) / frequency
-    cell = np.floor(points + points.sum(1, keepdims=True) / 3).astype(int)  # skewed: the cube that holds the point
-    offset = points - (cell - cell.sum(1, keepdims=True) / 6)  # from the cube's first corner, unskewed
-    # The tetrahedron's corners are reached from the first by stepping along the largest offset, the next, the last.
-    rank = np.argsort(np.argsort(-offset, axis=1, kind="stable"), axis=1)
-    table = rng.permutation(256)
-    gradients = rng.normal(size=(256, 3))
-    gradients /= np.linalg.norm(gradients, axis=1, keepdims=True)
+    cell = np.floor(points - points.sum(1, keepdims=True) / 6).astype(int)
+    offset = points - (cell + cell.sum(1, keepdims=True) / 3)
     value = np.zeros(len(points))
-    for corner in range(4):
-        step = rank < corner
-        hashed = np.zeros(len(points), int)
+    for step in _NEAR:
+        away = offset - (step + step.sum() / 3)
+        near = np.flatnonzero((strength := 2 - np.einsum("ij,ij->i", away, away)) > 0)
+        hashed = np.zeros(len(near), int)
         for axis in range(3):
-            hashed = table[(hashed + cell[:, axis] + step[:, axis]) % 256]
-        away = offset - step + corner / 6
-        kernel = np.maximum(0.5 - (away**2).sum(1), 0) ** 4
-        value += kernel * (gradients[hashed] * away).sum(1)
-    return (value * NOISE_SCALE).clip(-1, 1).reshape(shape).astype(np.float32)
+            hashed = table[(hashed + cell[near, axis] + step[axis]) % 256]
+        slope = np.einsum("ij,ij->i", GRADIENTS[hashed % 24], away[near])
+        value[near] += strength[near] ** 4 * slope
+    return (value / 103).reshape(shape).astype(np.float32)
+
+
+def _near() -> np.ndarray:
+    """The nodes, counted from a cell's first corner, that lie within sqrt(2) of any point of the cell."""
+    steps = np.array(list(np.ndindex(4, 4, 4))) - 1
+    inside = np.array(list(np.ndindex(9, 9, 9))) / 8
+    inside = inside + inside.sum(1, keepdims=True) / 3
+    nodes = steps + steps.sum(1, keepdims=True) / 3
+    squares = ((inside[:, None] - nodes) ** 2).sum(2).min(0)
+    return steps[squares < 2]
+
+
+_NEAR = _near()
 
 
 @dataclass(frozen=True)
@@ -92,11 +104,11 @@ class SimplexPatch:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         sides = [min(int(rng.integers(*self.sides, endpoint=True)), side) for side in image.shape[:2]]
-        top, left = (
-            int(rng.integers(0, full - part, endpoint=True)) for full, part in zip(image.shape[:2], sides, strict=True)
-        )
+        room = [full - part for full, part in zip(image.shape[:2], sides, strict=True)]
+        top, left = (int(rng.integers(min(1, space), max(space, 1))) for space in room)  # a pixel from the border
+        table = rng.permutation(256)
         noise = sum(
-            self.persistence**octave * simplex_noise((3, *sides), self.frequency / 2**octave, rng)
+            self.persistence**octave * simplex_noise((3, *sides), self.frequency / 2**octave, table)
             for octave in range(self.octaves)
         )
         area = (slice(top, top + sides[0]), slice(left, left + sides[1]))
@@ -146,7 +158,8 @@ class RDPP(RD4AD):
 
     backbone, weights: the teacher, any timm ResNet (adlib.features.backbones); its stages 1, 2 and 3 are used.
     epochs: the official number depends on the category, see MVTEC_EPOCHS; 200 is its bottle's.
-    batch_size, accumulate: the gradients of `accumulate` batches add up, undivided, before each step.
+    batch_size, accumulate: the gradients of `accumulate` batches add up, undivided, before each step; they are counted
+        anew in each epoch (adlib.training.loop).
     learning_rate, projection_rate, betas: of the two Adams, for bottleneck with decoder and for the projections;
         without weight decay or schedule.
     projection_weight: of the projection loss beside the distillation loss.

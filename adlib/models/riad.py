@@ -118,7 +118,8 @@ class RIAD(Detector):
     sets: into how many masks the cells of an image are dealt.
     partitions: how many random partitions scoring averages over, for each size of cells.
     epochs, batch_size, learning_rate, weight_decay: of Adam.
-    milestone, decay: after this share of the epochs the learning rate is multiplied by decay.
+    milestone, decay: one epoch before this share of them is over, as in the code followed here, the learning rate is
+        multiplied by decay: at epoch 250 of 300.
     gradient_weight, similarity_weight: of edges and of SSIM in the loss, beside the squared error.
     validation_share: of the training images, held out to choose the epoch with the lowest loss; 0 trains on all and
         keeps the last epoch. Images given to fit as `val` are used instead.
@@ -190,7 +191,7 @@ class RIAD(Detector):
             optimiser,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay)],
+            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay, late=-1)],
             drop_last=False,
             precision=self.precision,
             validate=None if val is None else lambda: self.mean_loss(val),

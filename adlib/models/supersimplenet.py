@@ -183,7 +183,8 @@ class SuperSimpleNet(Detector):
     noise: standard deviation of the noise. It is absolute, and suits features of the size of torchvision's weights.
     threshold: of the Perlin noise; higher makes smaller blobs.
     stop_gradient: keep the classification's loss away from the segmentation head.
-    epochs, batch_size: the rates are multiplied by `decay` at each share of the epochs in `milestones`.
+    epochs, batch_size: the rates are multiplied by `decay` at each share of the epochs in `milestones`; a share that
+        falls between two epochs never comes, as in the official code.
     schedule_every: "epoch"; or "step", which counts the milestones in batches.
     adaptor_rate, adaptor_weight_decay, head_rate, head_weight_decay: of AdamW.
     clip_norm: the largest norm of all gradients, or None.
@@ -262,7 +263,7 @@ class SuperSimpleNet(Detector):
             ],
             fused=True,
         )
-        milestones = [int(self.epochs * share) for share in self.milestones]
+        milestones = [self.epochs * share for share in self.milestones]
         self.losses_ = train(
             self,
             self.training_images(images, progress),

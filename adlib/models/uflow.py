@@ -314,7 +314,12 @@ class UFlow(Detector):
 
         optimiser = torch.optim.Adam(self.flow_.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.4, total_iters=self.schedule_steps)
-        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "precision": self.precision}
+        settings = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "drop_last": False,
+            "precision": self.precision,
+        }
         train(self, data, loss, {"flow": self.flow_}, optimiser, schedules=[schedule], progress=progress, **settings)
 
     def score_batch(self, batch):

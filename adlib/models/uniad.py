@@ -77,11 +77,13 @@ class UniAD(Detector):
 
     backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.features.backbones).
         A ResNet-18 has the same stages 0 to 3, of 64, 64, 128 and 256 channels.
+    padded_for: pixels for which an EfficientNet pads, 380 in the official code (adlib.features.aligned_features).
     neighbours: side of the square of tokens around each that it does not see; None takes half the grid's, as there.
     width, heads, hidden, encoder_layers, decoder_layers, dropout: of the transformer.
     jitter: amount of the features' noise in training (alpha).
     epochs, batch_size, learning_rate, weight_decay, clip_norm: of AdamW.
-    milestone, decay: after this share of the epochs the learning rate is multiplied by decay.
+    milestone, decay: one epoch after this share of them, as in the official code, the learning rate is multiplied by
+        decay.
     score_window: side of the mean filter before the map's maximum is taken as image score.
     cache_gib: frozen features of the training images are kept in memory if they need no more; 0 never keeps them.
     precision: of training, see adlib.training.loop.
@@ -96,6 +98,7 @@ class UniAD(Detector):
         backbone: str = "tf_efficientnet_b4.aa_in1k",
         weights: str = "pretrained",
         stages: tuple[int, ...] = (0, 1, 2, 3),
+        padded_for: int | None = 380,
         neighbours: int | None = None,
         width: int = 256,
         heads: int = 8,
@@ -118,6 +121,7 @@ class UniAD(Detector):
         self.backbone = backbone
         self.weights = weights
         self.stages = tuple(stages)
+        self.padded_for = padded_for
         self.neighbours = neighbours
         self.width = width
         self.heads = heads
@@ -138,7 +142,7 @@ class UniAD(Detector):
         self.precision = precision
 
     def fit_images(self, images, val, progress):
-        self.backbone_ = AlignedBackbone(self.backbone, self.stages, self.weights, self.seed_)
+        self.backbone_ = self.aligned_backbone(self.weights)
         self.build(self.backbone_.grid(images.shape))
         self.to(self.device_)
         optimiser = torch.optim.AdamW(
@@ -152,12 +156,16 @@ class UniAD(Detector):
             optimiser,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay)],
+            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay, late=1)],
             clip_norm=self.clip_norm,
             drop_last=False,
             precision=self.precision,
             progress=progress,
         )
+
+    def aligned_backbone(self, weights: str) -> AlignedBackbone:
+        options = {"padded_for": self.padded_for}
+        return AlignedBackbone(self.backbone, self.stages, weights, self.seed_, **options)
 
     def build(self, grid: tuple[int, int]) -> None:
         """The network before training, for a grid of h x w features; its initial weights come from the fit's seed."""
@@ -186,5 +194,5 @@ class UniAD(Detector):
         return window_maximum(maps, self.score_window), maps
 
     def build_for(self, state):
-        self.backbone_ = AlignedBackbone(self.backbone, self.stages, "random", self.seed_)
+        self.backbone_ = self.aligned_backbone("random")
         self.build((len(state["reconstruction.rows"]), len(state["reconstruction.columns"])))

@@ -290,6 +290,7 @@ def distil(
         optimiser,
         steps=steps,
         batch_size=batch_size,
+        drop_last=False,
         precision=precision,
         stage=stage,
         progress=progress,

@@ -34,6 +34,7 @@ def train(
     optimisers: torch.optim.Optimizer | list[torch.optim.Optimizer],
     *,
     batch_size: int,
+    drop_last: bool,
     epochs: int | None = None,
     steps: int | None = None,
     update: Callable | None = None,
@@ -42,7 +43,6 @@ def train(
     accumulate: int = 1,
     clip_norm: float | None = None,
     precision: str = "float32",
-    drop_last: bool = True,
     validate: Callable[[], float] | None = None,
     on_epoch: Callable[[int, dict], bool | None] | None = None,
     stage: str = "",
@@ -60,10 +60,13 @@ def train(
     modules: the trained networks by name: in train mode during an epoch, in eval mode at the end.
     optimisers: one or several; all of them step on the gradients of the one loss.
     epochs or steps: give one. A step is one batch.
-    batch_size: fewer images than that make one smaller batch. drop_last drops a smaller last batch of an epoch.
+    batch_size, drop_last: whether a smaller last batch of an epoch is left out is every method's own decision, as its
+        official code has it. Fewer images than batch_size make one smaller batch all the same.
     schedules: learning-rate schedules, stepped after every "epoch" or every "step" of the optimisers, as
         schedule_every says.
-    accumulate: batches whose gradients add up (undivided) before the optimisers step.
+    accumulate: batches whose gradients add up (undivided) before the optimisers step. They are counted anew in each
+        epoch, as in RD++'s official code: what an odd last batch leaves adds to the next epoch's first step, and is
+        lost at the end of the training. An epoch of fewer batches steps once, at its end.
     clip_norm: the largest norm of all gradients together, or None.
     precision: "float32"; "bfloat16" or (GPU only, with loss scaling) "float16" compute `loss` in mixed precision.
     validate: called after each epoch in eval mode without gradients; the weights of the epoch with the lowest value
@@ -96,9 +99,11 @@ def train(
     step = checkpoint.load()
     best_value, best_weights = checkpoint.best
 
+    together = min(accumulate, len(order))
+
     def enough(step: int) -> bool:
         """Whether the gradients of this step's batch complete a sum."""
-        return (step + 1) % accumulate == 0 or step + 1 == total
+        return (step % len(order) + 1) % together == 0
 
     def learn(batch) -> dict[str, torch.Tensor]:
         mixed = torch.autocast(device.type, PRECISIONS[precision]) if precision != "float32" else nullcontext()
@@ -148,7 +153,7 @@ def train(
                 bar.update(order.images(step, step + 1))
                 bar.set_postfix(losses.last, refresh=False)
                 step += 1
-                if step % accumulate == 0 and step % len(order) and step < total:
+                if enough(step - 1) and step % len(order) and step < total:
                     checkpoint.save_if_due(step)
 
             means = losses.end_epoch()
@@ -167,7 +172,7 @@ def train(
             if checkpoint.finished and best_weights:
                 for name, module in modules.items():
                     module.load_state_dict(best_weights[name])
-            if checkpoint.finished or step % accumulate == 0:
+            if checkpoint.finished or enough(step - 1):  # gradients that wait for more are in no checkpoint
                 checkpoint.save_if_due(step)
     for module in modules.values():
         module.eval()

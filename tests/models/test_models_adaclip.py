@@ -15,7 +15,7 @@ from adlib import ImageSet, InputError, create_model, load_model, load_samples
 from adlib.features import clip_towers
 from adlib.features.clip_towers import ClipTowers, tokenise
 from adlib.features.prompts import OFFICIAL_NAMES, HybridPrompts, sentences
-from adlib.models.adaclip import class_names, dice_loss, fused_feature
+from adlib.models.adaclip import LabelledImages, class_names, dice_loss, fused_feature
 from adlib.runs import Run
 from adlib.runs.plan import plan, read_profile
 from adlib.samples import select
@@ -65,7 +65,7 @@ def test_towers_give_what_open_clip_gives(towers):
 def test_positions_of_another_size_are_open_clips(towers):
     larger = open_clip.CLIP(**clip_towers.TINY | {"vision_cfg": clip_towers.TINY["vision_cfg"] | {"image_size": 96}})
     state = {"visual.positional_embedding": towers.net.visual.positional_embedding.clone()}
-    open_clip.model.resize_pos_embed(state, larger)
+    open_clip.model.resize_pos_embed(state, larger, antialias=False)  # as its version of the official code
     torch.testing.assert_close(towers.positions(torch.Size((12, 12))), state["visual.positional_embedding"])
     assert towers.encode_images(torch.rand(1, 3, 40, 72), (4,))[1][0].shape == (1, 5 * 9, 64)
 
@@ -293,3 +293,46 @@ def test_other_files_than_the_authors_are_refused(official, trees, tmp_path):
     for settings, sentence in cases:
         with pytest.raises(InputError, match=sentence):
             create_model("adaclip", **SMALL, **settings).fit(images, device="cpu", progress=False)
+
+
+def test_position_embedding_is_made_smaller_by_plain_bicubic():
+    """Half way between two nodes the cubic kernel (a = -3/4) weighs its four neighbours -3/32, 19/32, 19/32, -3/32."""
+    towers = ClipTowers("tiny", "random")
+    trained = towers.net.visual.positional_embedding.detach()
+    grid = trained[1:].T.unflatten(1, (8, 8)).numpy()
+    weights = np.zeros((4, 8))
+    for row in range(4):
+        for place, weight in zip(range(2 * row - 1, 2 * row + 3), (-3 / 32, 19 / 32, 19 / 32, -3 / 32), strict=True):
+            weights[row, np.clip(place, 0, 7)] += weight
+    found = towers.positions(torch.Size((4, 4))).detach().numpy()
+    np.testing.assert_allclose(found[1:].T.reshape(-1, 4, 4), weights @ grid @ weights.T, atol=1e-6)
+    assert np.array_equal(found[0], trained[0].numpy())
+
+
+def test_mosaics_hold_four_halved_images_of_the_category(run):
+    images = run.images("train")
+    table = images.samples.assign(category=["bottle"] * 5 + ["other"] * (len(images) - 5))
+    labelled = ImageSet(table, **images.settings)
+    model = create_model("adaclip", towers="tiny", weights="random")
+    share = model.mosaics(labelled)
+    assert share.tolist() == [0.2] * 5 + [0.0] * (len(images) - 5)  # bottle is one of MVTec AD's
+    items = LabelledImages(labelled, ["thing"] * len(images), np.ones(len(images)), seed=3)
+    halves = ImageSet(table, **images.settings | {"size": 32})
+    item = items[0]
+    assert item["image"].shape == (3, 64, 64)
+    corners = [item["image"][:, top : top + 32, left : left + 32] for top in (0, 32) for left in (0, 32)]
+    found = [next(row for row in range(5) if torch.equal(halves[row]["image"], part)) for part in corners]
+    assert len(set(found)) == 4
+    masks = [item["mask"][top : top + 32, left : left + 32] for top in (0, 32) for left in (0, 32)]
+    assert all(torch.equal(halves[row]["mask"], mask) for row, mask in zip(found, masks, strict=True))
+    assert item["label"] == labelled.labels[0]
+    items.set_epoch(1)
+    assert not torch.equal(items[0]["image"], item["image"])
+    shown = LabelledImages(labelled, ["thing"] * len(images), share, seed=0)
+    mosaics = 0
+    for epoch in range(100):
+        shown.set_epoch(epoch)
+        mosaics += sum(not torch.equal(shown[row]["image"], labelled[row]["image"]) for row in (0, 1))
+    assert 20 <= mosaics <= 62  # 200 draws of 0.2; 40, four deviations either way 5.7
+    plain = LabelledImages(labelled, ["thing"] * len(images), share * 0, seed=0)
+    assert torch.equal(plain[0]["image"], labelled[0]["image"])

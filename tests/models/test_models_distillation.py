@@ -286,16 +286,59 @@ def test_projection_loss_by_hand():
         assert loss.item() == pytest.approx(3 * value / 1.11)
 
 
-def test_simplex_noise_is_smooth_and_fills_its_range():
-    rng = np.random.default_rng(0)
-    noise = simplex_noise((24, 48, 48), 8.0, rng)
+def test_simplex_noise_has_the_strength_that_its_formula_gives():
+    """Variance at a random point: nodes lie with density 1/2, gradients have length sqrt(153) in all directions, so it
+    is 153 / 3 / 2 x the integral of (2 - r^2)^8 r^2 over the ball of radius sqrt(2), divided by 103^2: 0.0985.
+    """
+    r = np.linspace(0, np.sqrt(2), 20001)
+    integral = np.trapezoid((2 - r**2) ** 8 * r**2 * 4 * np.pi * r**2, r)
+    deviation = np.sqrt(153 / 3 / 2 * integral / 103**2)
+    assert deviation == pytest.approx(0.3139, abs=1e-4)
+    # A frequency that is no whole number visits the cells at every place.
+    noise = simplex_noise((40, 60, 60), 1.37, np.random.default_rng(0).permutation(256))
     assert noise.dtype == np.float32
-    assert 0.8 < np.abs(noise).max() <= 1
-    assert abs(noise.mean()) < 0.05
+    assert noise.std() == pytest.approx(deviation, rel=0.02)
+    assert abs(noise.mean()) < 0.01
+    assert 0.7 < np.abs(noise).max() <= 1
+
+
+def test_simplex_noise_is_smooth_and_follows_its_table():
+    rng = np.random.default_rng(0)
+    table = rng.permutation(256)
     for axis in range(3):
-        steps = np.abs(np.diff(simplex_noise((24, 24, 24), 64.0, rng), axis=axis))
-        assert steps.max() < 0.12  # no jump where the tetrahedra meet
-    assert not np.array_equal(simplex_noise((3, 9, 9), 4.0, rng), simplex_noise((3, 9, 9), 4.0, rng))
+        steps = np.abs(np.diff(simplex_noise((24, 24, 24), 64.0, table), axis=axis))
+        assert steps.max() < 0.05  # no jump where one node is left and another one reached
+    near = simplex_noise((2, 2, 2), 1.0, table)  # at a node, only its neighbours count
+    assert near[0, 0, 0] != near[1, 1, 1]
+    assert not np.array_equal(simplex_noise((3, 9, 9), 4.0, table), simplex_noise((3, 9, 9), 4.0, rng.permutation(256)))
+
+
+def test_simplex_patch_adds_a_fifth_of_six_octaves_one_node_at_a_time():
+    """Octave k: 0.6^k times the noise of a frequency 2^k as high, all of one table, from the patch's first corner."""
+    noisy, mask = SimplexPatch()(np.zeros((64, 64, 3), np.float32), np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    height, width = rng.integers(10, 31, 2, endpoint=True)
+    top, left = rng.integers(1, 64 - height), rng.integers(1, 64 - width)
+    table = rng.permutation(256)
+    assert mask.sum() == height * width
+    corners = [
+        (1 - 2 * np.array(signs)) * np.roll([11, 4, 4], axis) for axis in range(3) for signs in np.ndindex(2, 2, 2)
+    ]
+
+    def octave(point: np.ndarray) -> float:
+        total, centre = 0.0, np.floor(point - point.sum() / 6).astype(int)
+        for step in np.ndindex(7, 7, 7):
+            node = centre + np.array(step) - 3
+            away = point - node - node.sum() / 3
+            if (reach := 2 - away @ away) > 0:
+                number = table[(table[(table[node[0] % 256] + node[1]) % 256] + node[2]) % 256] % 24
+                total += reach**4 * (corners[number] @ away) / 103
+        return total
+
+    for channel, y, x in [(0, 0, 0), (1, 3, 7), (2, height - 1, width - 1)]:
+        point = np.array([channel, y, x])
+        expected = 0.2 * sum(0.6**k * octave(point * 2**k / 32) for k in range(6))
+        assert noisy[top + y, left + x, channel] == pytest.approx(expected, abs=1e-6)
 
 
 def test_simplex_patch_changes_one_rectangle_within_the_published_sides():

@@ -33,7 +33,8 @@ class Rebuilder(Detector):
         self.net_ = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Dropout(0.5))
         self.optimiser_ = torch.optim.Adam(self.net_.parameters(), self.learning_rate)
         self.schedule_ = torch.optim.lr_scheduler.StepLR(self.optimiser_, 2, 0.5)
-        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "schedules": [self.schedule_]}
+        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": True}
+        settings |= {"schedules": [self.schedule_]}
         settings |= {"progress": False} | self.settings
         self.history_ = train(self, images, self.step, {"net": self.net_}, self.optimiser_, **settings)
 
@@ -188,8 +189,31 @@ def test_schedule_and_accumulation_count_what_they_say(images):
     for every, rate in rates.items():
         model = Rebuilder(schedule_every=every).fit(images, device="cpu")  # 3 epochs of 3 steps
         assert model.optimiser_.param_groups[0]["lr"] == pytest.approx(rate)
-    model = Rebuilder(accumulate=2).fit(images, device="cpu")
-    assert model.optimiser_.state_dict()["state"][0]["step"] == 5  # after 2, 4, 6, 8 and the last of 9
+    model = Rebuilder(accumulate=2).fit(images, device="cpu")  # 3 epochs of 3 batches
+    assert model.optimiser_.state_dict()["state"][0]["step"] == 3  # after the second batch of each epoch
+    few = Rebuilder(accumulate=7).fit(images, device="cpu")
+    assert few.optimiser_.state_dict()["state"][0]["step"] == 3  # fewer batches than 7: after the last of each epoch
+
+
+def test_what_an_odd_batch_leaves_adds_to_the_next_epochs_first_step(images):
+    """Two epochs of three batches, gradients 1 to 6, summed in twos: steps by 1 + 2 and by 3 + 4 + 5; 6 is lost."""
+
+    class Counting(Rebuilder):
+        def fit_images(self, images, val, progress):
+            self.net_ = nn.Linear(1, 1, bias=False)
+            nn.init.zeros_(self.net_.weight)
+            optimiser, gradients = torch.optim.SGD(self.net_.parameters(), 1.0), iter(range(1, 7))
+
+            def loss(batch):
+                self.weights_.append(self.net_.weight.item())
+                return next(gradients) * self.net_.weight.sum()
+
+            self.weights_ = []
+            options = {"epochs": 2, "batch_size": 2, "drop_last": True, "accumulate": 2, "progress": False}
+            train(self, images, loss, {"net": self.net_}, optimiser, **options)
+            self.weights_.append(self.net_.weight.item())
+
+    assert Counting().fit(images, device="cpu").weights_ == [0, 0, -3, -3, -3, -15, -15]
 
 
 def test_clipping_bounds_the_gradient(images):
@@ -232,7 +256,7 @@ def test_an_update_of_its_own_alternates_between_optimisers(images):
 
             self.history_ = train(
                 self, images, None, nets, list(optimisers.values()), update=update, steps=5, batch_size=2,
-                progress=False,
+                drop_last=True, progress=False,
             )  # fmt: skip
 
     model = Alternating().fit(images, device="cpu")
