@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adlib import papers
@@ -95,7 +95,7 @@ def paper_notebooks(name: str, profile: Profile, out: Path) -> list[tuple[str, d
     Data notebooks are left out where the dataset is not there.
     """
     protocol = papers.protocol(name)
-    root = dataset_root(name, profile, PHANTOMS)
+    root = dataset_root(name, replace(profile, difficulty="hard"), PHANTOMS)
     notebooks = protocol["notebooks"]
     data = [(notebook, {"root": str(root)}) for notebook in notebooks.get("data", []) if root.is_dir()]
     return data + [(notebook, {"out": str(out)}) for notebook in notebooks.get("benchmark", [])]

@@ -19,6 +19,7 @@ import numpy as np
 from adlib.errors import InputError
 from adlib.phantoms.defects import DEFECTS, damage
 from adlib.phantoms.files import save
+from adlib.phantoms.plain import ENOUGH, LATER, check_difficulty, plant
 from adlib.phantoms.surfaces import Surface, around, brushed, changed, develop, light, matte, photograph
 
 # Table 1: category -> (train, test normal, test anomalous)
@@ -245,21 +246,21 @@ PARTS = {
 }
 
 
-def write(out: Path, *, seed: int = 0, size: int = 256, counts: str | dict = "small") -> Path:
+def write(out: Path, *, seed: int = 0, size: int = 256, counts: str | dict = "small", difficulty: str = "hard") -> Path:
     """Write the phantom as <out>/<category>/{train/good,test/good,test/<type>,ground_truth/<type>}/NNN.png.
 
-    size: side in pixels. counts: "small" (16 + 6 + 10 per category), "published" (Table 1), or
-    {category: (train, test normal, test anomalous)}.
+    size: side in pixels. counts: "small" (16 + 6 + 10 per category; plain 24 + 20 + 20), "published" (Table 1), or
+    {category: (train, test normal, test anomalous)}. difficulty: see `draw_image`.
     """
     if isinstance(counts, str):
-        named = {"small": dict.fromkeys(PARTS, SMALL), "published": PUBLISHED}
+        named = {"small": dict.fromkeys(PARTS, SMALL if difficulty == "hard" else ENOUGH), "published": PUBLISHED}
         if counts not in named:
             raise InputError(f"counts={counts!r} must be 'small', 'published' or a dictionary.")
         counts = named[counts]
     for category, numbers in counts.items():
         for kind, number in zip(KINDS, numbers, strict=True):
             for index in range(number):
-                image, mask = draw_image(category, kind, index, seed=seed, size=size)
+                image, mask = draw_image(category, kind, index, seed=seed, size=size, difficulty=difficulty)
                 name, split = f"{index:04}.png", "train" if kind == "train" else "test"
                 if kind != "defective":
                     save(Path(out, category, split, "good", name), image)
@@ -276,15 +277,30 @@ def types_in(category: str, index: int, *, seed: int = 0) -> list[str]:
 
 
 def draw_image(
-    category: str, kind: str, index: int, *, seed: int = 0, size: int = 256, defects: bool = True
+    category: str,
+    kind: str,
+    index: int,
+    *,
+    seed: int = 0,
+    size: int = 256,
+    defects: bool = True,
+    difficulty: str = "hard",
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image and its mask: RGB uint8 [size, size, 3], and uint8 [size, size] with foreground 255.
 
     kind: "train", "normal" or "defective". Depends on these arguments alone, whatever else is drawn. defects=False
-    leaves the defects out of the same part: what it would look like without them.
+    leaves the defects out of the same part: what it would look like without them. difficulty: "hard", as the paper's
+    statistics have it, or "plain", with defects that any working method finds (adlib.phantoms.plain).
     """
     if category not in PARTS or kind not in KINDS:
         raise InputError(f"No part {category!r}, {kind!r}: categories {', '.join(PARTS)}; kinds {', '.join(KINDS)}.")
+    check_difficulty(difficulty)
+    if difficulty == "plain" and kind != "train":
+        image, mask = draw_image(category, "train", LATER * KINDS.index(kind) + index, seed=seed, size=size)
+        if kind == "defective" and defects:
+            image, where = plant(image, [seed, zlib.crc32(category.encode()), index])
+            mask[where] = 255
+        return image, mask
     part_random, defect_random, noise_random = _streams(seed, category, kind, index)
     metal, second = PARTS[category].colours
     sheet = Sheet(2 * size, part_random)

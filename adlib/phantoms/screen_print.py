@@ -22,6 +22,7 @@ import numpy as np
 
 from adlib.errors import InputError
 from adlib.phantoms.files import announce, save
+from adlib.phantoms.plain import ENOUGH, LARGE_BLOT, LATER, SMALL_BLOT, check_difficulty, plant
 from adlib.phantoms.surfaces import noticeable
 
 # Table 7, unsupervised columns: modality -> (train, test good, test area, test points)
@@ -30,6 +31,8 @@ SMALL = (24, 20, 6, 6)  # more normals than defects, as in the published test se
 KINDS = ("train", "normal", "area", "points", "augmented", "synthetic", "real area", "real points")
 AREA, POINTS = ("smear", "missing", "thick", "stroke"), ("pinhole", "splash", "fibre")
 DEFECTS = {"area": AREA, "points": POINTS, "synthetic": ("walk",), "real area": AREA, "real points": POINTS}
+# What a plain drawing of a kind is made of, where it is not a training patch.
+PLAIN_GROUND = {"synthetic": "augmented", "real area": "real area", "real points": "real points"}
 # Table 8: rotation in degrees, scale, shear in degrees, brightness and contrast
 AUGMENTED = {
     "LSM-1": (45, (0.9, 1.1), 10, (0.75, 1.25)),
@@ -54,16 +57,21 @@ def write(
     counts: str | dict = "small",
     supervised: int = 16,
     real: tuple[int, int] = (6, 6),
+    difficulty: str = "hard",
 ) -> Path:
     """Write <out>/<modality>/{train/good,test/good,test/area,test/points,ground_truth/<group>}/NNN.png.
 
-    counts: "small" (24 + 20 + 6 + 6 per modality), "published" (Table 7), or {modality: (train, test good, area,
-    points)}. supervised: patches of <out>/<modality>/supervised.h5, every second with a synthetic defect; 0 for no
-    such file. Its datasets, uint8: syn_stream and ground_truth [N, size, size] (0 or 255), labels [N]. real: numbers of
-    <out>/<modality>/real_defects/{area,points}/NNN.png, twice the size.
+    counts: "small" (24 + 20 + 6 + 6 per modality; plain 24 + 20 + 10 + 10), "published" (Table 7), or {modality:
+    (train, test good, area, points)}. supervised: patches of <out>/<modality>/supervised.h5, every second with a
+    synthetic defect; 0 for no such file. Its datasets, uint8: syn_stream and ground_truth [N, size, size] (0 or 255),
+    labels [N]. real: numbers of <out>/<modality>/real_defects/{area,points}/NNN.png, twice the size. difficulty: see
+    `draw_image`.
     """
     if isinstance(counts, str):
-        named = {"small": dict.fromkeys(PRINTS, SMALL), "published": PUBLISHED}
+        named = {
+            "small": dict.fromkeys(PRINTS, SMALL if difficulty == "hard" else (*ENOUGH[:2], 10, 10)),
+            "published": PUBLISHED,
+        }
         if counts not in named:
             raise InputError(f"counts={counts!r} must be 'small', 'published' or a dictionary.")
         counts = named[counts]
@@ -71,26 +79,26 @@ def write(
     for category, numbers in counts.items():
         for kind, number in zip(folders, numbers, strict=True):
             for index in range(number):
-                image, mask = draw_image(category, kind, index, seed=seed, size=size)
+                image, mask = draw_image(category, kind, index, seed=seed, size=size, difficulty=difficulty)
                 save(Path(out, category, folders[kind], f"{index:03}.png"), image)
                 if kind in DEFECTS:
                     save(Path(out, category, "ground_truth", kind, f"{index:03}_mask.png"), 255 * mask)
         if supervised:
-            _write_supervised(Path(out, category, "supervised.h5"), category, supervised, seed, size)
+            _write_supervised(Path(out, category, "supervised.h5"), category, supervised, seed, size, difficulty)
         for group, number in zip(("area", "points"), real, strict=True):
             for index in range(number):
-                image, _ = draw_image(category, f"real {group}", index, seed=seed, size=size)
+                image, _ = draw_image(category, f"real {group}", index, seed=seed, size=size, difficulty=difficulty)
                 save(Path(out, category, "real_defects", group, f"{index:03}.png"), image)
     return Path(out)
 
 
-def _write_supervised(file: Path, category: str, number: int, seed: int, size: int) -> None:
+def _write_supervised(file: Path, category: str, number: int, seed: int, size: int, difficulty: str) -> None:
     """The supervised part: augmented grey patches, of which the odd ones have a synthetic defect."""
     import h5py  # here, since only this part needs it
 
     labels = np.arange(number, dtype=np.uint8) % 2
     drawn = [
-        draw_image(category, "synthetic" if label else "augmented", index, seed=seed, size=size)
+        draw_image(category, "synthetic" if label else "augmented", index, seed=seed, size=size, difficulty=difficulty)
         for index, label in enumerate(labels)
     ]
     grey = [image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image, _ in drawn]
@@ -105,19 +113,37 @@ def _write_supervised(file: Path, category: str, number: int, seed: int, size: i
 
 
 def draw_image(
-    category: str, kind: str, index: int, *, seed: int = 0, size: int = 256, defects: bool = True
+    category: str,
+    kind: str,
+    index: int,
+    *,
+    seed: int = 0,
+    size: int = 256,
+    defects: bool = True,
+    difficulty: str = "hard",
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image, uint8 [size, size, 3] in RGB or (ASM) [size, size], and its mask, uint8 [size, size] of 0 and 1.
 
     kind: "train", "normal", "area", "points"; those of the supervised part are "augmented", "synthetic", and of twice
     the size "real area", "real points". Depends on these arguments alone, whatever else is drawn. defects=False leaves
-    the defect out of the same patch.
+    the defect out of the same patch. difficulty: "hard", as the paper's statistics have it, or "plain", with defects
+    that any working method finds (adlib.phantoms.plain).
     """
     if category not in PRINTS or kind not in KINDS:
         raise InputError(
             f"No screen print of {category!r}, {kind!r}: modalities {', '.join(PRINTS)}; kinds {', '.join(KINDS)}."
         )
+    check_difficulty(difficulty)
     identity = [seed, zlib.crc32(category.encode()), KINDS.index(kind), index]
+    if difficulty == "plain" and kind not in ("train", "augmented"):
+        # A real defect is shown at the patches' scale on twice their side: its blot is half as large a share of it.
+        like, share = PLAIN_GROUND.get(kind, "train"), 0.5 if kind.startswith("real") else 1
+        number = LATER * KINDS.index(kind) + index
+        image, mask = draw_image(category, like, number, seed=seed, size=size, defects=False)
+        if kind in DEFECTS and defects:
+            image, where = plant(image, identity, share * (SMALL_BLOT if kind.endswith("points") else LARGE_BLOT))
+            mask[where] = 1
+        return image, mask
     # Streams of their own: a patch is the same with and without its defect.
     part_random, defect_random, noise_random = (np.random.default_rng([*identity, stream]) for stream in range(3))
 

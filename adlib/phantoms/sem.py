@@ -17,6 +17,7 @@ import numpy as np
 
 from adlib.errors import InputError
 from adlib.phantoms.files import save
+from adlib.phantoms.plain import ENOUGH, LATER, check_difficulty, plant
 from adlib.phantoms.surfaces import noticeable
 
 PUBLISHED = (23_888, 1_272, 116)  # train, test normal, test anomalous
@@ -27,13 +28,21 @@ PITCH, WIDTH = 32, 17  # of the tracks, in pixels of 512
 NOTICEABLE = 8  # grey levels by which a defect changes a pixel of its mask, before noise
 
 
-def write(out: Path, *, seed: int = 0, size: int = 512, counts: str | tuple[int, int, int] = "small") -> Path:
+def write(
+    out: Path,
+    *,
+    seed: int = 0,
+    size: int = 512,
+    counts: str | tuple[int, int, int] = "small",
+    difficulty: str = "hard",
+) -> Path:
     """Write <out>/Anomaly_train and <out>/Anomaly_test/{normal_img,abnormal_img,abnormal_mask}, JPEG files.
 
-    counts: "small" (24 + 10 + 12), "published" (23,888 + 1,272 + 116), or (train, test normal, test anomalous).
+    counts: "small" (24 + 10 + 12; plain 24 + 20 + 20), "published" (23,888 + 1,272 + 116), or (train, test normal,
+    test anomalous). difficulty: see `draw_image`.
     """
     if isinstance(counts, str):
-        named = {"small": SMALL, "published": PUBLISHED}
+        named = {"small": SMALL if difficulty == "hard" else ENOUGH, "published": PUBLISHED}
         if counts not in named:
             raise InputError(f"counts={counts!r} must be 'small', 'published' or three numbers.")
         counts = named[counts]
@@ -44,7 +53,7 @@ def write(out: Path, *, seed: int = 0, size: int = 512, counts: str | tuple[int,
     }
     for (kind, name), number in zip(names.items(), counts, strict=True):
         for index in range(number):
-            image, mask = draw_image("MIIC", kind, index, seed=seed, size=size)
+            image, mask = draw_image("MIIC", kind, index, seed=seed, size=size, difficulty=difficulty)
             save(Path(out, name.format(index)), image)
             if kind == "abnormal":
                 save(Path(out, f"Anomaly_test/abnormal_mask/abnormal_{index:05}_mask.jpg"), 255 * mask, quality=100)
@@ -52,16 +61,31 @@ def write(out: Path, *, seed: int = 0, size: int = 512, counts: str | tuple[int,
 
 
 def draw_image(
-    category: str, kind: str, index: int, *, seed: int = 0, size: int = 512, defects: bool = True
+    category: str,
+    kind: str,
+    index: int,
+    *,
+    seed: int = 0,
+    size: int = 512,
+    defects: bool = True,
+    difficulty: str = "hard",
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image and its mask: uint8 [size, size], and uint8 [size, size] with foreground 1.
 
     category: "MIIC". kind: "train", "normal" or "abnormal". Depends on these arguments alone, whatever else is drawn.
-    defects=False leaves the defect out of the same layer.
+    defects=False leaves the defect out of the same layer. difficulty: "hard", as the paper's statistics have it, or
+    "plain", with defects that any working method finds (adlib.phantoms.plain).
     """
     if category != "MIIC" or kind not in KINDS:
         raise InputError(f"No micrograph of {category!r}, {kind!r}: the category is MIIC, kinds {', '.join(KINDS)}.")
+    check_difficulty(difficulty)
     identity = [seed, zlib.crc32(category.encode()), KINDS.index(kind), index]
+    if difficulty == "plain" and kind != "train":
+        image, mask = draw_image(category, "train", LATER * KINDS.index(kind) + index, seed=seed, size=size)
+        if kind == "abnormal" and defects:
+            image, where = plant(image, identity)
+            mask[where] = 1
+        return image, mask
     # Streams of their own: a layer is the same with and without its defect.
     layer_random, defect_random, noise_random = (np.random.default_rng([*identity, stream]) for stream in range(3))
 

@@ -21,6 +21,7 @@ import numpy as np
 from adlib.errors import InputError
 from adlib.phantoms.defects import DEFECTS, Defect, damage
 from adlib.phantoms.files import save
+from adlib.phantoms.plain import ENOUGH, LATER, check_difficulty, plant
 from adlib.phantoms.surfaces import NOTICEABLE, Surface, brushed, changed, clouds, develop, light, matte, photograph
 
 # Figure 2: product -> (train, test); the test images' kinds are not published, here half of them are defective.
@@ -140,20 +141,28 @@ PRODUCT_DEFECTS = {
 STAIN = (0.42, 0.34, 0.24)  # RGB
 
 
-def write(out: Path, *, seed: int = 0, size: int = 256, counts: str | tuple[int, int, int] = "small") -> Path:
+def write(
+    out: Path,
+    *,
+    seed: int = 0,
+    size: int = 256,
+    counts: str | tuple[int, int, int] = "small",
+    difficulty: str = "hard",
+) -> Path:
     """Write <out>/<product>/<sub-class>/{train/good,test/good,test/<defect>,ground_truth/<defect>}/NNN.png.
 
     A sub-class has either training or test images. counts: (train, test normal, test defective) per sub-class that has
     such; "small" for 10, 5, 5; or "published" (Figure 2, spread over the sub-classes, half of the test images
-    defective).
+    defective). difficulty: see `draw_image`.
     """
     if isinstance(counts, str) and counts not in ("small", "published"):
         raise InputError(f"counts={counts!r} must be 'small', 'published' or three numbers.")
     for product, finishes in SPECIFICATIONS.items():
         for place, (subclass, finish) in enumerate(finishes.items()):
-            for kind, number in zip(KINDS, _counts(counts, product, place % 3), strict=True):
+            for kind, number in zip(KINDS, _counts(counts, product, place % 3, difficulty), strict=True):
                 for index in range(number if finish.trained == (kind == "train") else 0):
-                    image, mask = draw_image(f"{product}/{subclass}", kind, index, seed=seed, size=size)
+                    how = {"seed": seed, "size": size, "difficulty": difficulty}
+                    image, mask = draw_image(f"{product}/{subclass}", kind, index, **how)
                     folder = Path(out, product, subclass)
                     if kind == "defective":
                         name = defect_name(product, index)
@@ -164,10 +173,10 @@ def write(out: Path, *, seed: int = 0, size: int = 256, counts: str | tuple[int,
     return Path(out)
 
 
-def _counts(counts: str | tuple[int, int, int], product: str, place: int) -> tuple[int, int, int]:
+def _counts(counts: str | tuple[int, int, int], product: str, place: int, difficulty: str) -> tuple[int, int, int]:
     """Images of one sub-class, the place-th of the three that train or test; published totals are dealt like cards."""
     if counts == "small":
-        return SMALL
+        return SMALL if difficulty == "hard" else tuple(-(-number // 3) for number in ENOUGH)
     if counts == "published":
         train, test = PUBLISHED[product]
         return tuple((total + 2 - place) // 3 for total in (train, test - test // 2, test // 2))
@@ -181,19 +190,36 @@ def defect_name(product: str, index: int) -> str:
 
 
 def draw_image(
-    category: str, kind: str, index: int, *, seed: int = 0, size: int = 256, defects: bool = True
+    category: str,
+    kind: str,
+    index: int,
+    *,
+    seed: int = 0,
+    size: int = 256,
+    defects: bool = True,
+    difficulty: str = "hard",
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image, uint8 [size, size, 3] in RGB, and its mask, uint8 [size, size] with foreground 255.
 
     category: "product/sub-class". kind: "train", "normal" or "defective"; the last two under changed light. Depends on
-    these arguments alone, whatever else is drawn. defects=False leaves the defect out of the same piece.
+    these arguments alone, whatever else is drawn. defects=False leaves the defect out of the same piece. difficulty:
+    "hard", as the paper has it, or "plain", where test pieces are of a trained specification under the training's
+    light, with defects that any working method finds (adlib.phantoms.plain).
     """
     product, _, subclass = category.partition("/")
     if kind not in KINDS or subclass not in SPECIFICATIONS.get(product, {}):
         known = ", ".join(f"{name}/{each}" for name, finishes in SPECIFICATIONS.items() for each in finishes)
         raise InputError(f"No texture of {category!r}, {kind!r}: categories {known}; kinds {', '.join(KINDS)}.")
+    check_difficulty(difficulty)
     finish = SPECIFICATIONS[product][subclass]
     identity = [seed, zlib.crc32(category.encode()), KINDS.index(kind), index]
+    if difficulty == "plain" and kind != "train":
+        trained = category if finish.trained else f"{product}/subclass1{subclass.removeprefix('subclass')}"
+        image, mask = draw_image(trained, "train", LATER * KINDS.index(kind) + index, seed=seed, size=size)
+        if kind == "defective" and defects:
+            image, where = plant(image, identity)
+            mask[where] = 255
+        return image, mask
     # Streams of their own: a piece is the same with and without its defect.
     piece_random, light_random, defect_random, noise_random = (
         np.random.default_rng([*identity, stream]) for stream in range(4)

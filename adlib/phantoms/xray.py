@@ -19,6 +19,7 @@ import numpy as np
 
 from adlib.errors import InputError
 from adlib.phantoms.files import save as _save
+from adlib.phantoms.plain import ENOUGH, LATER, check_difficulty, plant
 
 # Table I: class -> (train, test normal, test anomalous)
 PUBLISHED = {
@@ -59,16 +60,24 @@ PACKAGES = {
 }
 
 
-def write(out: Path, *, seed: int = 0, size: int = 256, bits: int = 8, counts: str | dict = "small") -> Path:
+def write(
+    out: Path,
+    *,
+    seed: int = 0,
+    size: int = 256,
+    bits: int = 8,
+    counts: str | dict = "small",
+    difficulty: str = "hard",
+) -> Path:
     """Write the phantom as <out>/<class>/{train/good,test/good,test/bubble,ground_truth/bubble}/NNN.png.
 
-    size: side in pixels. bits: 8 or 16. counts: "small" (24 + 8 + 12 per class), "published" (Table I), or
-    {class: (train, test normal, test anomalous)}.
+    size: side in pixels. bits: 8 or 16. counts: "small" (24 + 8 + 12 per class; plain 24 + 20 + 20), "published"
+    (Table I), or {class: (train, test normal, test anomalous)}. difficulty: see `draw_image`.
     """
     if bits not in (8, 16):
         raise InputError(f"bits={bits} must be 8 or 16.")
     if isinstance(counts, str):
-        named = {"small": dict.fromkeys(PACKAGES, SMALL), "published": PUBLISHED}
+        named = {"small": dict.fromkeys(PACKAGES, SMALL if difficulty == "hard" else ENOUGH), "published": PUBLISHED}
         if counts not in named:
             raise InputError(f"counts={counts!r} must be 'small', 'published' or a dictionary.")
         counts = named[counts]
@@ -76,7 +85,7 @@ def write(out: Path, *, seed: int = 0, size: int = 256, bits: int = 8, counts: s
     for category, numbers in counts.items():
         for kind, number in zip(KINDS, numbers, strict=True):
             for index in range(number):
-                image, mask = draw_image(category, kind, index, seed=seed, size=size, bits=bits)
+                image, mask = draw_image(category, kind, index, seed=seed, size=size, bits=bits, difficulty=difficulty)
                 _save(Path(out, category, *folders[kind], f"{index:03}.png"), image)
                 if kind == "bubble":
                     _save(Path(out, category, "ground_truth", "bubble", f"{index:03}_mask.png"), mask)
@@ -84,19 +93,35 @@ def write(out: Path, *, seed: int = 0, size: int = 256, bits: int = 8, counts: s
 
 
 def draw_image(
-    category: str, kind: str, index: int, *, seed: int = 0, size: int = 256, bits: int = 8, bubbles: bool = True
+    category: str,
+    kind: str,
+    index: int,
+    *,
+    seed: int = 0,
+    size: int = 256,
+    bits: int = 8,
+    bubbles: bool = True,
+    difficulty: str = "hard",
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image and its mask: uint8 or uint16 [size, size], and uint8 [size, size] with foreground 1.
 
     kind: "train", "normal" or "bubble". Depends on these arguments alone, whatever else is drawn. bubbles=False leaves
-    the bubbles out of the same part: what it would look like without its defect.
+    the bubbles out of the same part: what it would look like without its defect. difficulty: "hard", as the paper's
+    statistics have it, or "plain", with defects that any working method finds (adlib.phantoms.plain).
     """
     if category not in PACKAGES or kind not in KINDS:
         raise InputError(
             f"No X-ray of {category!r}, {kind!r}: classes {', '.join(PACKAGES)}; kinds {', '.join(KINDS)}."
         )
+    check_difficulty(difficulty)
     package = PACKAGES[category]
     identity = [seed, zlib.crc32(category.encode()), KINDS.index(kind), index]
+    if difficulty == "plain" and kind != "train":
+        image, mask = draw_image(category, "train", LATER * KINDS.index(kind) + index, seed=seed, size=size, bits=bits)
+        if kind == "bubble" and bubbles:
+            image, where = plant(image, identity)
+            mask[where] = 1
+        return image, mask
     # Streams of their own: a part is the same with and without its bubbles, and at 8 and 16 bits.
     part_random, bubble_random, noise_random = (np.random.default_rng([*identity, stream]) for stream in range(3))
 

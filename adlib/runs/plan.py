@@ -57,17 +57,19 @@ class Profile:
     """What a YAML file in nbconfig/profiles says.
 
     data: "phantoms", or where the datasets lie (one folder each). seeds: how many; if not given, a paper's own number
-    of replicates, else one. phantoms: options of drawing, by dataset. settings: overrides for all methods that have
-    such a parameter. methods: overrides by method. categories: method -> on how many categories of each dataset it
-    runs, "other" standing for all methods that are not named; on all of them if the profile says nothing. joint: the
-    methods of which one model learns all categories of a dataset together, where a paper has them; if not given, as
-    each paper says. No limit of categories concerns these, except 0, which leaves a method out.
+    of replicates, else one. phantoms: options of drawing, by dataset. difficulty: of drawn data in benchmark runs,
+    "hard" or "plain" (adlib.phantoms.plain); data notebooks always show the hard ones. settings: overrides for all
+    methods that have such a parameter. methods: overrides by method. categories: method -> on how many categories of
+    each dataset it runs, "other" standing for all methods that are not named; on all of them if the profile says
+    nothing. joint: the methods of which one model learns all categories of a dataset together, where a paper has them;
+    if not given, as each paper says. No limit of categories concerns these, except 0, which leaves a method out.
     """
 
     name: str
     data: str = ""
     seeds: int | None = None
     phantoms: dict = field(default_factory=dict)
+    difficulty: str = "hard"
     settings: dict = field(default_factory=dict)
     methods: dict = field(default_factory=dict)
     categories: dict = field(default_factory=dict)
@@ -106,7 +108,11 @@ def draw_phantoms(names: Iterable[str], profile: Profile, folder: Path) -> None:
         return
     for dataset in sorted({name for paper in names for name in _datasets(paper, profile)}):
         if dataset in phantoms.list_phantoms():
-            phantoms.draw(dataset, folder / dataset, **profile.phantoms.get(dataset, {}))
+            options = profile.phantoms.get(dataset, {})
+            phantoms.draw(dataset, folder / dataset, **options)
+            if profile.difficulty != "hard":
+                root = dataset_root(dataset, profile, folder)
+                phantoms.draw(dataset, root, **options | {"difficulty": profile.difficulty})
 
 
 def _datasets(paper: str, profile: Profile) -> set[str]:
@@ -118,8 +124,10 @@ def _datasets(paper: str, profile: Profile) -> set[str]:
 
 
 def dataset_root(dataset: str, profile: Profile, phantom_folder: Path) -> Path:
-    """Where a dataset lies under a profile."""
-    return (phantom_folder if profile.data == "phantoms" else Path(profile.data)) / dataset
+    """Where a dataset lies under a profile; its plain phantoms in a folder of their own beside the hard ones."""
+    if profile.data != "phantoms":
+        return Path(profile.data) / dataset
+    return phantom_folder / ("" if profile.difficulty == "hard" else profile.difficulty) / dataset
 
 
 def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[Cell]:
