@@ -2,7 +2,7 @@
 
 A method subclasses `Detector` and writes
     facts          what a person who chooses a method asks first
-    __init__       stores its parameters, with the paper's settings as defaults
+    __init__       its parameters, annotated as adlib.parameters says, which the base class checks and stores
     fit_images     learns from normal images, into attributes that end in "_"
     score_batch    images [B, 3, H, W] -> scores [B], maps [B, H, W] or None
     build          only with networks: makes them anew for a saved detector
@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from adlib.errors import InputError
 from adlib.features.feature_cache import LIMIT, FeatureCache
 from adlib.images import ImageSet
+from adlib.parameters import keeping
 from adlib.predictions import Predictions
 
 _WEIGHTS_WARNINGS = {
@@ -75,6 +76,8 @@ class Detector:
     def __init_subclass__(cls):
         super().__init_subclass__()
         cls.image_defaults = super(cls, cls).image_defaults | cls.image_defaults
+        if "__init__" in vars(cls):
+            cls.__init__ = keeping(cls.__init__)
 
     @classmethod
     def create(cls, **parameters):
@@ -86,10 +89,7 @@ class Detector:
     @property
     def parameters(self) -> dict:
         """The constructor's arguments: create_model(name, **parameters) gives an equal, unfitted detector."""
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        if lost := [name for name in names if not hasattr(self, name)]:
-            raise self._lacks(f"self.{lost[0]} in its constructor, which has to store every parameter")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in list(inspect.signature(type(self).__init__).parameters)[1:]}
 
     @property
     def origin(self) -> dict | None:

@@ -109,3 +109,14 @@ def finished_record(key: str, run: dict | None = None, **more) -> dict:
         "ended": "2026-01-01T00:00:00+00:00",
         **more,
     }
+
+
+def untrained(name: str, **settings):
+    """create_model, but taking trainings of 0 epochs or steps, which leave the networks as they were made."""
+    from adlib import create_model
+
+    none = [key for key, value in settings.items() if value == 0 and key.endswith(("epochs", "steps"))]
+    model = create_model(name, **{key: value for key, value in settings.items() if key not in none})
+    for key in none:
+        setattr(model, key, 0)
+    return model

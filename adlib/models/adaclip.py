@@ -19,6 +19,7 @@ from the paper (semantic fusion; sets: VisA and ColonDB is what CXR-AD used). Wh
 
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,8 @@ from adlib.features.prompts import ANOMALOUS, NORMAL, TEMPLATES, HybridPrompts, 
 from adlib.file_hashes import file_hash
 from adlib.images import ImageSet
 from adlib.models.draem import focal_loss
-from adlib.training.loop import train
+from adlib.parameters import Count, NotNegative, Positive, Share
+from adlib.training.loop import PRECISIONS, train
 from adlib.training.pasted_textures import check_sides
 
 SCALE = 100.0  # of cosines, before a softmax
@@ -157,38 +159,21 @@ class AdaCLIP(Detector):
         auxiliary: tuple[str, ...] = ("visa", "colondb"),
         class_names: str | dict[str, str] | None = None,
         quick_gelu: bool | None = None,
-        prompt_length: int = 5,
-        prompt_depth: int = 4,
-        clusters: int = 20,
-        fusion: float = 0.2,
-        epochs: int = 5,
-        batch_size: int = 1,
-        learning_rate: float = 0.01,
+        prompt_length: Count = 5,
+        prompt_depth: Count = 4,
+        clusters: Count = 20,
+        fusion: Share = 0.2,
+        epochs: Count = 5,
+        batch_size: Count = 1,
+        learning_rate: Positive = 0.01,
         row_dice: bool = True,
-        mosaic: float | None = None,
-        smoothing: float = 4.0,
-        precision: str = "float32",
+        mosaic: Share | None = None,
+        smoothing: NotNegative = 4.0,
+        precision: Literal[*PRECISIONS] = "float32",
     ):
         shortest = len(TEMPLATES[0].split()) + 1  # its words, of which the name has at least one, and its full stop
         if not 1 <= prompt_length <= shortest:
             raise InputError(f"prompt_length={prompt_length} must lie in 1..{shortest}, a sentence's words.")
-        self.towers = towers
-        self.weights = str(weights)
-        self.prompts = None if prompts is None else str(prompts)
-        self.auxiliary = (auxiliary,) if isinstance(auxiliary, str) else tuple(auxiliary)
-        self.class_names = class_names
-        self.quick_gelu = quick_gelu
-        self.prompt_length = prompt_length
-        self.prompt_depth = prompt_depth
-        self.clusters = clusters
-        self.fusion = fusion
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.row_dice = row_dice
-        self.mosaic = mosaic
-        self.smoothing = smoothing
-        self.precision = precision
 
     @property
     def learns_from(self) -> tuple[str, ...]:

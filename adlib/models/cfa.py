@@ -20,6 +20,8 @@ Other readings:
 - anomalib leaves the radius as it starts, at 1e-5, so that its repulsion is always 0: learn_radius=False.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
@@ -30,7 +32,8 @@ from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.memory.memory_bank import BankSearch
-from adlib.training.loop import train
+from adlib.parameters import Count, NotNegative, Positive, Stages
+from adlib.training.loop import PRECISIONS, train
 
 
 class PatchDescriptor(nn.Module):
@@ -117,46 +120,23 @@ class CFA(Detector):
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (1, 2, 3),
-        descriptor_reduction: int = 1,
-        bank_reduction: int = 1,
-        attracted: int = 3,
-        repelled: int = 3,
-        radius: float = 1e-5,
+        stages: Stages = (1, 2, 3),
+        descriptor_reduction: Count = 1,
+        bank_reduction: Count = 1,
+        attracted: Count = 3,
+        repelled: Count = 3,
+        radius: NotNegative = 1e-5,
         learn_radius: bool = True,
-        margin: float = 0.1,
-        nu: float = 1e-3,
-        epochs: int = 30,
-        batch_size: int = 4,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 5e-4,
-        smoothing: float = 4.0,
-        image_score: str = "smoothed",
-        precision: str = "float32",
-    ):
-        if image_score not in ("smoothed", "raw"):
-            raise InputError(f"image_score={image_score!r} must be 'smoothed' or 'raw'.")
-        for key, value in {"descriptor_reduction": descriptor_reduction, "bank_reduction": bank_reduction}.items():
-            if value < 1:
-                raise InputError(f"{key}={value} must be at least 1.")
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.descriptor_reduction = descriptor_reduction
-        self.bank_reduction = bank_reduction
-        self.attracted = attracted
-        self.repelled = repelled
-        self.radius = radius
-        self.learn_radius = learn_radius
-        self.margin = margin
-        self.nu = nu
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.smoothing = smoothing
-        self.image_score = image_score
-        self.precision = precision
+        margin: NotNegative = 0.1,
+        nu: Positive = 1e-3,
+        epochs: Count = 30,
+        batch_size: Count = 4,
+        learning_rate: Positive = 1e-3,
+        weight_decay: NotNegative = 5e-4,
+        smoothing: NotNegative = 4.0,
+        image_score: Literal["smoothed", "raw"] = "smoothed",
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     def fit_images(self, images, val, progress):
         self.build(self.weights)

@@ -23,6 +23,8 @@ recovery's distance alone, to which the student then adds nothing, so that it is
 the teacher's architecture, random weights, and keeps its adapters.
 """
 
+from typing import Literal
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -40,9 +42,10 @@ from adlib.networks.distillation import (
     image_cosine_distance,
     teacher_shape,
 )
+from adlib.parameters import Count, NotNegative, Positive, Share, ShareAboveZero, ShareBelowOne
 from adlib.synthesis import SyntheticImages, TexturePaste
-from adlib.training.loop import train
-from adlib.training.pasted_textures import TEXTURES, PastingDetector, check_sides, folder_name, step_schedule
+from adlib.training.loop import PRECISIONS, train
+from adlib.training.pasted_textures import TEXTURES, PastingDetector, check_sides, step_schedule
 
 
 class Adapter(nn.Sequential):
@@ -171,44 +174,25 @@ class CFRG(PastingDetector):
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
         student: str | None = "tf_efficientnet_b0",
-        drop_path: float = 0.2,
-        norm_momentum: float = 0.01,
+        drop_path: ShareBelowOne = 0.2,
+        norm_momentum: ShareAboveZero = 0.01,
         textures: str | None = None,
         recovery: bool = True,
         segmentation: bool = True,
         push: bool = True,
         recovery_weight: bool = True,
-        epochs: int = 50,
-        batch_size: int = 32,
-        learning_rate: float = 5e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        milestones: tuple[float, ...] = (0.8, 0.9),
-        decay: float = 0.2,
-        image_weight: tuple[float, float] = (0.0, 0.8),
-        smoothing: float = 4.0,
-        precision: str = "float32",
+        epochs: Count = 50,
+        batch_size: Count = 32,
+        learning_rate: Positive = 5e-4,
+        betas: tuple[ShareBelowOne, ShareBelowOne] = (0.5, 0.999),
+        milestones: tuple[Share, ...] = (0.8, 0.9),
+        decay: Positive = 0.2,
+        image_weight: tuple[Share, Share] = (0.0, 0.8),
+        smoothing: NotNegative = 4.0,
+        precision: Literal[*PRECISIONS] = "float32",
     ):
         if not (recovery or segmentation):
             raise InputError("recovery and segmentation cannot both be left out: nothing would be scored.")
-        self.backbone = backbone
-        self.weights = weights
-        self.student = student
-        self.drop_path = drop_path
-        self.norm_momentum = norm_momentum
-        self.textures = folder_name(textures)
-        self.recovery = recovery
-        self.segmentation = segmentation
-        self.push = push
-        self.recovery_weight = recovery_weight
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.betas = tuple(betas)
-        self.milestones = tuple(milestones)
-        self.decay = decay
-        self.image_weight = tuple(image_weight)
-        self.smoothing = smoothing
-        self.precision = precision
 
     def fit_images(self, images, val, progress):
         check_sides(self, images, 32)

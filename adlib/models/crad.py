@@ -19,16 +19,18 @@ Other readings, as parameters:
   need 7 GiB.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from adlib.detector import Detector, Facts
-from adlib.errors import InputError
 from adlib.features.aligned_features import AlignedBackbone, distances, window_maximum
 from adlib.networks.flow_blocks import check_shapes
+from adlib.parameters import Count, NotNegative, Odd, Positive, Share, Stages
 from adlib.training.frozen_features import features_of, frozen_features
-from adlib.training.loop import train
+from adlib.training.loop import PRECISIONS, train
 from adlib.training.pasted_textures import step_schedule
 
 
@@ -164,55 +166,29 @@ class CRAD(Detector):
         self,
         backbone: str = "tf_efficientnet_b4.aa_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (2, 3),
-        padded_for: int | None = 380,
-        local_side: int = 8,
-        global_side: int = 4,
-        coordinate_jitter: float = 0.05,
-        blocks: int = 11,
-        expansion: float = 2.0,
-        error_scale: float = 0.05,
-        error_weight: float = 0.3,
-        cosine_weight: float = 0.7,
-        epochs: int = 50,
-        batch_size: int = 16,
-        learning_rate: float = 1e-3,
-        grid_rate: float = 0.1,
-        weight_decay: float = 0.01,
-        clip_norm: float = 0.1,
-        milestone: float = 0.8,
-        decay: float = 0.1,
-        smoothing_window: int = 21,
-        score_window: int = 32,
-        cache_gib: float = 2.0,
-        precision: str = "float32",
-    ):
-        if smoothing_window < 1 or smoothing_window % 2 == 0:
-            raise InputError(f"smoothing_window={smoothing_window} must be an odd number of pixels.")
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.padded_for = padded_for
-        self.local_side = local_side
-        self.global_side = global_side
-        self.coordinate_jitter = coordinate_jitter
-        self.blocks = blocks
-        self.expansion = expansion
-        self.error_scale = error_scale
-        self.error_weight = error_weight
-        self.cosine_weight = cosine_weight
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.grid_rate = grid_rate
-        self.weight_decay = weight_decay
-        self.clip_norm = clip_norm
-        self.milestone = milestone
-        self.decay = decay
-        self.smoothing_window = smoothing_window
-        self.score_window = score_window
-        self.cache_gib = cache_gib
-        self.precision = precision
+        stages: Stages = (2, 3),
+        padded_for: Count | None = 380,
+        local_side: Count = 8,
+        global_side: Count = 4,
+        coordinate_jitter: NotNegative = 0.05,
+        blocks: Count = 11,
+        expansion: Positive = 2.0,
+        error_scale: NotNegative = 0.05,
+        error_weight: NotNegative = 0.3,
+        cosine_weight: NotNegative = 0.7,
+        epochs: Count = 50,
+        batch_size: Count = 16,
+        learning_rate: Positive = 1e-3,
+        grid_rate: Positive = 0.1,
+        weight_decay: NotNegative = 0.01,
+        clip_norm: Positive = 0.1,
+        milestone: Share = 0.8,
+        decay: Positive = 0.1,
+        smoothing_window: Odd = 21,
+        score_window: Count = 32,
+        cache_gib: NotNegative = 2.0,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     def fit_images(self, images, val, progress):
         self.backbone_ = self.aligned_backbone(self.weights)

@@ -22,6 +22,8 @@ Other readings, as parameters:
 - ISP-AD: batch_size=8, learning_rate=5e-5 to 1e-4, and steps=3000 if "3000 steps" is taken at its word.
 """
 
+from typing import Annotated, Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,8 +35,9 @@ from adlib.errors import InputError
 from adlib.features.backbones import Backbone, build_network, fill_network, hold_statistics
 from adlib.networks.denoising_unet import denoising_unet
 from adlib.networks.distillation import image_cosine_distance
+from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne, Some, Stages, Whole
 from adlib.predictions import Predictions
-from adlib.training.loop import train
+from adlib.training.loop import PRECISIONS, train
 from adlib.training.pasted_textures import check_sides
 
 TIMES = 1000  # of the diffusion; its variances rise linearly from 1e-4 to 0.02
@@ -106,37 +109,35 @@ class DDAD(Detector):
         self,
         backbone: str = "wide_resnet101_2.tv_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (1, 2, 3),
-        width: int = 64,
-        multipliers: tuple[int, ...] = (1, 1, 2, 2, 4, 4),
-        attention: tuple[int, ...] = (8, 16, 32),
-        heads: int = 4,
-        dropout: float = 0.0,
-        epochs: int = 3000,
-        steps: int | None = None,
-        batch_size: int = 32,
-        learning_rate: float = 3e-4,
-        weight_decay: float = 0.05,
-        chunk: int = 4,
-        start: int = 250,
-        step: int = 25,
-        conditioning: float = 3.0,
-        adaptation_epochs: int = 4,
-        adaptation_batch_size: int = 16,
-        adaptation_rate: float = 1e-4,
-        adaptation_weight_decay: float = 0.01,
-        adaptation_conditioning: float = 3.0,
-        keep: float = 0.1,
-        balance: str = "training",
-        pixel_weight: float = 1.0,
-        smoothing: float = 4.0,
-        border: int = 16,
+        stages: Stages = (1, 2, 3),
+        width: Count = 64,
+        multipliers: Annotated[tuple[Count, ...], Some()] = (1, 1, 2, 2, 4, 4),
+        attention: tuple[Count, ...] = (8, 16, 32),
+        heads: Count = 4,
+        dropout: ShareBelowOne = 0.0,
+        epochs: Count = 3000,
+        steps: Count | None = None,
+        batch_size: Count = 32,
+        learning_rate: Positive = 3e-4,
+        weight_decay: NotNegative = 0.05,
+        chunk: Count = 4,
+        start: Count = 250,
+        step: Count = 25,
+        conditioning: NotNegative = 3.0,
+        adaptation_epochs: Whole = 4,
+        adaptation_batch_size: Count = 16,
+        adaptation_rate: Positive = 1e-4,
+        adaptation_weight_decay: NotNegative = 0.01,
+        adaptation_conditioning: NotNegative = 3.0,
+        keep: NotNegative = 0.1,
+        balance: Literal[*BALANCES] = "training",
+        pixel_weight: NotNegative = 1.0,
+        smoothing: NotNegative = 4.0,
+        border: Whole = 16,
         crop_maps: bool = False,
-        precision: str = "float32",
+        precision: Literal[*PRECISIONS] = "float32",
     ):
-        if balance not in BALANCES:
-            raise InputError(f"balance={balance!r} must be one of {', '.join(BALANCES)}.")
-        if step < 1 or not step <= start < TIMES or start % step or TIMES % step:
+        if not step <= start < TIMES or start % step or TIMES % step:
             raise InputError(f"step={step} must divide {TIMES} and start={start}, which must lie below {TIMES}.")
         if len(stages) < 2:
             raise InputError(f"stages={stages} must be two at least: the first one does not count in the score.")
@@ -145,37 +146,6 @@ class DDAD(Detector):
             raise InputError(
                 f"width={width} times each of {multipliers} must be a multiple of heads={heads} and {groups}."
             )
-        if chunk < 1:
-            raise InputError(f"chunk={chunk} must be at least 1.")
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.width = width
-        self.multipliers = tuple(multipliers)
-        self.attention = tuple(attention)
-        self.heads = heads
-        self.dropout = dropout
-        self.epochs = epochs
-        self.steps = steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.chunk = chunk
-        self.start = start
-        self.step = step
-        self.conditioning = conditioning
-        self.adaptation_epochs = adaptation_epochs
-        self.adaptation_batch_size = adaptation_batch_size
-        self.adaptation_rate = adaptation_rate
-        self.adaptation_weight_decay = adaptation_weight_decay
-        self.adaptation_conditioning = adaptation_conditioning
-        self.keep = keep
-        self.balance = balance
-        self.pixel_weight = pixel_weight
-        self.smoothing = smoothing
-        self.border = border
-        self.crop_maps = crop_maps
-        self.precision = precision
 
     @property
     def origin(self):

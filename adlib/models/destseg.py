@@ -12,6 +12,7 @@ The official code was written for an older timm whose "resnet18" means today's t
 """
 
 from itertools import pairwise
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,10 @@ from adlib.detector import Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone, build_network, hold_statistics
 from adlib.networks.distillation import ResidualBlock, cosine_distance
+from adlib.parameters import Count, NotNegative, Positive, Range, Share, ShareBelowOne
 from adlib.synthesis import TexturePaste
-from adlib.training.loop import train
-from adlib.training.pasted_textures import TEXTURES, PastingDetector, Turn, TurnedSyntheticImages, folder_name
+from adlib.training.loop import PRECISIONS, train
+from adlib.training.pasted_textures import TEXTURES, PastingDetector, Turn, TurnedSyntheticImages
 
 # How the official code turns the normal images of each MVTec AD category before the synthesis; not at all those that
 # are missing here.
@@ -148,40 +150,22 @@ class DeSTSeg(PastingDetector):
         backbone: str = "resnet18.tv_in1k",
         weights: str = "pretrained",
         textures: str | None = None,
-        student_steps: int = 1000,
-        segmentation_steps: int = 4000,
-        batch_size: int = 32,
-        student_rate: float = 0.4,
-        residual_rate: float = 0.1,
-        head_rate: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        image_weight: tuple[float, float] = (0.0, 0.8),
-        rotation: float = 0.0,
+        student_steps: Count = 1000,
+        segmentation_steps: Count = 4000,
+        batch_size: Annotated[int, Range(2)] = 32,
+        student_rate: Positive = 0.4,
+        residual_rate: Positive = 0.1,
+        head_rate: Positive = 0.01,
+        momentum: ShareBelowOne = 0.9,
+        weight_decay: NotNegative = 1e-4,
+        image_weight: tuple[Share, Share] = (0.0, 0.8),
+        rotation: NotNegative = 0.0,
         quarter_turns: bool = False,
-        segmentation_width: int = 256,
-        gamma: float = 4.0,
-        top: int = 100,
-        precision: str = "float32",
-    ):
-        self.backbone = backbone
-        self.weights = weights
-        self.textures = folder_name(textures)
-        self.student_steps = student_steps
-        self.segmentation_steps = segmentation_steps
-        self.batch_size = batch_size
-        self.student_rate = student_rate
-        self.residual_rate = residual_rate
-        self.head_rate = head_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.image_weight = tuple(image_weight)
-        self.rotation = rotation
-        self.quarter_turns = quarter_turns
-        self.segmentation_width = segmentation_width
-        self.gamma = gamma
-        self.top = top
-        self.precision = precision
+        segmentation_width: Count = 256,
+        gamma: NotNegative = 4.0,
+        top: Count = 100,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     def fit_images(self, images, val, progress):
         if min(len(images), self.batch_size) < 2:

@@ -19,22 +19,22 @@ Other readings, as parameters:
 """
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from adlib.detector import Facts
-from adlib.errors import InputError
+from adlib.parameters import Count, NotNegative, Odd, Positive, Share, Whole
 from adlib.synthesis import TexturePaste
-from adlib.training.loop import train
+from adlib.training.loop import PRECISIONS, train
 from adlib.training.pasted_textures import (
     TEXTURES,
     PastingDetector,
     Turn,
     TurnedSyntheticImages,
     check_sides,
-    folder_name,
     step_schedule,
 )
 
@@ -170,38 +170,21 @@ class DRAEM(PastingDetector):
     def __init__(
         self,
         textures: str | None = None,
-        epochs: int = 700,
-        batch_size: int = 8,
-        learning_rate: float = 1e-4,
-        milestones: tuple[float, ...] = (0.8, 0.9),
-        decay: float = 0.2,
-        probability: float = 0.5,
-        image_weight: tuple[float, float] = (0.0, 0.8),
-        redraws: int = 0,
-        rotation: float = 90.0,
-        rotation_share: float = 0.3,
-        reconstruction_width: int = 128,
-        segmentation_width: int = 64,
-        score_window: int = 21,
-        precision: str = "float32",
-    ):
-        if score_window < 1 or score_window % 2 == 0:
-            raise InputError(f"score_window={score_window} must be an odd number of pixels.")
-        self.textures = folder_name(textures)
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.milestones = tuple(milestones)
-        self.decay = decay
-        self.probability = probability
-        self.image_weight = tuple(image_weight)
-        self.redraws = redraws
-        self.rotation = rotation
-        self.rotation_share = rotation_share
-        self.reconstruction_width = reconstruction_width
-        self.segmentation_width = segmentation_width
-        self.score_window = score_window
-        self.precision = precision
+        epochs: Count = 700,
+        batch_size: Count = 8,
+        learning_rate: Positive = 1e-4,
+        milestones: tuple[Share, ...] = (0.8, 0.9),
+        decay: Positive = 0.2,
+        probability: Share = 0.5,
+        image_weight: tuple[Share, Share] = (0.0, 0.8),
+        redraws: Whole = 0,
+        rotation: NotNegative = 90.0,
+        rotation_share: Share = 0.3,
+        reconstruction_width: Count = 128,
+        segmentation_width: Count = 64,
+        score_window: Odd = 21,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     def fit_images(self, images, val, progress):
         check_sides(self, images, 32)

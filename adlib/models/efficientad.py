@@ -21,6 +21,7 @@ Other readings, as parameters:
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -46,8 +47,9 @@ from adlib.networks.patch_description import (
     luminance,
     teacher_file,
 )
+from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Whole
 from adlib.synthesis import TextureFolder, texture_source
-from adlib.training.loop import train
+from adlib.training.loop import PRECISIONS, train
 
 DRAWN_PENALTY = "Penalty images: drawn textures, where the paper's are of ImageNet."
 NO_PENALTY = "No penalty images: the paper keeps the student from generalising with ImageNet's."
@@ -147,60 +149,32 @@ class EfficientAD(Detector):
 
     def __init__(
         self,
-        network: str = "small",
+        network: Literal[*NETWORKS] = "small",
         teacher: str | None = None,
         backbone: str = "wide_resnet101_2.tv_in1k",
         weights: str = "pretrained",
-        distill_steps: int | None = None,
-        distill_batch: int = 16,
-        distill_rate: float = 1e-4,
-        features: int = 384,
-        width: int | None = None,
+        distill_steps: Whole | None = None,
+        distill_batch: Count = 16,
+        distill_rate: Positive = 1e-4,
+        features: Count = 384,
+        width: Count | None = None,
         penalty: str = "drawn",
-        hard_share: float = 0.999,
-        steps: int = 70_000,
-        batch_size: int = 1,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 1e-5,
-        decay_at: float = 0.95,
-        validation_share: float = 0.1,
-        low: float = 0.9,
-        high: float = 0.995,
-        calibration: str = "grid",
-        precision: str = "float32",
+        hard_share: ShareBelowOne = 0.999,
+        steps: Count = 70_000,
+        batch_size: Count = 1,
+        learning_rate: Positive = 1e-4,
+        weight_decay: NotNegative = 1e-5,
+        decay_at: Share = 0.95,
+        validation_share: ShareBelowOne = 0.1,
+        low: Share = 0.9,
+        high: Share = 0.995,
+        calibration: Literal["grid", "image"] = "grid",
+        precision: Literal[*PRECISIONS] = "float32",
     ):
-        if network not in NETWORKS:
-            raise InputError(f"network={network!r} must be one of {', '.join(NETWORKS)}.")
-        if calibration not in ("grid", "image"):
-            raise InputError(f"calibration={calibration!r} must be 'grid' or 'image'.")
         if teacher is not None and distill_steps:
             raise InputError("teacher and distill_steps were both given: a teacher has one origin.")
-        for name, value in (("hard_share", hard_share), ("validation_share", validation_share)):
-            if not 0 <= value < 1:
-                raise InputError(f"{name}={value} must lie in [0, 1).")
-        if not 0 <= low < high <= 1:
+        if not low < high:
             raise InputError(f"low={low} and high={high} must be quantiles with 0 <= low < high <= 1.")
-        self.network = network
-        self.teacher = None if teacher is None else str(teacher)
-        self.backbone = backbone
-        self.weights = weights
-        self.distill_steps = distill_steps
-        self.distill_batch = distill_batch
-        self.distill_rate = distill_rate
-        self.features = features
-        self.width = width
-        self.penalty = str(penalty)
-        self.hard_share = hard_share
-        self.steps = steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.decay_at = decay_at
-        self.validation_share = validation_share
-        self.low = low
-        self.high = high
-        self.calibration = calibration
-        self.precision = precision
 
     @property
     def steps_of_distillation(self) -> int:

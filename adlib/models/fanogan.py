@@ -22,6 +22,7 @@ second stage begins.
 """
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +30,10 @@ from torch import nn
 
 from adlib.detector import Facts
 from adlib.errors import InputError
+from adlib.parameters import Count, NotNegative, Positive, ShareAboveZero, ShareBelowOne
 from adlib.training.adversarial import (
     WATCHED,
     AdversarialDetector,
-    check_channels,
     diversity,
     in_parts,
     signed,
@@ -181,43 +182,23 @@ class FAnoGAN(AdversarialDetector):
 
     def __init__(
         self,
-        channels: int = 1,
-        code: int = 128,
-        width: int = 64,
-        norm_momentum: float = 0.01,
-        gan_epochs: int = 7,
-        gan_steps: int | None = None,
-        critic_steps: int = 5,
-        gan_rate: float = 1e-4,
-        gan_betas: tuple[float, float] = (0.0, 0.9),
-        penalty_weight: float = 10.0,
-        encoder_steps: int = 50_000,
-        encoder_rate: float = 5e-5,
+        channels: Literal[1, 3] = 1,
+        code: Count = 128,
+        width: Count = 64,
+        norm_momentum: ShareAboveZero = 0.01,
+        gan_epochs: Count = 7,
+        gan_steps: Count | None = None,
+        critic_steps: Count = 5,
+        gan_rate: Positive = 1e-4,
+        gan_betas: tuple[ShareBelowOne, ShareBelowOne] = (0.0, 0.9),
+        penalty_weight: NotNegative = 10.0,
+        encoder_steps: Count = 50_000,
+        encoder_rate: Positive = 5e-5,
         bounded: bool = True,
-        feature_weight: float = 1.0,
-        batch_size: int = 64,
-        image_score: str = "max",
-    ):
-        if image_score not in ("max", "mean"):
-            raise InputError(f"image_score={image_score!r} must be 'max' or 'mean'.")
-        if critic_steps < 1:
-            raise InputError(f"critic_steps={critic_steps} must be at least 1.")
-        self.channels = check_channels(channels)
-        self.code = code
-        self.width = width
-        self.norm_momentum = norm_momentum
-        self.gan_epochs = gan_epochs
-        self.gan_steps = gan_steps
-        self.critic_steps = critic_steps
-        self.gan_rate = gan_rate
-        self.gan_betas = tuple(gan_betas)
-        self.penalty_weight = penalty_weight
-        self.encoder_steps = encoder_steps
-        self.encoder_rate = encoder_rate
-        self.bounded = bounded
-        self.feature_weight = feature_weight
-        self.batch_size = batch_size
-        self.image_score = image_score
+        feature_weight: NotNegative = 1.0,
+        batch_size: Count = 64,
+        image_score: Literal["max", "mean"] = "max",
+    ): ...
 
     @property
     def warnings(self):

@@ -18,6 +18,8 @@ flow has 1.5 times the backbone's multiplications, so a prediction takes 2.7 tim
 kernels=(3, 1) it has 0.8 times as many.
 """
 
+from typing import Literal
+
 import torch
 from torch import nn
 
@@ -35,8 +37,9 @@ from adlib.networks.flow_blocks import (
     negative_log_likelihood,
     tanh_clamp,
 )
+from adlib.parameters import Count, NotNegative, Odd, Positive, Stages
 from adlib.training.frozen_features import features_of, frozen_features
-from adlib.training.loop import train
+from adlib.training.loop import PRECISIONS, train
 
 # Steps of the flow, kernels that they take in turn, hidden channels per input channel.
 STEPS = {
@@ -98,33 +101,19 @@ class FastFlow(Detector):
         self,
         backbone: str = "wide_resnet50_2.racm_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (1, 2, 3),
-        steps: int | None = None,
-        kernels: tuple[int, ...] | None = None,
-        hidden_ratio: float | None = None,
+        stages: Stages = (1, 2, 3),
+        steps: Count | None = None,
+        kernels: tuple[Odd, ...] | None = None,
+        hidden_ratio: Positive | None = None,
         norm_affine: bool = True,
         train_norms: bool = True,
-        epochs: int = 500,
-        batch_size: int = 32,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-5,
-        precision: str = "float32",
-        cache_gib: float = 4.0,
-    ):
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.steps = steps
-        self.kernels = None if kernels is None else tuple(kernels)
-        self.hidden_ratio = hidden_ratio
-        self.norm_affine = norm_affine
-        self.train_norms = train_norms
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.precision = precision
-        self.cache_gib = cache_gib
+        epochs: Count = 500,
+        batch_size: Count = 32,
+        learning_rate: Positive = 1e-3,
+        weight_decay: NotNegative = 1e-5,
+        precision: Literal[*PRECISIONS] = "float32",
+        cache_gib: NotNegative = 4.0,
+    ): ...
 
     def build_backbone(self, weights: str, seed: int) -> Backbone:
         block = LAST_BLOCK.get(self.backbone.split(".")[0])

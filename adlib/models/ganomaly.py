@@ -21,6 +21,8 @@ smooth L1 distance of the codes, and pads the first convolution by 4 (131 pixels
 Collapse (adlib.training.adversarial): the reconstructions of up to 64 training images hardly differ from one another.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -28,7 +30,8 @@ from torch import nn
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.images import ImageSet
-from adlib.training.adversarial import AdversarialDetector, check_channels, diversity, in_parts, signed, unsigned
+from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne
+from adlib.training.adversarial import AdversarialDetector, diversity, in_parts, signed, unsigned
 from adlib.training.loop import train
 
 WON = 1e-5  # loss under which the discriminator starts anew
@@ -167,23 +170,15 @@ class GANomaly(AdversarialDetector):
 
     def __init__(
         self,
-        channels: int = 3,
-        code: int = 100,
-        width: int = 64,
-        epochs: int = 15,
-        batch_size: int = 64,
-        learning_rate: float = 2e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        loss_weights: tuple[float, float, float] = (1.0, 50.0, 1.0),
-    ):
-        self.channels = check_channels(channels)
-        self.code = code
-        self.width = width
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.betas = tuple(betas)
-        self.loss_weights = tuple(loss_weights)
+        channels: Literal[1, 3] = 3,
+        code: Count = 100,
+        width: Count = 64,
+        epochs: Count = 15,
+        batch_size: Count = 64,
+        learning_rate: Positive = 2e-4,
+        betas: tuple[ShareBelowOne, ShareBelowOne] = (0.5, 0.999),
+        loss_weights: tuple[NotNegative, NotNegative, NotNegative] = (1.0, 50.0, 1.0),
+    ): ...
 
     def fit_images(self, images, val, progress):
         self.side_ = check_side(self, images)

@@ -23,6 +23,7 @@ There is no mixed precision: it would round the noise away.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -32,16 +33,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from adlib.detector import Facts, PixelsOnly
-from adlib.errors import InputError
 from adlib.features.patch_embedding import pooled_embedding
 from adlib.images import ImageSet
 from adlib.models.simplenet import SimpleNet
+from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Stages, Whole
 from adlib.synthesis import ProceduralTextures, SyntheticImages, compose, perlin_mask
 from adlib.synthesis.texture_operations import equalise, rotate
 from adlib.synthesis.textures import TextureSource
 from adlib.training.frozen_features import FrozenFeatures, features_of, frozen_features
 from adlib.training.loop import to_device, train
-from adlib.training.pasted_textures import FOREGROUNDS, TEXTURES, PastingDetector, folder_name, foreground_mask
+from adlib.training.pasted_textures import FOREGROUNDS, TEXTURES, PastingDetector, foreground_mask
 
 # Local anomalies: a texture over part of the image
 
@@ -240,51 +241,26 @@ class GLASS(PastingDetector, SimpleNet):
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (2, 3),
-        embedding_size: int = 1536,
-        hidden: int = 1024,
-        hypothesis: str = "auto",
-        noise: float = 0.015,
-        shell: tuple[float, float] = (0.5, 1.0),
-        ascent_steps: int = 20,
-        ascent_rate: float = 0.001,
-        project_every: int = 5,
-        radius_quantile: float = 0.75,
-        hard_share: float = 0.5,
+        stages: Stages = (2, 3),
+        embedding_size: Count = 1536,
+        hidden: Count = 1024,
+        hypothesis: Literal["auto", "manifold", "hypersphere"] = "auto",
+        noise: NotNegative = 0.015,
+        shell: tuple[NotNegative, NotNegative] = (0.5, 1.0),
+        ascent_steps: Whole = 20,
+        ascent_rate: Positive = 0.001,
+        project_every: Count = 5,
+        radius_quantile: Share = 0.75,
+        hard_share: ShareBelowOne = 0.5,
         textures: str | None = None,
-        foreground: str = "all",
-        epochs: int = 640,
-        epoch_images: int = 392,
-        batch_size: int = 8,
-        learning_rate: float = 1e-4,
-        smoothing: float = 4.0,
-        cache_gib: float = 2.0,
-    ):
-        if hypothesis not in ("auto", "manifold", "hypersphere"):
-            raise InputError(f"hypothesis={hypothesis!r} must be 'auto', 'manifold' or 'hypersphere'.")
-        if foreground not in FOREGROUNDS:
-            raise InputError(f"foreground={foreground!r} must be one of {', '.join(FOREGROUNDS)}.")
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.embedding_size = embedding_size
-        self.hidden = hidden
-        self.hypothesis = hypothesis
-        self.noise = noise
-        self.shell = tuple(shell)
-        self.ascent_steps = ascent_steps
-        self.ascent_rate = ascent_rate
-        self.project_every = project_every
-        self.radius_quantile = radius_quantile
-        self.hard_share = hard_share
-        self.textures = folder_name(textures)
-        self.foreground = foreground
-        self.epochs = epochs
-        self.epoch_images = epoch_images
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.smoothing = smoothing
-        self.cache_gib = cache_gib
+        foreground: Literal[*FOREGROUNDS] = "all",
+        epochs: Count = 640,
+        epoch_images: Count = 392,
+        batch_size: Count = 8,
+        learning_rate: Positive = 1e-4,
+        smoothing: NotNegative = 4.0,
+        cache_gib: NotNegative = 2.0,
+    ): ...
 
     def fit_images(self, images, val, progress):
         synthetic = self.synthetic_images(images, self.seed_)

@@ -21,12 +21,14 @@ Choices:
 Collapse (adlib.training.adversarial): the restorations of up to 64 training images hardly differ from one another.
 """
 
+from typing import Literal
+
 from adlib.anomaly_map import smooth
 from adlib.detector import Facts
-from adlib.errors import InputError
 from adlib.models.ganomaly import GANomaly, adversarial_step, check_side
+from adlib.parameters import Count, NotNegative, Positive, Share, ShareAboveZero, ShareBelowOne
 from adlib.synthesis import NSA, CutPaste, CutPasteScar, RandomWalk, SyntheticImages, TexturePaste
-from adlib.training.adversarial import check_channels, signed
+from adlib.training.adversarial import signed
 from adlib.training.loop import train
 
 SURROGATE = (
@@ -62,47 +64,24 @@ class IADInpainting(GANomaly):
 
     def __init__(
         self,
-        channels: int = 1,
-        code: int = 100,
-        width: int = 64,
-        epochs: int = 15,
-        loss_weights: tuple[float, float, float] = (1.0, 50.0, 1.0),
+        channels: Literal[1, 3] = 1,
+        code: Count = 100,
+        width: Count = 64,
+        epochs: Count = 15,
+        loss_weights: tuple[NotNegative, NotNegative, NotNegative] = (1.0, 50.0, 1.0),
         fixed_code: bool = True,
-        inpainting_epochs: int = 15,
-        inpainting_rate: float = 2e-4,
-        inpainting_weights: tuple[float, float, float] = (1.0, 50.0, 0.0),
-        anomalies: str = "cutpaste",
-        probability: float = 0.5,
-        batch_size: int = 64,
-        learning_rate: float = 2e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        smoothing: float = 2.0,
-        score: str = "top",
-        top: float = 0.01,
-    ):
-        if anomalies not in ANOMALIES:
-            raise InputError(f"anomalies={anomalies!r} must be one of {', '.join(ANOMALIES)}.")
-        if score not in SCORES:
-            raise InputError(f"score={score!r} must be one of {', '.join(SCORES)}.")
-        if not 0 < top <= 1:
-            raise InputError(f"top={top} must be a share of the pixels, above 0 and at most 1.")
-        self.channels = check_channels(channels)
-        self.code = code
-        self.width = width
-        self.epochs = epochs
-        self.loss_weights = tuple(loss_weights)
-        self.fixed_code = fixed_code
-        self.inpainting_epochs = inpainting_epochs
-        self.inpainting_rate = inpainting_rate
-        self.inpainting_weights = tuple(inpainting_weights)
-        self.anomalies = anomalies
-        self.probability = probability
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.betas = tuple(betas)
-        self.smoothing = smoothing
-        self.score = score
-        self.top = top
+        inpainting_epochs: Count = 15,
+        inpainting_rate: Positive = 2e-4,
+        inpainting_weights: tuple[NotNegative, NotNegative, NotNegative] = (1.0, 50.0, 0.0),
+        anomalies: Literal[*ANOMALIES] = "cutpaste",
+        probability: Share = 0.5,
+        batch_size: Count = 64,
+        learning_rate: Positive = 2e-4,
+        betas: tuple[ShareBelowOne, ShareBelowOne] = (0.5, 0.999),
+        smoothing: NotNegative = 2.0,
+        score: Literal[*SCORES] = "top",
+        top: ShareAboveZero = 0.01,
+    ): ...
 
     @property
     def warnings(self):

@@ -27,6 +27,7 @@ metric for this method, and one computed from it measures where the classifier l
 """
 
 import warnings
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ from adlib.detector import Detector, Facts, loader_workers
 from adlib.errors import InputError
 from adlib.features.backbones import build_network, fill_network, hold_statistics
 from adlib.images import ImageSet
-from adlib.training.loop import to_device, train
+from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Whole
+from adlib.training.loop import PRECISIONS, to_device, train
 from adlib.training.patch_stream import AUGMENTATIONS, SYNTHETIC, PatchStream, choose_real, supervised_part
 
 LAST_STAGE = 4  # of a ResNet: layer4
@@ -147,56 +149,26 @@ class MixedSupervised(Detector):
         backbone: str = "resnet18.tv_in1k",
         weights: str = "pretrained",
         defects: str = "mixed",
-        number: int | None = None,
-        shuffle_seed: int | None = None,
-        probability: float = 1 / 32,
+        number: Whole | None = None,
+        shuffle_seed: Whole | None = None,
+        probability: Share = 1 / 32,
         synthetic: bool = True,
-        augmentation: str = "LSM-1",
-        brightness: float = 1.0,
-        blur: float = 1.0,
+        augmentation: Literal[*AUGMENTATIONS] = "LSM-1",
+        brightness: NotNegative = 1.0,
+        blur: NotNegative = 1.0,
         grey: bool = True,
-        epochs: int = 200,
-        batch_size: int = 64,
-        learning_rate: float = 5e-5,
-        momentum: float = 0.9,
-        weight_decay: float = 0.01,
-        first_cycle: int = 7813,
-        cycle_growth: int = 2,
-        patience: int = 20,
-        selection: str = "training",
-        validation_share: float = 0.05,
-        precision: str = "float32",
-    ):
-        if augmentation not in AUGMENTATIONS:
-            raise InputError(f"augmentation={augmentation!r} must be one of {', '.join(AUGMENTATIONS)}.")
-        if selection not in ("training", "test"):
-            raise InputError(f"selection={selection!r} must be 'training' or 'test'.")
-        if not 0 <= validation_share < 1 or not 0 <= probability <= 1:
-            raise InputError(
-                f"validation_share={validation_share} must lie in 0..1, below 1, and probability={probability} in 0..1."
-            )
-        self.backbone = backbone
-        self.weights = weights
-        self.defects = defects
-        self.number = number
-        self.shuffle_seed = shuffle_seed
-        self.probability = probability
-        self.synthetic = synthetic
-        self.augmentation = augmentation
-        self.brightness = brightness
-        self.blur = blur
-        self.grey = grey
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.first_cycle = first_cycle
-        self.cycle_growth = cycle_growth
-        self.patience = patience
-        self.selection = selection
-        self.validation_share = validation_share
-        self.precision = precision
+        epochs: Count = 200,
+        batch_size: Count = 64,
+        learning_rate: Positive = 5e-5,
+        momentum: ShareBelowOne = 0.9,
+        weight_decay: NotNegative = 0.01,
+        first_cycle: Count = 7813,
+        cycle_growth: Count = 2,
+        patience: Count = 20,
+        selection: Literal["training", "test"] = "training",
+        validation_share: ShareBelowOne = 0.05,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     @staticmethod
     def training_samples(dataset: str, samples):

@@ -21,6 +21,8 @@ Other readings, as parameters:
 The contrastive loss needs its batch in one piece: at the paper's settings about 13 GiB of memory on a CPU.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -29,7 +31,8 @@ from torchvision.transforms import v2
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import build_network, fill_network, hold_statistics
-from adlib.training.loop import train
+from adlib.parameters import Count, NotNegative, Positive, Whole
+from adlib.training.loop import PRECISIONS, train
 
 
 class UnitFeatures(nn.Module):
@@ -112,31 +115,17 @@ class MSAD(Detector):
         self,
         backbone: str = "resnet152.tv_in1k",
         weights: str = "pretrained",
-        stage: int = 4,
+        stage: Whole = 4,
         trained_layers: tuple[str, ...] | None = ("layer3", "layer4"),
-        epochs: int = 20,
-        batch_size: int = 64,
-        learning_rate: float = 1e-5,
-        weight_decay: float = 5e-5,
-        temperature: float = 0.25,
+        epochs: Count = 20,
+        batch_size: Count = 64,
+        learning_rate: Positive = 1e-5,
+        weight_decay: NotNegative = 5e-5,
+        temperature: Positive = 0.25,
         angular: bool = False,
-        neighbours: int = 2,
-        precision: str = "float32",
-    ):
-        if neighbours < 1:
-            raise InputError(f"neighbours={neighbours} must be at least 1.")
-        self.backbone = backbone
-        self.weights = weights
-        self.stage = stage
-        self.trained_layers = None if trained_layers is None else tuple(trained_layers)
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.temperature = temperature
-        self.angular = angular
-        self.neighbours = neighbours
-        self.precision = precision
+        neighbours: Count = 2,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     @property
     def origin(self):

@@ -17,13 +17,13 @@ Texture-AD (tables 2 to 4) used a wide ResNet-50 and a ResNet-18 without saying 
 
 import math
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from adlib.detector import Detector, Facts
-from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.networks.flow_blocks import (
     CouplingBlock,
@@ -36,8 +36,9 @@ from adlib.networks.flow_blocks import (
     scaled_tanh_clamp,
     tanh_clamp,
 )
+from adlib.parameters import Count, NotNegative, Positive, Share, ShareAboveZero
 from adlib.training.frozen_features import features_of, frozen_features
-from adlib.training.loop import train
+from adlib.training.loop import PRECISIONS, train
 
 LIMIT = 1.9  # of log-scales
 CONDITION = 64  # channels of the position encoding
@@ -233,37 +234,19 @@ class MSFlow(Detector):
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
-        blocks: tuple[int, int, int] = (2, 5, 8),
-        clamp: str = "tanh",
-        maps: str = "sum",
-        top: float = 0.03,
-        epochs: int = 100,
-        batch_size: int = 16,
-        learning_rate: float = 1e-4,
-        warmup: float = 0.12,
-        decays: tuple[float, ...] = (0.7, 0.9),
-        clip_norm: float = 2.0,
-        precision: str = "float32",
-        cache_gib: float = 4.0,
-    ):
-        if clamp not in CLAMPS:
-            raise InputError(f"clamp={clamp!r} must be 'tanh' or 'scaled'.")
-        if maps not in ("sum", "product"):
-            raise InputError(f"maps={maps!r} must be 'sum' or 'product'.")
-        self.backbone = backbone
-        self.weights = weights
-        self.blocks = tuple(blocks)
-        self.clamp = clamp
-        self.maps = maps
-        self.top = top
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.warmup = warmup
-        self.decays = tuple(decays)
-        self.clip_norm = clip_norm
-        self.precision = precision
-        self.cache_gib = cache_gib
+        blocks: tuple[Count, Count, Count] = (2, 5, 8),
+        clamp: Literal[*CLAMPS] = "tanh",
+        maps: Literal["sum", "product"] = "sum",
+        top: ShareAboveZero = 0.03,
+        epochs: Count = 100,
+        batch_size: Count = 16,
+        learning_rate: Positive = 1e-4,
+        warmup: Share = 0.12,
+        decays: tuple[Share, ...] = (0.7, 0.9),
+        clip_norm: Positive = 2.0,
+        precision: Literal[*PRECISIONS] = "float32",
+        cache_gib: NotNegative = 4.0,
+    ): ...
 
     def rate(self, epoch: int) -> float:
         """Factor of the learning rate in an epoch, from 0."""

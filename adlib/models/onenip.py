@@ -29,6 +29,7 @@ Other readings, as parameters:
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,10 +43,11 @@ from adlib.features.aligned_features import AlignedBackbone, distances, resized,
 from adlib.images import ImageSet
 from adlib.networks.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
 from adlib.networks.flow_blocks import check_shapes
+from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Stages, Whole
 from adlib.samples import make_samples
 from adlib.synthesis import CutPaste, CutPaste3Way, CutPasteScar, SyntheticImages, TexturePaste
-from adlib.training.loop import train
-from adlib.training.pasted_textures import TEXTURES, PastingDetector, folder_name, step_schedule
+from adlib.training.loop import PRECISIONS, train
+from adlib.training.pasted_textures import TEXTURES, PastingDetector, step_schedule
 
 # Networks
 
@@ -191,61 +193,32 @@ class OneNIP(PastingDetector):
         self,
         backbone: str = "tf_efficientnet_b4.aa_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (0, 1, 2, 3),
-        padded_for: int | None = 380,
+        stages: Stages = (0, 1, 2, 3),
+        padded_for: Count | None = 380,
         prompts: dict[str, str] | None = None,
         textures: str | None = None,
-        neighbours: int | None = None,
-        width: int = 256,
-        heads: int = 8,
-        hidden: int = 1024,
-        encoder_layers: int = 4,
-        decoder_layers: int = 4,
-        dropout: float = 0.1,
-        refiner_width: int = 128,
-        jitter: float = 20.0,
-        dice_weight: float = 0.5,
-        refinement: float = 0.5,
+        neighbours: Whole | None = None,
+        width: Count = 256,
+        heads: Count = 8,
+        hidden: Count = 1024,
+        encoder_layers: Count = 4,
+        decoder_layers: Count = 4,
+        dropout: ShareBelowOne = 0.1,
+        refiner_width: Count = 128,
+        jitter: NotNegative = 20.0,
+        dice_weight: NotNegative = 0.5,
+        refinement: Share = 0.5,
         scale: str = "training",
-        epochs: int = 1000,
-        batch_size: int = 8,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 1e-4,
-        clip_norm: float = 0.1,
-        milestone: float = 0.8,
-        decay: float = 0.1,
-        score_window: int = 16,
-        precision: str = "float32",
-    ):
-        if scale not in ("training", "test"):
-            raise InputError(f"scale={scale!r} must be 'training' or 'test'.")
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.padded_for = padded_for
-        self.prompts = None if prompts is None else {str(name): str(path) for name, path in prompts.items()}
-        self.textures = folder_name(textures)
-        self.neighbours = neighbours
-        self.width = width
-        self.heads = heads
-        self.hidden = hidden
-        self.encoder_layers = encoder_layers
-        self.decoder_layers = decoder_layers
-        self.dropout = dropout
-        self.refiner_width = refiner_width
-        self.jitter = jitter
-        self.dice_weight = dice_weight
-        self.refinement = refinement
-        self.scale = scale
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.clip_norm = clip_norm
-        self.milestone = milestone
-        self.decay = decay
-        self.score_window = score_window
-        self.precision = precision
+        epochs: Count = 1000,
+        batch_size: Count = 8,
+        learning_rate: Positive = 1e-4,
+        weight_decay: NotNegative = 1e-4,
+        clip_norm: Positive = 0.1,
+        milestone: Share = 0.8,
+        decay: Positive = 0.1,
+        score_window: Count = 16,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     @property
     def warnings(self) -> list[str]:

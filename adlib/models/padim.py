@@ -16,6 +16,7 @@ number of images.
 """
 
 import random
+from typing import Literal
 
 import torch
 
@@ -23,6 +24,7 @@ from adlib.anomaly_map import smooth, upsample
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
+from adlib.parameters import Count, NotNegative, Positive, Stages, Whole
 
 # How many channels the paper keeps of stages 1 to 3, by timm name without its tag.
 CHANNELS = {"resnet18": 100, "wide_resnet50_2": 550}
@@ -92,25 +94,13 @@ class PaDiM(Detector):
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (1, 2, 3),
-        channels: int | None = None,
-        channel_seed: int | None = 1024,
-        regularisation: float = 0.01,
-        smoothing: float = 4.0,
-        image_score: str = "smoothed",
-    ):
-        if regularisation <= 0:
-            raise InputError(f"regularisation={regularisation} must be above 0, or covariances cannot be inverted.")
-        if image_score not in ("smoothed", "raw"):
-            raise InputError(f"image_score={image_score!r} must be 'smoothed' or 'raw'.")
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.channels = channels
-        self.channel_seed = channel_seed
-        self.regularisation = regularisation
-        self.smoothing = smoothing
-        self.image_score = image_score
+        stages: Stages = (1, 2, 3),
+        channels: Count | None = None,
+        channel_seed: Whole | None = 1024,
+        regularisation: Positive = 0.01,
+        smoothing: NotNegative = 4.0,
+        image_score: Literal["smoothed", "raw"] = "smoothed",
+    ): ...
 
     @torch.inference_mode()
     def fit_images(self, images, val, progress):

@@ -13,16 +13,18 @@ Follows the official code rather than the paper where they differ:
 to the finest grid, concatenated at full width (1536 channels for a wide ResNet-50, against 1024).
 """
 
+from typing import Literal
+
 import torch
 
 from adlib.anomaly_map import smooth, upsample
 from adlib.detector import Detector, Facts
-from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.features.patch_embedding import concatenated_embedding, pooled_embedding
 from adlib.memory.coreset import k_centre_greedy_in_shards
 from adlib.memory.memory_bank import BankSearch, random_projection
 from adlib.memory.patch_store import PatchStore, parse_bytes
+from adlib.parameters import Count, NotNegative, ShareAboveZero, Stages, Whole
 
 
 class PatchCore(Detector):
@@ -49,33 +51,18 @@ class PatchCore(Detector):
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (2, 3),
-        embedding: str = "pooled",
-        embedding_size: int = 1024,
-        coreset_ratio: float = 0.1,
-        coreset_limit: int | None = None,
-        projection_size: int = 128,
-        memory: str | None = None,
-        neighbours: int = 1,
-        smoothing: float = 4.0,
+        stages: Stages = (2, 3),
+        embedding: Literal["pooled", "concatenated"] = "pooled",
+        embedding_size: Count = 1024,
+        coreset_ratio: ShareAboveZero = 0.1,
+        coreset_limit: Count | None = None,
+        projection_size: Whole = 128,
+        memory: str | Whole | None = None,
+        neighbours: Count = 1,
+        smoothing: NotNegative = 4.0,
     ):
-        if embedding not in ("pooled", "concatenated"):
-            raise InputError(f"embedding={embedding!r} must be 'pooled' or 'concatenated'.")
-        if not 0 < coreset_ratio <= 1:
-            raise InputError(f"coreset_ratio={coreset_ratio} must lie in (0, 1].")
         if memory is not None:
             parse_bytes(memory)
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.embedding = embedding
-        self.embedding_size = embedding_size
-        self.coreset_ratio = coreset_ratio
-        self.coreset_limit = coreset_limit
-        self.projection_size = projection_size
-        self.memory = memory
-        self.neighbours = neighbours
-        self.smoothing = smoothing
 
     @torch.inference_mode()
     def fit_images(self, images, val, progress):

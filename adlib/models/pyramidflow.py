@@ -20,6 +20,8 @@ Follows the official code. Notes:
 Texture-AD (tables 2 to 4): backbone="none", channels=24, levels=8, images of 256 pixels; its number of stacks varies.
 """
 
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -33,7 +35,8 @@ from adlib.networks.flow_blocks import (
     at_least_float32,
     atan_clamp,
 )
-from adlib.training.loop import train
+from adlib.parameters import Count, NotNegative, Odd, Positive, Range
+from adlib.training.loop import PRECISIONS, train
 
 # What the official code chooses where a category of MVTec AD departs from the defaults.
 MVTEC_AD = {
@@ -251,41 +254,20 @@ class PyramidFlow(Detector):
         self,
         backbone: str = "resnet18.tv_in1k",
         weights: str = "pretrained",
-        channels: int = 16,
+        channels: Count = 16,
         drifting_encoder: bool = True,
-        levels: int = 4,
-        stacks: int = 4,
-        kernel: int = 7,
-        normalisation: str = "channel",
+        levels: Annotated[int, Range(2)] = 4,
+        stacks: Count = 4,
+        kernel: Odd = 7,
+        normalisation: Literal["channel", "spatial"] = "channel",
         augment: bool = False,
-        epochs: int = 15,
-        batch_size: int = 2,
-        learning_rate: float = 2e-4,
-        weight_decay: float = 1e-5,
-        clip_norm: float = 1.0,
-        precision: str = "float32",
-    ):
-        if normalisation not in ("channel", "spatial"):
-            raise InputError(f"normalisation={normalisation!r} must be 'channel' or 'spatial'.")
-        if batch_size < 2:
-            raise InputError(f"batch_size={batch_size} must be at least 2: images are compared in pairs.")
-        if levels < 2:
-            raise InputError(f"levels={levels} must be at least 2.")
-        self.backbone = backbone
-        self.weights = weights
-        self.channels = channels
-        self.drifting_encoder = drifting_encoder
-        self.levels = levels
-        self.stacks = stacks
-        self.kernel = kernel
-        self.normalisation = normalisation
-        self.augment = augment
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.clip_norm = clip_norm
-        self.precision = precision
+        epochs: Count = 15,
+        batch_size: Annotated[int, Range(2, multiple=2)] = 2,
+        learning_rate: Positive = 2e-4,
+        weight_decay: NotNegative = 1e-5,
+        clip_norm: Positive = 1.0,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     def build_backbone(self, weights: str, seed: int) -> nn.Module:
         if self.backbone == "none":

@@ -13,12 +13,13 @@ Other readings, as parameters:
 - anomalib: betas=(0.5, 0.99) in its newer versions, and the backbone's weights of timm's default tag.
 """
 
+from typing import Literal
+
 import torch
 from torch import nn
 
 from adlib.anomaly_map import smooth
 from adlib.detector import Detector, Facts
-from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.networks.distillation import (
     Bottleneck,
@@ -28,7 +29,8 @@ from adlib.networks.distillation import (
     image_cosine_distance,
     teacher_shape,
 )
-from adlib.training.loop import train
+from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne
+from adlib.training.loop import PRECISIONS, train
 
 
 class RD4AD(Detector):
@@ -48,25 +50,14 @@ class RD4AD(Detector):
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
-        epochs: int = 200,
-        batch_size: int = 16,
-        learning_rate: float = 0.005,
-        betas: tuple[float, float] = (0.5, 0.999),
-        loss: str = "image",
-        smoothing: float = 4.0,
-        precision: str = "float32",
-    ):
-        if loss not in ("image", "position"):
-            raise InputError(f"loss={loss!r} must be 'image' or 'position'.")
-        self.backbone = backbone
-        self.weights = weights
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.betas = tuple(betas)
-        self.loss = loss
-        self.smoothing = smoothing
-        self.precision = precision
+        epochs: Count = 200,
+        batch_size: Count = 16,
+        learning_rate: Positive = 0.005,
+        betas: tuple[ShareBelowOne, ShareBelowOne] = (0.5, 0.999),
+        loss: Literal["image", "position"] = "image",
+        smoothing: NotNegative = 4.0,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     def fit_images(self, images, val, progress):
         self.build(self.weights)

@@ -14,6 +14,7 @@ Follows the official code, except that
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,8 +23,9 @@ from torch import nn
 from adlib.detector import Facts
 from adlib.models.rd4ad import RD4AD
 from adlib.networks.distillation import cosine_distance, image_cosine_distance
+from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne
 from adlib.synthesis import SyntheticImages
-from adlib.training.loop import train
+from adlib.training.loop import PRECISIONS, train
 
 # Epochs of the official code per MVTec AD category.
 MVTEC_EPOCHS = {
@@ -175,27 +177,16 @@ class RDPP(RD4AD):
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
-        epochs: int = 200,
-        batch_size: int = 16,
-        accumulate: int = 2,
-        learning_rate: float = 0.005,
-        projection_rate: float = 0.001,
-        betas: tuple[float, float] = (0.5, 0.999),
-        projection_weight: float = 0.2,
-        smoothing: float = 4.0,
-        precision: str = "float32",
-    ):
-        self.backbone = backbone
-        self.weights = weights
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.accumulate = accumulate
-        self.learning_rate = learning_rate
-        self.projection_rate = projection_rate
-        self.betas = tuple(betas)
-        self.projection_weight = projection_weight
-        self.smoothing = smoothing
-        self.precision = precision
+        epochs: Count = 200,
+        batch_size: Count = 16,
+        accumulate: Count = 2,
+        learning_rate: Positive = 0.005,
+        projection_rate: Positive = 0.001,
+        betas: tuple[ShareBelowOne, ShareBelowOne] = (0.5, 0.999),
+        projection_weight: NotNegative = 0.2,
+        smoothing: NotNegative = 4.0,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     def fit_images(self, images, val, progress):
         self.build(self.weights)

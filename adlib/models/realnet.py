@@ -18,6 +18,7 @@ The official code was written for an older timm whose "wide_resnet50_2" means to
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -25,12 +26,12 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from adlib.detector import Facts, loader_workers
-from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.networks.realnet_blocks import FeatureReconstruction, FeatureSelection, ResidualSelection, selection_errors
+from adlib.parameters import Count, Positive, Range, Share, Some, Whole
 from adlib.synthesis import SyntheticImages, TextureFolder, TexturePaste
-from adlib.training.loop import to_device, train
-from adlib.training.pasted_textures import FOREGROUNDS, PastingDetector, check_sides, folder_name, foreground_mask
+from adlib.training.loop import PRECISIONS, to_device, train
+from adlib.training.pasted_textures import FOREGROUNDS, PastingDetector, check_sides, foreground_mask
 
 NO_SDAS = "RealNet without SDAS: textures are pasted, where the paper pastes pictures from a diffusion model."
 # The official rule for each category of MVTec AD; "all" for those that are missing here.
@@ -55,6 +56,9 @@ class ForegroundPaste:
         pasted, mask = self.pastes[rng.integers(len(self.pastes))](image, rng)
         mask = mask & foreground_mask(image, self.foreground)
         return np.where(mask[..., None], pasted, image), mask
+
+
+Channels = Annotated[int, Range(64, multiple=64)]
 
 
 class RealNet(PastingDetector):
@@ -82,47 +86,22 @@ class RealNet(PastingDetector):
         self,
         backbone: str = "wide_resnet50_2.racm_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (1, 2, 3, 4),
-        channels: tuple[int, int, int, int] = (256, 512, 512, 256),
-        selection_batches: int = 64,
-        residuals: tuple[int, int] = (256, 256),
+        stages: Annotated[tuple[Annotated[int, Range(1, 4)], ...], Some(distinct=True)] = (1, 2, 3, 4),
+        channels: tuple[Channels, Channels, Channels, Channels] = (256, 512, 512, 256),
+        selection_batches: Count = 64,
+        residuals: tuple[Whole, Whole] = (256, 256),
         synthesised: str | None = None,
         textures: str | None = None,
-        probability: float = 0.5,
-        synthesised_weight: tuple[float, float] = (0.0, 0.5),
-        texture_weight: tuple[float, float] = (0.0, 0.8),
-        foreground: str = "all",
-        epochs: int = 1000,
-        batch_size: int = 16,
-        learning_rate: float = 1e-4,
-        score_window: int = 16,
-        precision: str = "float32",
-    ):
-        if foreground not in FOREGROUNDS:
-            raise InputError(f"foreground={foreground!r} must be one of {', '.join(FOREGROUNDS)}.")
-        if not set(stages) <= {1, 2, 3, 4}:
-            raise InputError(f"stages={tuple(stages)} must be some of 1, 2, 3 and 4.")
-        if len(channels) != 4 or any(count % 64 for count in channels):
-            raise InputError(f"channels={tuple(channels)} must be four multiples of 64.")
-        if selection_batches < 1:
-            raise InputError(f"selection_batches={selection_batches} must be at least 1.")
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.channels = tuple(channels)
-        self.selection_batches = selection_batches
-        self.residuals = tuple(residuals)
-        self.synthesised = folder_name(synthesised)
-        self.textures = folder_name(textures)
-        self.probability = probability
-        self.synthesised_weight = tuple(synthesised_weight)
-        self.texture_weight = tuple(texture_weight)
-        self.foreground = foreground
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.score_window = score_window
-        self.precision = precision
+        probability: Share = 0.5,
+        synthesised_weight: tuple[Share, Share] = (0.0, 0.5),
+        texture_weight: tuple[Share, Share] = (0.0, 0.8),
+        foreground: Literal[*FOREGROUNDS] = "all",
+        epochs: Count = 1000,
+        batch_size: Count = 16,
+        learning_rate: Positive = 1e-4,
+        score_window: Count = 16,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     @property
     def warnings(self):

@@ -16,6 +16,7 @@ scoring one from the authors' laboratory (blaz-r), as they agree with the paper.
 
 import math
 from itertools import pairwise
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,10 @@ from torch import nn
 
 from adlib.anomaly_map import upsample
 from adlib.detector import Detector, Facts
-from adlib.errors import InputError
 from adlib.models.draem import structural_similarity
 from adlib.models.stfpm import split
-from adlib.training.loop import train
+from adlib.parameters import Count, NotNegative, Odd, Positive, Range, Share, ShareBelowOne, Some
+from adlib.training.loop import PRECISIONS, train
 from adlib.training.pasted_textures import check_sides, step_schedule
 
 SCALES = 4  # of the gradient-magnitude similarity
@@ -134,45 +135,22 @@ class RIAD(Detector):
 
     def __init__(
         self,
-        cells: tuple[int, ...] = (2, 4, 8, 16),
-        sets: int = 3,
-        partitions: int = 1,
-        epochs: int = 300,
-        batch_size: int = 4,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 1e-5,
-        milestone: float = 5 / 6,
-        decay: float = 0.1,
-        gradient_weight: float = 1.0,
-        similarity_weight: float = 1.0,
-        validation_share: float = 0.2,
-        width: int = 64,
-        smoothing_window: int = 21,
-        precision: str = "float32",
-    ):
-        if not cells or min(cells) < 1:
-            raise InputError(f"cells={cells} must be sides in pixels, such as (2, 4, 8, 16).")
-        if sets < 2 or partitions < 1:
-            raise InputError(f"sets={sets} must be at least 2, and partitions={partitions} at least 1.")
-        if not 0 <= validation_share < 1:
-            raise InputError(f"validation_share={validation_share} must lie in [0, 1).")
-        if smoothing_window < 1 or smoothing_window % 2 == 0:
-            raise InputError(f"smoothing_window={smoothing_window} must be an odd number of pixels.")
-        self.cells = tuple(cells)
-        self.sets = sets
-        self.partitions = partitions
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.milestone = milestone
-        self.decay = decay
-        self.gradient_weight = gradient_weight
-        self.similarity_weight = similarity_weight
-        self.validation_share = validation_share
-        self.width = width
-        self.smoothing_window = smoothing_window
-        self.precision = precision
+        cells: Annotated[tuple[Count, ...], Some()] = (2, 4, 8, 16),
+        sets: Annotated[int, Range(2)] = 3,
+        partitions: Count = 1,
+        epochs: Count = 300,
+        batch_size: Count = 4,
+        learning_rate: Positive = 1e-4,
+        weight_decay: NotNegative = 1e-5,
+        milestone: Share = 5 / 6,
+        decay: Positive = 0.1,
+        gradient_weight: NotNegative = 1.0,
+        similarity_weight: NotNegative = 1.0,
+        validation_share: ShareBelowOne = 0.2,
+        width: Count = 64,
+        smoothing_window: Odd = 21,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     def fit_images(self, images, val, progress):
         check_sides(self, images, math.lcm(16, *self.cells))

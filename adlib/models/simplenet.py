@@ -14,16 +14,18 @@ Other readings, as parameters:
 There is no mixed precision: it would round the noise away.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from adlib.anomaly_map import smooth, upsample
 from adlib.detector import Detector, Facts
-from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.features.patch_embedding import pooled_embedding
 from adlib.networks.discriminator import Discriminator, linear
+from adlib.parameters import Count, NotNegative, Positive, Stages
 from adlib.training.frozen_features import features_of, frozen_features
 from adlib.training.loop import train
 
@@ -62,39 +64,21 @@ class SimpleNet(Detector):
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (2, 3),
-        embedding_size: int = 1536,
-        hidden: int = 1024,
-        noise: float = 0.015,
-        margin: float = 0.5,
-        epochs: int = 160,
-        batch_size: int = 8,
-        adaptor_rate: float = 1e-4,
-        adaptor_weight_decay: float = 0.01,
-        adaptor_optimiser: str = "adamw",
-        discriminator_rate: float = 2e-4,
-        discriminator_weight_decay: float = 1e-5,
-        smoothing: float = 4.0,
-        cache_gib: float = 2.0,
-    ):
-        if adaptor_optimiser not in OPTIMISERS:
-            raise InputError(f"adaptor_optimiser={adaptor_optimiser!r} must be 'adamw' or 'adam'.")
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.embedding_size = embedding_size
-        self.hidden = hidden
-        self.noise = noise
-        self.margin = margin
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.adaptor_rate = adaptor_rate
-        self.adaptor_weight_decay = adaptor_weight_decay
-        self.adaptor_optimiser = adaptor_optimiser
-        self.discriminator_rate = discriminator_rate
-        self.discriminator_weight_decay = discriminator_weight_decay
-        self.smoothing = smoothing
-        self.cache_gib = cache_gib
+        stages: Stages = (2, 3),
+        embedding_size: Count = 1536,
+        hidden: Count = 1024,
+        noise: NotNegative = 0.015,
+        margin: NotNegative = 0.5,
+        epochs: Count = 160,
+        batch_size: Count = 8,
+        adaptor_rate: Positive = 1e-4,
+        adaptor_weight_decay: NotNegative = 0.01,
+        adaptor_optimiser: Literal[*OPTIMISERS] = "adamw",
+        discriminator_rate: Positive = 2e-4,
+        discriminator_weight_decay: NotNegative = 1e-5,
+        smoothing: NotNegative = 4.0,
+        cache_gib: NotNegative = 2.0,
+    ): ...
 
     def fit_images(self, images, val, progress):
         self.build(self.weights)

@@ -15,6 +15,8 @@ Other readings, as parameters:
 - moviad, some of whose versions train on the last level alone by mistake: train_levels="last", validation_share=0.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,11 +25,11 @@ from torch import nn
 
 from adlib.anomaly_map import upsample
 from adlib.detector import Detector, Facts
-from adlib.errors import InputError
 from adlib.features.backbones import Backbone, build_network, hold_statistics
 from adlib.images import ImageSet
+from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne, Stages
 from adlib.samples import draw_share, items
-from adlib.training.loop import train
+from adlib.training.loop import PRECISIONS, train
 
 
 class Student(nn.Module):
@@ -82,39 +84,18 @@ class STFPM(Detector):
         self,
         backbone: str = "resnet18.tv_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (1, 2, 3),
-        epochs: int = 100,
-        batch_size: int = 32,
-        learning_rate: float = 0.4,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        validation_share: float = 0.2,
-        loss: str = "mean",
-        train_levels: str = "all",
-        multiply: str = "finest",
-        precision: str = "float32",
-    ):
-        if loss not in ("mean", "batch"):
-            raise InputError(f"loss={loss!r} must be 'mean' or 'batch'.")
-        if train_levels not in ("all", "last"):
-            raise InputError(f"train_levels={train_levels!r} must be 'all' or 'last'.")
-        if multiply not in ("finest", "image"):
-            raise InputError(f"multiply={multiply!r} must be 'finest' or 'image'.")
-        if not 0 <= validation_share < 1:
-            raise InputError(f"validation_share={validation_share} must lie in [0, 1).")
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.validation_share = validation_share
-        self.loss = loss
-        self.train_levels = train_levels
-        self.multiply = multiply
-        self.precision = precision
+        stages: Stages = (1, 2, 3),
+        epochs: Count = 100,
+        batch_size: Count = 32,
+        learning_rate: Positive = 0.4,
+        momentum: ShareBelowOne = 0.9,
+        weight_decay: NotNegative = 1e-4,
+        validation_share: ShareBelowOne = 0.2,
+        loss: Literal["mean", "batch"] = "mean",
+        train_levels: Literal["all", "last"] = "all",
+        multiply: Literal["finest", "image"] = "finest",
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     def fit_images(self, images, val, progress):
         self.build(self.weights)

@@ -24,6 +24,7 @@ There is no mixed precision: it would round the noise away.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -37,6 +38,7 @@ from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone, build_network
 from adlib.images import ImageSet
+from adlib.parameters import Count, NotNegative, Positive, Share, Stages
 from adlib.synthesis import SyntheticImages, perlin_noise
 from adlib.training.frozen_features import features_of, frozen_features
 from adlib.training.loop import train
@@ -203,51 +205,26 @@ class SuperSimpleNet(Detector):
         self,
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (2, 3),
+        stages: Stages = (2, 3),
         align_corners: bool = True,
-        hidden: int = 1024,
-        noise: float = 0.015,
+        hidden: Count = 1024,
+        noise: NotNegative = 0.015,
         threshold: float = 0.2,
         stop_gradient: bool = True,
-        epochs: int = 300,
-        batch_size: int = 32,
-        adaptor_rate: float = 1e-4,
-        adaptor_weight_decay: float = 0.01,
-        head_rate: float = 2e-4,
-        head_weight_decay: float = 1e-5,
-        milestones: tuple[float, ...] = (0.8, 0.9),
-        decay: float = 0.4,
-        schedule_every: str = "epoch",
-        clip_norm: float | None = None,
-        smoothing: float = 4.0,
-        image_score: str = "head",
-        cache_gib: float = 2.0,
-    ):
-        if image_score not in ("head", "map"):
-            raise InputError(f"image_score={image_score!r} must be 'head' or 'map'.")
-        if schedule_every not in ("epoch", "step"):
-            raise InputError(f"schedule_every={schedule_every!r} must be 'epoch' or 'step'.")
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.align_corners = align_corners
-        self.hidden = hidden
-        self.noise = noise
-        self.threshold = threshold
-        self.stop_gradient = stop_gradient
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.adaptor_rate = adaptor_rate
-        self.adaptor_weight_decay = adaptor_weight_decay
-        self.head_rate = head_rate
-        self.head_weight_decay = head_weight_decay
-        self.milestones = tuple(milestones)
-        self.decay = decay
-        self.schedule_every = schedule_every
-        self.clip_norm = clip_norm
-        self.smoothing = smoothing
-        self.image_score = image_score
-        self.cache_gib = cache_gib
+        epochs: Count = 300,
+        batch_size: Count = 32,
+        adaptor_rate: Positive = 1e-4,
+        adaptor_weight_decay: NotNegative = 0.01,
+        head_rate: Positive = 2e-4,
+        head_weight_decay: NotNegative = 1e-5,
+        milestones: tuple[Share, ...] = (0.8, 0.9),
+        decay: Positive = 0.4,
+        schedule_every: Literal["epoch", "step"] = "epoch",
+        clip_norm: Positive | None = None,
+        smoothing: NotNegative = 4.0,
+        image_score: Literal["head", "map"] = "head",
+        cache_gib: NotNegative = 2.0,
+    ): ...
 
     def fit_images(self, images, val, progress):
         self.build(self.weights)

@@ -20,6 +20,7 @@ adds the energies of a batch and averages only the log-determinants.
 """
 
 import math
+from typing import Literal
 
 import numpy as np
 import scipy.ndimage
@@ -42,8 +43,9 @@ from adlib.networks.flow_blocks import (
     negative_log_likelihood,
     tanh_clamp,
 )
+from adlib.parameters import Count, NotNegative, Positive
 from adlib.training.frozen_features import features_of, frozen_features
-from adlib.training.loop import train
+from adlib.training.loop import PRECISIONS, train
 
 # Learning rate and batch size of the official configuration of each category of MVTec AD.
 MVTEC_AD = {
@@ -261,32 +263,17 @@ class UFlow(Detector):
         backbone: str = "cait_m48_448.fb_dist_in1k",
         second_backbone: str = "cait_s24_224.fb_dist_in1k",
         weights: str = "pretrained",
-        steps: int = 4,
-        score: str = "likelihood",
-        epochs: int = 200,
-        batch_size: int = 8,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 1e-5,
-        schedule_steps: int = 25_000,
+        steps: Count = 4,
+        score: Literal["likelihood", "significance"] = "likelihood",
+        epochs: Count = 200,
+        batch_size: Count = 8,
+        learning_rate: Positive = 1e-4,
+        weight_decay: NotNegative = 1e-5,
+        schedule_steps: Count = 25_000,
         batch_weighted: bool = False,
-        precision: str = "float32",
-        cache_gib: float = 4.0,
-    ):
-        if score not in ("likelihood", "significance"):
-            raise InputError(f"score={score!r} must be 'likelihood' or 'significance'.")
-        self.backbone = backbone
-        self.second_backbone = second_backbone
-        self.weights = weights
-        self.steps = steps
-        self.score = score
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.schedule_steps = schedule_steps
-        self.batch_weighted = batch_weighted
-        self.precision = precision
-        self.cache_gib = cache_gib
+        precision: Literal[*PRECISIONS] = "float32",
+        cache_gib: NotNegative = 4.0,
+    ): ...
 
     def build_backbone(self, weights: str, seed: int) -> nn.Module:
         if self.backbone.startswith("cait"):

@@ -20,6 +20,8 @@ Other readings, as parameters:
 - the paper's 8 GPUs with 8 images each: batch_size=64, the learning rate unchanged; 7 GiB.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -28,8 +30,9 @@ from adlib.detector import Detector, Facts
 from adlib.features.aligned_features import AlignedBackbone, distances, window_maximum
 from adlib.networks.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
 from adlib.networks.flow_blocks import check_shapes
+from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Stages, Whole
 from adlib.training.frozen_features import features_of, frozen_features
-from adlib.training.loop import train
+from adlib.training.loop import PRECISIONS, train
 from adlib.training.pasted_textures import step_schedule
 
 
@@ -97,49 +100,27 @@ class UniAD(Detector):
         self,
         backbone: str = "tf_efficientnet_b4.aa_in1k",
         weights: str = "pretrained",
-        stages: tuple[int, ...] = (0, 1, 2, 3),
-        padded_for: int | None = 380,
-        neighbours: int | None = None,
-        width: int = 256,
-        heads: int = 8,
-        hidden: int = 1024,
-        encoder_layers: int = 4,
-        decoder_layers: int = 4,
-        dropout: float = 0.1,
-        jitter: float = 20.0,
-        epochs: int = 1000,
-        batch_size: int = 8,
-        learning_rate: float = 1e-4,
-        weight_decay: float = 1e-4,
-        clip_norm: float = 0.1,
-        milestone: float = 0.8,
-        decay: float = 0.1,
-        score_window: int = 16,
-        cache_gib: float = 2.0,
-        precision: str = "float32",
-    ):
-        self.backbone = backbone
-        self.weights = weights
-        self.stages = tuple(stages)
-        self.padded_for = padded_for
-        self.neighbours = neighbours
-        self.width = width
-        self.heads = heads
-        self.hidden = hidden
-        self.encoder_layers = encoder_layers
-        self.decoder_layers = decoder_layers
-        self.dropout = dropout
-        self.jitter = jitter
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.clip_norm = clip_norm
-        self.milestone = milestone
-        self.decay = decay
-        self.score_window = score_window
-        self.cache_gib = cache_gib
-        self.precision = precision
+        stages: Stages = (0, 1, 2, 3),
+        padded_for: Count | None = 380,
+        neighbours: Whole | None = None,
+        width: Count = 256,
+        heads: Count = 8,
+        hidden: Count = 1024,
+        encoder_layers: Count = 4,
+        decoder_layers: Count = 4,
+        dropout: ShareBelowOne = 0.1,
+        jitter: NotNegative = 20.0,
+        epochs: Count = 1000,
+        batch_size: Count = 8,
+        learning_rate: Positive = 1e-4,
+        weight_decay: NotNegative = 1e-4,
+        clip_norm: Positive = 0.1,
+        milestone: Share = 0.8,
+        decay: Positive = 0.1,
+        score_window: Count = 16,
+        cache_gib: NotNegative = 2.0,
+        precision: Literal[*PRECISIONS] = "float32",
+    ): ...
 
     def fit_images(self, images, val, progress):
         self.backbone_ = self.aligned_backbone(self.weights)

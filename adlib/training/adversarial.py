@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 
 from adlib.detector import Detector
-from adlib.errors import InputError
 from adlib.images import ImageSet
 
 COLLAPSED = 0.1  # diversity under which a generator counts as collapsed
@@ -86,10 +85,3 @@ class AdversarialDetector(Detector):
 def in_parts(function: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
     """function(batch), eight images at a time, without gradients."""
     return torch.cat([function(part) for part in batch.split(8)])
-
-
-def check_channels(channels: int) -> int:
-    """1 or 3, or an InputError."""
-    if channels not in (1, 3):
-        raise InputError(f"channels={channels} must be 1 (grey) or 3 (colour).")
-    return channels

@@ -6,7 +6,6 @@ substitute and which the detector warns of.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -44,11 +43,6 @@ class PastingDetector(Detector):
     def synthetic_images(self, images: ImageSet, seed: int) -> SyntheticImages:
         """What a fit with this seed trains on, item for item: "image" as the network sees it, "mask", and "normal"."""
         raise NotImplementedError
-
-
-def folder_name(folder: str | Path | None) -> str | None:
-    """A folder as a parameter that can be saved: text, or None."""
-    return None if folder is None else str(folder)
 
 
 def check_sides(detector: Detector, images: ImageSet, multiple: int) -> None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import make_tree
+from conftest import make_tree, untrained
 from torch import nn
 
 from adlib import ImageSet, create_model, load_samples
@@ -499,7 +499,7 @@ def test_network_is_the_published_one(row, samples):
     split = "test" if "auxiliary" in create_model(row.method).parameters else "train"
     images = ImageSet(select(samples, split=split), size=row.size)
     weights = {"weights": "random"} if row.features else {}
-    model = create_model(row.method, **weights, **row.settings).fit(images, device="cpu", progress=False)
+    model = untrained(row.method, **weights, **row.settings).fit(images, device="cpu", progress=False)
     parameters = {id(value): value for network in networks(model) for value in network.parameters()}.values()
     assert sum(value.numel() for value in parameters if value.requires_grad) == row.trained
     assert sum(value.numel() for value in parameters) == row.total

@@ -105,7 +105,7 @@ def test_wrong_settings_are_refused(train):
         ("stfpm", {"loss": "sum"}, "loss='sum' must be"),
         ("stfpm", {"train_levels": 2}, "train_levels=2 must be"),
         ("stfpm", {"multiply": "grid"}, "multiply='grid' must be"),
-        ("stfpm", {"validation_share": 1}, r"must lie in \[0, 1\)"),
+        ("stfpm", {"validation_share": 1}, r"must be a number in \[0, 1\)"),
         ("rd4ad", {"loss": "pixel"}, "loss='pixel' must be"),
     ):
         with pytest.raises(InputError, match=sentence):

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as tv
-from conftest import make_tree, write
+from conftest import make_tree, untrained, write
 from safetensors.torch import save_file
 
 from adlib import ImageSet, InputError, create_model, load_samples
@@ -37,7 +37,7 @@ def normal(samples):
 
 
 def fit(images, val=None, **settings):
-    return create_model("efficientad", **TINY | settings).fit(images, val=val, device="cpu", progress=False)
+    return untrained("efficientad", **TINY | settings).fit(images, val=val, device="cpu", progress=False)
 
 
 # Networks
@@ -387,10 +387,10 @@ def test_loaded_it_keeps_size_statistics_and_quantiles(train):
 
 def test_wrong_settings_are_refused(train, tmp_path):
     for settings, sentence in (
-        ({"network": "large"}, "network='large' must be one of small, medium"),
+        ({"network": "large"}, "network='large' must be 'small' or 'medium'"),
         ({"calibration": "map"}, "calibration='map' must be 'grid' or 'image'"),
         ({"teacher": "t.safetensors", "distill_steps": 5}, "a teacher has one origin"),
-        ({"hard_share": 1}, r"hard_share=1 must lie in \[0, 1\)"),
+        ({"hard_share": 1}, r"hard_share=1 must be a number in \[0, 1\)"),
         ({"low": 0.9, "high": 0.5}, "low=0.9 and high=0.5 must be quantiles"),
     ):
         with pytest.raises(InputError, match=sentence):

@@ -120,7 +120,7 @@ def test_padim_on_one_image_scores_it_zero(splits):
 
 
 def test_wrong_parameters_and_sizes_are_refused(splits):
-    with pytest.raises(InputError, match="regularisation=0 must be above 0"):
+    with pytest.raises(InputError, match="regularisation=0 must be a number above 0"):
         create_model("padim", regularisation=0)
     for name in QUICK:
         with pytest.raises(InputError, match="image_score='mean' must be"):
@@ -130,7 +130,7 @@ def test_wrong_parameters_and_sizes_are_refused(splits):
     model = create_model("padim", **R18).fit(splits[0], device="cpu", progress=False)
     with pytest.raises(InputError, match="fitted on a grid of 16x16 positions, these images give 24x24"):
         model.predict(ImageSet(splits[1].samples, size=96), device="cpu", progress=False)
-    with pytest.raises(InputError, match="bank_reduction=0 must be at least 1"):
+    with pytest.raises(InputError, match="bank_reduction=0 must be a whole number of at least 1"):
         create_model("cfa", bank_reduction=0)
     with pytest.raises(InputError, match="5 centres are fewer than attracted"):
         create_model("cfa", **R18, bank_reduction=50).fit(splits[0], progress=False)

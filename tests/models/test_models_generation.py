@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_tree
+from conftest import make_tree, untrained
 from torch import nn
 
 from adlib import ImageSet, InputError, create_model, load_model, load_samples
@@ -36,7 +36,7 @@ def splits(tree):
 
 
 def fit(name: str, images: ImageSet, **changes):
-    return create_model(name, **SMALL[name] | changes).fit(images, device="cpu", progress=False)
+    return untrained(name, **SMALL[name] | changes).fit(images, device="cpu", progress=False)
 
 
 def millions(module: nn.Module) -> float:
@@ -143,10 +143,10 @@ def test_wrong_settings_are_refused(splits):
     for name, settings, sentence in (
         ("ganomaly", {"channels": 2}, "must be 1"),
         ("fanogan", {"image_score": "sum"}, "must be 'max' or 'mean'"),
-        ("fanogan", {"critic_steps": 0}, "must be at least 1"),
-        ("iad_inpainting", {"anomalies": "scratch"}, "must be one of cutpaste, scar"),
-        ("iad_inpainting", {"score": "max"}, "must be one of top, mean, code"),
-        ("iad_inpainting", {"top": 0}, "must be a share"),
+        ("fanogan", {"critic_steps": 0}, "must be a whole number of at least 1"),
+        ("iad_inpainting", {"anomalies": "scratch"}, "must be one of 'cutpaste', 'scar'"),
+        ("iad_inpainting", {"score": "max"}, "must be one of 'top', 'mean', 'code'"),
+        ("iad_inpainting", {"top": 0}, r"must be a number in \(0, 1\]"),
     ):
         with pytest.raises(InputError, match=sentence):
             create_model(name, **settings)

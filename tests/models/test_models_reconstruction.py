@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_tree
+from conftest import make_tree, untrained
 from torch import nn
 
 from adlib import ImageSet, InputError, Predictions, create_model, evaluate, load_model, load_samples
@@ -121,17 +121,17 @@ def test_interrupted_training_resumes_to_the_same_weights(name, step, call, fitt
 
 def test_wrong_settings_are_refused(train):
     for name, settings, sentence in (
-        ("riad", {"cells": ()}, "must be sides in pixels"),
-        ("riad", {"sets": 1}, "sets=1 must be at least 2"),
-        ("riad", {"validation_share": 1}, r"must lie in \[0, 1\)"),
+        ("riad", {"cells": ()}, "must be a list, at least one, each a whole number of at least 1"),
+        ("riad", {"sets": 1}, "sets=1 must be a whole number of at least 2"),
+        ("riad", {"validation_share": 1}, r"must be a number in \[0, 1\)"),
         ("riad", {"smoothing_window": 4}, "must be an odd number"),
-        ("ddad", {"balance": "test"}, "balance='test' must be one of training, image, batch"),
+        ("ddad", {"balance": "test"}, "balance='test' must be one of 'training', 'image', 'batch'"),
         ("ddad", {"step": 30}, "step=30 must divide 1000 and start=250"),
         ("ddad", {"start": 1000}, "which must lie below 1000"),
         ("ddad", {"stages": (2,)}, "must be two at least"),
         ("ddad", {"width": 34}, "must be a multiple of heads=4 and 32"),
-        ("ddad", {"chunk": 0}, "chunk=0 must be at least 1"),
-        ("msad", {"neighbours": 0}, "neighbours=0 must be at least 1"),
+        ("ddad", {"chunk": 0}, "chunk=0 must be a whole number of at least 1"),
+        ("msad", {"neighbours": 0}, "neighbours=0 must be a whole number of at least 1"),
     ):
         with pytest.raises(InputError, match=sentence):
             create_model(name, **settings)
@@ -416,7 +416,7 @@ def test_score_is_the_sum_of_squared_distances_to_two_neighbours(fitted, test):
 
 def test_the_angular_option_draws_towards_a_centre_of_unit_length(train):
     settings = SMALL["msad"] | {"angular": True, "epochs": 0}
-    model = create_model("msad", **settings).fit(train, device="cpu", progress=False)
+    model = untrained("msad", **settings).fit(train, device="cpu", progress=False)
     assert model.centre_.norm().item() == pytest.approx(1)
     model.view = nn.Identity()
     terms = model.loss(stacked(train)[:4])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_tree, write
+from conftest import make_tree, untrained, write
 from torch import nn
 
 from adlib import ImageSet, InputError, create_model, load_model, load_samples
@@ -162,10 +162,10 @@ def test_wrong_settings_are_refused(splits):
     for name, settings, sentence in (
         ("draem", {"score_window": 20}, "must be an odd number"),
         ("cfrg", {"recovery": False, "segmentation": False}, "cannot both be left out"),
-        ("realnet", {"foreground": "blue"}, "must be one of all, bright, dark, triangle"),
-        ("realnet", {"stages": (0, 1)}, "must be some of 1, 2, 3 and 4"),
-        ("realnet", {"channels": (256, 512, 512)}, "must be four multiples of 64"),
-        ("realnet", {"selection_batches": 0}, "must be at least 1"),
+        ("realnet", {"foreground": "blue"}, "must be one of 'all', 'bright', 'dark', 'triangle'"),
+        ("realnet", {"stages": (0, 1)}, r"each a whole number in \[1, 4\]"),
+        ("realnet", {"channels": (256, 512, 512)}, "must be a list of 4, each a multiple of 64"),
+        ("realnet", {"selection_batches": 0}, "must be a whole number of at least 1"),
     ):
         with pytest.raises(InputError, match=sentence):
             create_model(name, **settings)
@@ -326,7 +326,7 @@ def test_destseg_compares_the_pasted_image_with_the_clean_one():
 
 def test_the_student_rests_while_the_segmentation_learns(splits):
     settings = SMALL["destseg"] | {"segmentation_steps": 0}
-    first = create_model("destseg", **settings).fit(splits[0], device="cpu", progress=False).state()
+    first = untrained("destseg", **settings).fit(splits[0], device="cpu", progress=False).state()
     both = create_model("destseg", **SMALL["destseg"]).fit(splits[0], device="cpu", progress=False).state()
     changed = {key.split(".")[0] for key in first if not torch.equal(first[key], both[key])}
     assert changed == {"segmentation"}

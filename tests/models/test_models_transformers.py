@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_tree, write
+from conftest import make_tree, untrained, write
 
 from adlib import ImageSet, InputError, create_model, evaluate, load_model, load_samples
 from adlib.features.aligned_features import AlignedBackbone, distances, window_maximum
@@ -380,10 +380,11 @@ def test_grids_learn_at_a_rate_of_their_own(splits):
     grids, layers = network.grids(), network.layers()
     assert [tuple(grid.shape) for grid in grids] == [(1, 4, 8, 8), (1, 16, 4, 4)]
     assert len(grids) + len(layers) == len(list(network.parameters()))
-    model = create_model("crad", **SMALL["crad"] | {"learning_rate": 0.0, "weight_decay": 0.0})
+    model = create_model("crad", **SMALL["crad"] | {"weight_decay": 0.0})
+    model.learning_rate = 0.0  # nobody may ask for it
     model.fit(splits[0], device="cpu", progress=False)
-    untrained = create_model("crad", **SMALL["crad"] | {"epochs": 0}).fit(splits[0], device="cpu", progress=False)
-    first, second = untrained.state(), model.state()
+    start = untrained("crad", **SMALL["crad"] | {"epochs": 0}).fit(splits[0], device="cpu", progress=False)
+    first, second = start.state(), model.state()
     moved = {name for name in first if not torch.equal(first[name], second[name]) and ".bn" not in name}
     moved = {name for name in moved if "running" not in name and "num_batches" not in name}
     assert moved == {"reconstruction.memory.local_grid", "reconstruction.memory.global_grid"}

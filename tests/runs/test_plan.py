@@ -14,7 +14,7 @@ from adlib.runs.plan_text import plan_text
 from adlib.runs.record import failure, write_json
 from adlib.samples import select
 
-TINY = {"backbone": "resnet18.tv_in1k", "weights": "random", "stages": [1], "epochs": 0, "size": 32}
+TINY = {"backbone": "resnet18.tv_in1k", "weights": "random", "stages": [1], "epochs": 1, "size": 32}
 
 
 @pytest.fixture
