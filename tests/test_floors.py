@@ -12,7 +12,7 @@ FLOORS = [
     "errors",
     "files file_hashes",
     "samples hdf5 tiff resizing plugins parameters",
-    "metrics papers training_set pictures",
+    "metrics papers training_set pictures conformance",
     "masks",
     "images",
     "datasets phantoms synthesis features analysis anomaly_map",

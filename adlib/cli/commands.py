@@ -78,6 +78,7 @@ def models(
     """List the methods in a table; of those that are named, what they are and their parameters with defaults."""
     import inspect
 
+    from adlib import conformance
     from adlib.features.weights import weights_file
     from adlib.models import broken_models, default_weights, method_table, model_class
 
@@ -97,6 +98,8 @@ def models(
             print(f"{'':12} {key} = {value!r}")
         if weights := default_weights(name):
             print(f"{'':12} weights: {weights_file(weights) or 'not in ADLIB_WEIGHTS, will be asked of the hub'}")
+        for line in conformance.lines(name):
+            print(f"{'':12} {line}")
 
 
 @app.command()
