@@ -362,7 +362,7 @@ def table(
         cells = comparison(paper, name, out)
         print(f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else ""))
         shown = cells.drop(
-            columns=["paper", "table", "phantom", "recomputed", "runs"]
+            columns=["paper", "table", "phantom", "recomputed", "runs", "code"]
             + ["setting"] * (not cells["setting"].any())
             + ["aupro"] * ("pro" not in set(cells["metric"]))
         )

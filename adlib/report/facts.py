@@ -104,7 +104,7 @@ def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> p
             for name, value in record["metrics"].items()
             if value is not None and "threshold" not in name and name != "aupro_regions"
         }
-        rows.append(row | {"fit s": seconds["fit"], "predict s": seconds["predict"], "run": record["key"]})
+        rows.append(row | {"fit s": seconds.get("fit"), "predict s": seconds.get("predict"), "run": record["key"]})
     table = pd.DataFrame(rows).round(2)
     return table if "setting" in table and table["setting"].any() else table.drop(columns="setting", errors="ignore")
 

@@ -1,182 +1,162 @@
 """Pages: executed notebooks as HTML, and the index that links them. Everything a page needs is inside it."""
 
 import math
-import re
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 
 import jinja2
 import nbformat
 
-import adlib
 from adlib import papers
+from adlib.errors import InputError
+from adlib.files import write_text
 from adlib.report.banner import banner
+from adlib.report.harmless import policy
+from adlib.report.notebooks import notebook_title, read_notebook, render_notebook, style
+from adlib.report.provenance import code_sentence, record_code
 from adlib.report.table_html import comparison_page
 from adlib.report.tables import comparison, read_plan, unit
 from adlib.runs import environment
 from adlib.runs.record import FAILED
 from adlib.runs.run import Run, distinct_titles
+from adlib.runs.schema import KEY
 from adlib.runs.store import Store
 
-TEMPLATES = environment.REPOSITORY / "nbconfig" / "nbconvert"
 SCRIPT = Path(__file__).with_name("tables.js")
 INDEX_METRICS = ["image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro"]
-
-
-def render_notebook(source: Path, target: Path, home: str, title: str = "") -> Path:
-    """Render an executed notebook to one HTML file; skipped if the file is newer than notebook and template.
-
-    home: relative address of the index page. title: of the page; the notebook's first heading if not given.
-    """
-    newest = max(file.stat().st_mtime for file in (source, *(TEMPLATES / "adlib").iterdir()))
-    if target.exists() and target.stat().st_mtime > newest:
-        return target
-    notebook = nbformat.read(source, as_version=4)
-    about = {
-        "title": title or notebook_title(notebook),
-        "home": home,
-        "style": _style(),
-        "alt": _alternative_texts(notebook),
-        "footer": f"adlib {adlib.__version__}, executed notebook {source.name}",
-    }
-    page, _ = _exporter().from_notebook_node(notebook, resources={"adlib": about})
-    _write(target, page)
-    return target
-
-
-@cache
-def _exporter():
-    """The one exporter of all pages: reading the templates takes longer than filling them."""
-    from nbconvert import HTMLExporter
-
-    return HTMLExporter(
-        template_name="adlib",
-        extra_template_basedirs=[str(TEMPLATES)],
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-    )
-
-
-def notebook_title(notebook) -> str:
-    """The first heading of a notebook's text cells, without markup."""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and (found := re.search(r"^#+\s+(.*)", cell.source, re.MULTILINE)):
-            return re.sub(r"[*`_]", "", found[1])
-    return "untitled"
-
-
-def _alternative_texts(notebook) -> dict[str, str]:
-    """For each cell the last line of text above it, as alternative text of its pictures."""
-    texts, last = {}, ""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and cell.source.strip():
-            last = re.sub(r"[*`_#]", "", cell.source.strip().splitlines()[-1]).strip()
-        texts[cell.get("id", "")] = last
-    return texts
-
-
-def _style() -> str:
-    return (TEMPLATES / "adlib" / "style.css").read_text(encoding="utf-8")
-
-
-def _write(target: Path, text: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(target)
 
 
 def render_report(out: str | Path) -> Path:
     """Render every executed notebook below `out` and write out/index.html; returns its path.
 
     out/runs/<key>/run.ipynb becomes out/html/runs/<key>.html, out/notebooks/<name>.ipynb out/html/<name>.html.
+    A damaged record, notebook or plan is named on the index with the reason, and stops no other page. Raises InputError
+    where nothing can be written.
     """
     out = Path(out)
     store = Store(out / "runs")
+    damaged = dict(store.damaged())
     records = store.records()
     titles = distinct_titles(Run(**record["run"]) for record in records)
     titles = {record["key"]: title for record, title in zip(records, titles, strict=True)}
-    for record in records:
-        if (notebook := store.path(record["key"]) / "run.ipynb").exists():
-            page = out / "html" / "runs" / f"{record['key']}.html"
-            render_notebook(notebook, page, "../../index.html", titles[record["key"]])
-    for notebook in sorted((out / "notebooks").glob("*.ipynb")):
-        render_notebook(notebook, out / "html" / f"{notebook.stem}.html", "../index.html")
+    records.sort(key=lambda record: titles[record["key"]])
+    pages = _run_pages(store, titles, out, damaged)
+    executed = _notebook_pages(out, damaged)
+    plans = {name: plan for name in papers.list_papers() if (plan := _plan(name, out, damaged)) is not None}
 
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("adlib", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     ).get_template("index.html.j2")
-    records.sort(key=lambda record: titles[record["key"]])
     done = [record for record in records if record["status"] != FAILED]
-    code = environment.code()
+    script = SCRIPT.read_text(encoding="utf-8")
     page = template.render(
-        style=_style(),
-        script=SCRIPT.read_text(encoding="utf-8"),
+        style=style(),
+        script=script,
+        policy=policy(script),
         banner=banner(text for record in done for text in record["warnings"]).data if done else "",
+        provenance=code_sentence(map(record_code, done)),
         done=len(done),
-        failures=[_failed_row(record, titles[record["key"]], out) for record in records if record["status"] == FAILED],
-        runs=[_run_row(record, titles[record["key"]], out) for record in done],
+        failures=[_failed_row(record, titles, pages) for record in records if record["status"] == FAILED],
+        damaged=[{"name": name, "reason": reason} for name, reason in damaged.items()],
+        runs=[_run_row(record, titles, pages) for record in done],
         metrics=INDEX_METRICS,
-        across=[_page(name, out) for name in papers.ACROSS],
-        papers=[_paper(name, out) for name in papers.list_papers() if read_plan(name, out)],
+        across=[_page(name, executed) for name in papers.ACROSS],
+        papers=[_paper(name, out, executed, readable) for name, readable in plans.items()],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=adlib.__version__,
-        commit=code["commit"] + (" (with uncommitted changes)" if code["dirty"] else ""),
+        code=environment.code_text(environment.code()),
     )
-    _write(out / "index.html", page)
+    write_text(out / "index.html", page)
     return out / "index.html"
 
 
-def _paper(name: str, out: Path) -> dict:
+def _run_pages(store: Store, titles: dict[str, str], out: Path, damaged: dict[str, str]) -> dict[str, str]:
+    """Render the page of every run that has left a notebook; returns their addresses in the index, by key.
+
+    titles: of all runs, by key. A page without a run goes: it would be of a run that was deleted, or came with
+    somebody's store.
+    """
+    folder, found = out / "html" / "runs", {}
+    for key, title in titles.items():
+        notebook = store.path(key) / "run.ipynb"
+        if notebook.is_symlink() or notebook.exists():
+            _render(notebook, folder / f"{key}.html", "../../index.html", title, key, damaged)
+            found[key] = f"html/runs/{key}.html"
+    for page in folder.glob("*.html"):
+        if page.stem not in found and KEY.fullmatch(page.stem):
+            page.unlink()
+    return found
+
+
+def _notebook_pages(out: Path, damaged: dict[str, str]) -> dict[str, str]:
+    """Render out/notebooks; returns by name what is wrong with each: "" where nothing is."""
+    found = {}
+    for notebook in sorted((out / "notebooks").glob("*.ipynb")):
+        name = notebook.stem
+        _render(notebook, out / "html" / f"{name}.html", "../index.html", "", name, damaged)
+        found[name] = "damaged" if name in damaged else "stopped with an error" if _has_error(notebook) else ""
+    return found
+
+
+def _render(notebook: Path, page: Path, home: str, title: str, name: str, damaged: dict[str, str]) -> None:
+    try:
+        render_notebook(notebook, page, home, title)
+    except InputError as error:
+        damaged.setdefault(name, str(error))
+
+
+def _has_error(notebook: Path) -> bool:
+    cells = read_notebook(notebook).cells
+    return any(output.output_type == "error" for cell in cells for output in cell.get("outputs", []))
+
+
+def _plan(name: str, out: Path, damaged: dict[str, str]) -> bool | None:
+    """Whether the plan of a paper can be read; None where there is none."""
+    try:
+        return None if read_plan(name, out) is None else True
+    except InputError as error:
+        damaged[f"plan of {name}"] = str(error)
+        return False
+
+
+def _paper(name: str, out: Path, executed: dict[str, str], readable: bool) -> dict:
+    """What the index shows of a paper; without its tables where the plan, which says whose numbers go there, is not
+    readable.
+    """
     protocol = papers.protocol(name)
     tables = []
-    for table, spec in protocol["tables"].items():
+    for table, spec in protocol["tables"].items() if readable else ():
         cells = comparison(name, table, out)
         parts = [
             {"metric": metric, "unit": unit(metric), "html": comparison_page(cells[cells["metric"] == metric], "")}
             for metric in spec["metrics"]
         ]
         tables.append({"name": table, "title": spec["title"], "parts": parts})
-    pages = [_page(notebook, out) for kind in protocol["notebooks"].values() for notebook in kind]
+    pages = [_page(notebook, executed) for kind in protocol["notebooks"].values() for notebook in kind]
     about = {key: protocol[key] for key in ("title", "authors", "source", "question")}
-    return about | {"name": name, "pages": pages, "tables": tables}
+    return about | {"name": name, "pages": pages, "tables": tables, "readable": readable}
 
 
-def _page(notebook: str, out: Path) -> dict:
+def _page(name: str, executed: dict[str, str]) -> dict:
     """Link to an executed notebook's page; without one, its title and that it is missing."""
-    source = environment.notebook(notebook)
-    page = {"name": notebook, "title": notebook_title(nbformat.read(source, 4)), "href": "", "problem": ""}
-    if (out / "html" / f"{notebook}.html").exists():
-        page["href"] = f"html/{notebook}.html"
-        executed = nbformat.read(out / "notebooks" / f"{notebook}.ipynb", 4)
-        if any(output.output_type == "error" for cell in executed.cells for output in cell.get("outputs", [])):
-            page["problem"] = "stopped with an error"
-    else:
-        page["problem"] = "not executed yet"
-    return page
+    title = notebook_title(nbformat.read(environment.notebook(name), 4))
+    href = f"html/{name}.html" if name in executed else ""
+    return {"name": name, "title": title, "href": href, "problem": executed.get(name, "not executed yet")}
 
 
-def _run_row(record: dict, title: str, out: Path) -> dict:
+def _run_row(record: dict, titles: dict[str, str], pages: dict[str, str]) -> dict:
     values = [record["metrics"].get(name) for name in INDEX_METRICS]
     return {
-        "title": title,
-        "href": _run_page(record["key"], out),
+        "title": titles[record["key"]],
+        "href": pages.get(record["key"], ""),
         "metrics": ["undefined" if value is None or math.isnan(value) else f"{value:.4f}" for value in values],
         "seconds": f"{sum(record['seconds'].values()):.1f}",
     }
 
 
-def _failed_row(record: dict, title: str, out: Path) -> dict:
+def _failed_row(record: dict, titles: dict[str, str], pages: dict[str, str]) -> dict:
     return {
-        "title": title,
-        "href": _run_page(record["key"], out),
+        "title": titles[record["key"]],
+        "href": pages.get(record["key"], ""),
         "kind": record["kind"],
         "reason": record["reason"],
     }
-
-
-def _run_page(key: str, out: Path) -> str:
-    """The address of a run's page in the index; "" where there is none, for the run has left no notebook."""
-    page = f"html/runs/{key}.html"
-    return page if (out / page).exists() else ""

@@ -5,7 +5,6 @@ nobody picks the pictures that suit.
 """
 
 import base64
-import json
 import math
 import os
 import textwrap
@@ -23,6 +22,8 @@ from adlib import papers
 from adlib.errors import InputError
 from adlib.models import is_surrogate
 from adlib.predictions import Predictions
+from adlib.report.harmless import picture_address
+from adlib.report.notebooks import read_notebook
 from adlib.report.tables import read_plan
 from adlib.resizing import frame
 from adlib.runs.record import FINISHED
@@ -278,9 +279,10 @@ def run_illustration(paper: str, method: str, category: str, out: str | Path) ->
 def _pictures(notebook: Path, call: str) -> list[bytes]:
     """The PNG outputs of the cells of an executed notebook in which a call stands."""
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError):
+        cells = read_notebook(notebook).cells
+    except InputError:
         return []
     outputs = [output for cell in cells if call in "".join(cell["source"]) for output in cell.get("outputs", [])]
-    pictures = [output.get("data", {}).get("image/png") for output in outputs]
-    return [base64.b64decode("".join(picture)) for picture in pictures if picture]
+    found = [output.get("data", {}).get("image/png") for output in outputs]
+    addresses = [picture_address(picture, "png") for picture in found if picture]
+    return [base64.b64decode(address.partition(",")[2]) for address in addresses if address]

@@ -13,6 +13,7 @@ from IPython.display import HTML
 from adlib import papers
 from adlib.metrics import PRO_LABELS
 from adlib.models import is_surrogate
+from adlib.report.provenance import code_sentence
 from adlib.report.ranks import rank_agreement
 from adlib.report.tables import COUNTS, unit
 
@@ -52,9 +53,8 @@ def comparison_page(table: pd.DataFrame, home: str = "../") -> str:
     beside = math.ceil(len(methods) / max(1, math.ceil(len(methods) / METHODS_BESIDE)))  # of about equal width
     parts = [methods[first : first + beside] for first in range(0, len(methods), beside or 1)]
     blocks = "".join(_block(table, part, marks, home) for part in parts)
-    return (
-        f'{blocks}<div class="adlib-notes">{_legend(table)}{_tau_line(table)}{_note_list(on_methods, on_metrics)}</div>'
-    )
+    notes = f"{_legend(table)}{_code_line(table)}{_tau_line(table)}{_note_list(on_methods, on_metrics)}"
+    return f'{blocks}<div class="adlib-notes">{notes}</div>'
 
 
 def _block(table: pd.DataFrame, methods: list[str], marks: dict[str, str], home: str) -> str:
@@ -134,6 +134,13 @@ def _legend(table: pd.DataFrame) -> str:
     return "<p>Difference: ≈ within 1 point, △ ▽ within 5, ▲ ▼ beyond; points are percent, or hundredths of MCC.</p>"
 
 
+def _code_line(table: pd.DataFrame) -> str:
+    """Which states of adlib made our numbers, where that is not one clean commit."""
+    cells = table[(table["category"] != "average") & table["ours"].notna()]
+    sentence = code_sentence(line for text in cells["code"] for line in text.splitlines())
+    return f"<p>{escape(sentence)}</p>" if sentence else ""
+
+
 def _tau_line(table: pd.DataFrame) -> str:
     """How well our order of methods agrees with the published one, one sentence per dataset; "" without our numbers."""
     if table["ours"].isna().all():
@@ -206,7 +213,7 @@ def _linked(text: str, cell: pd.Series, home: str) -> str:
     if not keys:
         return escape(text)
     if len(keys) == 1:
-        return f'<a href="{escape(home)}html/runs/{keys[0]}.html">{escape(text)}</a>'
+        return f'<a href="{escape(home)}html/runs/{escape(keys[0])}.html">{escape(text)}</a>'
     place = cell["dataset"] + (f"/{cell['category'].partition('/')[0]}," if cell["category"] != "average" else "")
     query = urlencode({"find": f"{cell['method']} on {place}"}, quote_via=quote)
     return f'<a href="{escape(home)}index.html?{escape(query)}#runs" title="{len(keys)} runs">{escape(text)}</a>'

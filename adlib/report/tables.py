@@ -1,20 +1,27 @@
 """Tables: published numbers, ours, and the difference, side by side and never mixed. table_html.py shows them."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from adlib import papers
 from adlib.errors import InputError
+from adlib.files import read_json
+from adlib.report.provenance import record_code
 from adlib.runs.record import FINISHED
+from adlib.runs.schema import plan_problem
 from adlib.runs.store import Store
 
 
 def read_plan(paper: str, out: str | Path) -> dict | None:
-    """The plan that the last `adlib reproduce` left for a paper, or None."""
+    """The plan that the last `adlib reproduce` left for a paper, or None. Raises InputError for a damaged one."""
     file = Path(out) / "plans" / f"{paper}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not (file.exists() or file.is_symlink()):
+        return None
+    plan = read_json(file)
+    if problem := plan_problem(plan):
+        raise InputError(f"{file} is no plan: {problem}. `adlib reproduce {paper}` writes it anew.")
+    return plan
 
 
 KEYS = ["dataset", "category", "setting", "method", "metric"]
@@ -28,7 +35,7 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
 
     out: the folder with runs/ and plans/.
     Columns: paper, table, dataset, category, setting, method, metric, published, recomputed, ours, sd, seeds, low,
-    high, difference, aupro, state, phantom, runs.
+    high, difference, aupro, state, phantom, runs, code.
     published: as printed, percent but for MCC and counts; NaN for a dash. recomputed: in average rows the mean of the
     printed categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for
     one). low, high: of one run, its 95 % bootstrap interval over the test images (image metrics), else NaN. difference:
@@ -36,8 +43,8 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     paper.yaml), the area under the curve up to a false-positive rate of 0.3; NaN for other metrics. state: "done",
     "partly" (an average that lacks categories, or seeds missing), "to do", "failed", "not implemented", "no data", "not
     in this profile". phantom: whether any of our numbers comes from drawn data. runs: keys of the runs behind ours (or
-    of those that failed) which have left a notebook, separated by blanks. Decision metrics (MCC, recall ...) are ours
-    at the threshold of best F1 on the test images: an oracle.
+    of those that failed) which have left a notebook, separated by blanks. code: states of adlib that made ours, one a
+    line. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
@@ -56,8 +63,8 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     joined["phantom"] = joined["phantom"].eq(True)
     joined["difference"] = joined["ours"] - joined["published"]
     joined["recomputed"] = _recomputed(joined)
-    joined["runs"] = joined["runs"].fillna("")
-    ours = ["ours", "sd", "seeds", "low", "high", "difference", "aupro", "state", "phantom", "runs"]
+    joined[["runs", "code"]] = joined[["runs", "code"]].fillna("")
+    ours = ["ours", "sd", "seeds", "low", "high", "difference", "aupro", "state", "phantom", "runs", "code"]
     return joined.assign(paper=paper, table=table)[["paper", "table", *KEYS, "published", "recomputed", *ours]]
 
 
@@ -89,6 +96,7 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
         state = cell["missing"] or ("to do" if record is None else "done" if done else "failed")
         phantom = bool(done and record["data"]["phantom"])
         run = cell["key"] if record and (store.path(cell["key"]) / "run.ipynb").exists() else ""
+        code = record_code(record) if done else ""
         groups = [name for name in categories if name.startswith(f"{cell['category']}/")]
         for category in groups or [cell["category"]]:
             now = "no data" if done and _lacks(record, category) else state
@@ -96,8 +104,8 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
                 value = _our_value(record, category, names.get(metric, metric)) if done else float("nan")
                 low, high = _our_interval(record, category, metric) if done else (float("nan"), float("nan"))
                 key = [cell["dataset"], category, cell["setting"], cell["method"], metric]
-                rows.append([*key, value, low, high, now, phantom, run])
-    seeds = pd.DataFrame(rows, columns=[*KEYS, "value", "low", "high", "state", "phantom", "runs"])
+                rows.append([*key, value, low, high, now, phantom, run, code])
+    seeds = pd.DataFrame(rows, columns=[*KEYS, "value", "low", "high", "state", "phantom", "runs", "code"])
     means = seeds.groupby(KEYS, sort=False).agg(
         ours=("value", "mean"),
         sd=("value", "std"),
@@ -107,6 +115,7 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
         state=("state", lambda states: _joint_state(list(states))),
         phantom=("phantom", "any"),
         runs=("runs", _joint_runs),
+        code=("code", _joint_lines),
     )
     means.loc[means["seeds"] != 1, ["low", "high"]] = float("nan")  # the spread over seeds stands for it
     return means.reset_index()
@@ -164,6 +173,11 @@ def _joint_runs(runs: pd.Series) -> str:
     return " ".join(dict.fromkeys(" ".join(runs).split()))
 
 
+def _joint_lines(texts: pd.Series) -> str:
+    """The lines of several texts, each once."""
+    return "\n".join(dict.fromkeys(line for text in texts for line in text.splitlines()))
+
+
 def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
     """Add the category "average" to each dataset, setting, method and metric: the mean over its categories.
 
@@ -188,6 +202,7 @@ def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
                 "state": _joint_state(list(group["state"])),
                 "phantom": group["phantom"].any(),
                 "runs": _joint_runs(group["runs"]),
+                "code": _joint_lines(group["code"]),
             }
         )
     return pd.concat([cells, pd.DataFrame(rows, columns=cells.columns)], ignore_index=True) if rows else cells

@@ -228,7 +228,7 @@ def test_inspector_as_an_app(browser, workplace, tmp_path, screenshots):
 
 
 def test_a_rendered_page_has_pictures_without_a_kernel(browser, workplace, screenshots):
-    from adlib.report.pages import render_notebook
+    from adlib.report.notebooks import render_notebook
     from adlib.runs.execute import execute_notebook
 
     executed = execute_notebook(

@@ -1,6 +1,9 @@
 """The report: published beside ours, escaped, in red where it must be."""
 
 import math
+import os
+import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,7 +24,8 @@ from adlib.report import (
     show_runs,
     warnings_of,
 )
-from adlib.report.pages import notebook_title, render_notebook, render_report
+from adlib.report.notebooks import notebook_title, render_notebook
+from adlib.report.pages import render_report
 from adlib.runs import Run, Store
 from adlib.runs.record import failure, write_json
 
@@ -347,18 +351,35 @@ def test_page_holds_everything_and_loads_nothing(executed, tmp_path):
     assert "plain</pre>" not in page  # the table stands for it
     for outside in ("http://", "https://", "<script", "cdn"):
         assert outside not in page
+    assert "default-src 'none'" in unescape(page)
 
 
 def test_page_is_rendered_again_only_when_the_notebook_changed(executed, tmp_path):
+    """By content: whatever the clock or a copy made of the files' times."""
     page = render_notebook(executed, tmp_path / "page.html", "index.html")
     before = page.stat().st_mtime_ns
+    os.utime(executed, (2e9, 2e9))
     render_notebook(executed, page, "index.html")
     assert page.stat().st_mtime_ns == before
     notebook = nbformat.read(executed, 4)
     assert notebook_title(notebook) == "Why this?"
+    notebook.cells[0].source = "# Why that?"
     nbformat.write(notebook, executed)
-    render_notebook(executed, page, "index.html")
-    assert page.stat().st_mtime_ns > before
+    os.utime(executed, (1, 1))
+    assert "Why that?" in render_notebook(executed, page, "index.html").read_text()
+
+
+@pytest.mark.parametrize("change", ["cut", "script added", "somebody else's seal"])
+def test_a_page_that_is_not_as_we_made_it_is_made_anew(executed, tmp_path, change):
+    page = render_notebook(executed, tmp_path / "page.html", "index.html")
+    made = page.read_text()
+    changed = {
+        "cut": made[:-500],
+        "script added": made.replace("</main>", "<script>alert(1)</script></main>"),
+        "somebody else's seal": re.sub("adlib [0-9a-f]{64}", f"adlib {'0' * 64}", made),
+    }
+    page.write_text(changed[change])
+    assert render_notebook(executed, page, "index.html").read_text() == made
 
 
 class Addresses(HTMLParser):

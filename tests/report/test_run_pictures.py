@@ -1,8 +1,8 @@
 """The papers' figures of results: which sample a grid shows, where its maps lie, and what stands where nothing is."""
 
 import base64
-import json
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -201,13 +201,15 @@ def test_an_illustration_comes_from_the_notebook_of_the_run(tmp_path):
     assert "No run of patchcore on UB is done" in run_illustration("cxr_ad", "patchcore", "UB", tmp_path).data
     leave_plan(tmp_path, leave_run(tmp_path, tmp_path / "data", "patchcore", [1, 2, 3, 4, 5, 0]))
     assert "holds no picture" in run_illustration("cxr_ad", "patchcore", "UB", tmp_path).data
-    outputs = [{"data": {"image/png": base64.b64encode(b"\x89PNG ...").decode()}}]
     cells = [
-        {"source": ["adlib.figures.show_predictions(predictions)"], "outputs": [{"data": {"image/png": "AAAA"}}]},
-        {"source": ["adlib.figures.show_illustrations(model, ", "predictions)"], "outputs": outputs},
+        nbformat.v4.new_code_cell(source, outputs=[nbformat.v4.new_output("display_data", {"image/png": picture})])
+        for source, picture in (
+            ("adlib.figures.show_predictions(predictions)", "AAAA"),
+            ("adlib.figures.show_illustrations(model, predictions)", base64.b64encode(b"\x89PNG ...").decode()),
+        )
     ]
     notebook = Store(tmp_path / "runs").path(KEYS["patchcore"]) / "run.ipynb"
-    notebook.write_text(json.dumps({"cells": cells}))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook)
     assert run_illustration("cxr_ad", "patchcore", "UB", tmp_path).data == b"\x89PNG ..."
 
 

@@ -1,0 +1,160 @@
+"""Executed notebooks as pages: read with care, rendered without anything that runs, written anew when they differ."""
+
+import hashlib
+import hmac
+import re
+import secrets
+from functools import cache
+from html import escape
+from pathlib import Path
+
+import nbformat
+from nbformat.v4.rwbase import rejoin_lines
+
+import adlib
+from adlib.errors import InputError
+from adlib.files import MEGABYTE, read_bytes, read_json, write_text
+from adlib.report.harmless import harmless_html, picture_address, policy
+from adlib.runs import environment
+
+TEMPLATES = environment.REPOSITORY / "nbconfig" / "nbconvert"
+LARGEST = 200 * MEGABYTE  # of a notebook
+
+
+def read_notebook(file: Path) -> nbformat.NotebookNode:
+    """A notebook of format 4. Raises InputError, with the reason, for a damaged one, a link, a pipe, a folder."""
+    content = read_json(file, LARGEST)
+    if not isinstance(content, dict) or content.get("nbformat") != 4:
+        raise InputError(f"{file} is no notebook of format 4.")
+    cells = content.get("cells")
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+        raise InputError(f"{file} is no notebook: its cells are no list of objects.")
+    notebook = nbformat.from_dict(content)
+    try:
+        nbformat.validate(notebook)
+    except (nbformat.ValidationError, TypeError, KeyError, AttributeError) as error:  # it reads before it has checked
+        said = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{file} is no notebook ({type(error).__name__}: {said[:200]}).") from error
+    return rejoin_lines(notebook)
+
+
+def render_notebook(source: Path, target: Path, home: str, title: str = "") -> Path:
+    """Render an executed notebook to one HTML file; left as it is if we made it of this very content.
+
+    home: relative address of the index page. title: of the page; the notebook's first heading if not given.
+    Nothing in the page runs or loads anything, whoever wrote the notebook. Raises InputError for a damaged notebook;
+    the page then says so.
+    """
+    made_of = hashlib.sha256(b"\0".join([*_template(), adlib.__version__.encode(), home.encode(), title.encode()]))
+    try:
+        made_of.update(read_bytes(source, LARGEST))
+        if _is_ours(target, made_of.digest()):
+            return target
+        page = _page(read_notebook(source), source.name, home, title)
+    except InputError as error:
+        write_text(target, _damaged_page(str(error), home, title))
+        raise
+    write_text(target, f"{page}\n{_seal(page, made_of.digest())}")
+    return target
+
+
+def _page(notebook: nbformat.NotebookNode, name: str, home: str, title: str) -> str:
+    about = {
+        "title": title or notebook_title(notebook),
+        "home": home,
+        "style": style(),
+        "policy": policy(),
+        "alt": _alternative_texts(notebook),
+        "footer": f"adlib {adlib.__version__}, executed notebook {name}",
+    }
+    # What a notebook says of itself would choose how its code is coloured, and adds nothing.
+    notebook.metadata = nbformat.from_dict({"language_info": {"name": "python", "pygments_lexer": "python3"}})
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({})
+    try:
+        page, _ = _exporter().from_notebook_node(notebook, resources={"adlib": about})
+    except Exception as error:  # whatever a notebook of others does to the exporter, it is this page's and no other's
+        raise InputError(f"The notebook {name} cannot be shown ({type(error).__name__}: {error}).") from error
+    return page.rstrip()
+
+
+@cache
+def _exporter():
+    """The one exporter of all pages: reading the templates takes longer than filling them."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        template_name="adlib",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    exporter.register_filter("harmless", harmless_html)
+    exporter.register_filter("picture_address", picture_address)
+    return exporter
+
+
+def notebook_title(notebook) -> str:
+    """The first heading of a notebook's text cells, without markup."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (found := re.search(r"^#+\s+(.*)", cell.source, re.MULTILINE)):
+            return re.sub(r"[*`_]", "", found[1])
+    return "untitled"
+
+
+def _alternative_texts(notebook) -> dict[str, str]:
+    """For each cell the last line of text above it, as alternative text of its pictures."""
+    texts, last = {}, ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.strip():
+            last = re.sub(r"[*`_#]", "", cell.source.strip().splitlines()[-1]).strip()
+        texts[cell.get("id", "")] = last
+    return texts
+
+
+def style() -> str:
+    """The style sheet of every page."""
+    return (TEMPLATES / "adlib" / "style.css").read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> tuple[bytes, ...]:
+    return tuple(file.read_bytes() for file in sorted((TEMPLATES / "adlib").iterdir()))
+
+
+def _damaged_page(reason: str, home: str, title: str) -> str:
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy())}">'
+        f"<title>{escape(title or 'damaged')}</title><style>{style()}</style></head><body>"
+        f'<nav><a href="{escape(home)}">adlib report</a> <span>{escape(title)}</span></nav>'
+        f'<main><p class="failed">There is nothing to show: {escape(reason)}</p></main></body></html>\n'
+    )
+
+
+# A page ends with a seal over itself and what it was made of. The key is the one by which Jupyter knows the notebooks
+# of this user, so that a page that came with somebody else's store is never taken for ours.
+
+
+@cache
+def _secret() -> bytes:
+    from nbformat.sign import NotebookNotary
+
+    try:
+        return NotebookNotary().secret
+    except OSError:  # no home to keep one in: pages are made anew each time
+        return secrets.token_bytes(32)
+
+
+def _seal(page: str, made_of: bytes) -> str:
+    seal = hmac.new(_secret(), made_of + page.encode("utf-8", errors="backslashreplace"), "sha256").hexdigest()
+    return f"<!-- adlib {seal} -->\n"
+
+
+def _is_ours(target: Path, made_of: bytes) -> bool:
+    try:
+        text = read_bytes(target, 2 * LARGEST).decode("utf-8")
+    except (InputError, UnicodeDecodeError):
+        return False
+    page, _, seal = text.rstrip("\n").rpartition("\n")
+    return hmac.compare_digest(f"{seal}\n".encode(), _seal(page, made_of).encode())

@@ -1,0 +1,21 @@
+"""Which adlib made the numbers: said wherever it was not one clean state of it."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from adlib.runs.environment import code_text
+
+
+def record_code(record: dict) -> str:
+    """The state of adlib that made a record: version, commit, whether files differed from it."""
+    return code_text(record.get("code", {}))
+
+
+def code_sentence(states: Iterable[str]) -> str:
+    """A sentence about the states of adlib behind some numbers, one text per number or run; "" for one clean state."""
+    found = Counter(states)
+    if not found or (len(found) == 1 and not any(word in next(iter(found)) for word in ("uncommitted", "unknown"))):
+        return ""
+    listed = "; ".join(f"{state} ({count})" if len(found) > 1 else state for state, count in sorted(found.items()))
+    mixed = f"{len(found)} states of adlib, which may differ: " if len(found) > 1 else "adlib "
+    return f"Our numbers come from {mixed}{listed}."
