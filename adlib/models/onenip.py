@@ -17,7 +17,6 @@ prompt's feed-forward answer where the image's attention belongs). What is ours 
 - the official map adds up distance and refiner's answer, the latter scaled by the largest and smallest distance in the
   whole TEST set (scale="test"). Here both come from the training images and one synthetic anomaly in each, so that an
   image's score does not depend on which others are tested with it;
-- a pasted rectangle's hue turns as far as its saturation changes (0.4), there 0.1; on grey images it is the same;
 - without a folder of textures they are drawn (adlib.synthesis), and the detector warns of it;
 - weights and seed as in adlib.models.uniad.
 
@@ -46,6 +45,7 @@ from adlib.networks.flow_blocks import check_shapes
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Stages, Whole
 from adlib.samples import make_samples
 from adlib.synthesis import CutPaste, CutPaste3Way, CutPasteScar, SyntheticImages, TexturePaste
+from adlib.synthesis.texture_operations import ONENIP_OPERATIONS
 from adlib.training.loop import PRECISIONS, train
 from adlib.training.pasted_textures import TEXTURES, PastingDetector, step_schedule
 
@@ -229,8 +229,10 @@ class OneNIP(PastingDetector):
         return {"prompts": self.prompt_names_} if hasattr(self, "prompt_names_") else {}
 
     def fit_images(self, images, val, progress):
-        pieces = CutPaste3Way(CutPaste(jitter=0.4), CutPasteScar(jitter=0.4))
-        texture = TexturePaste(self.texture_source(), (0.0, 0.8), exponents=(1, 5), rotation=5.0)
+        pieces = CutPaste3Way(CutPaste(jitter=0.4, hue=0.1), CutPasteScar(jitter=0.4, hue=0.1))
+        texture = TexturePaste(
+            self.texture_source(), (0.0, 0.8), exponents=(1, 5), rotation=5.0, among=ONENIP_OPERATIONS
+        )
         synthetic = SyntheticImages(images, PasteEither(pieces, texture), 1.0, self.seed_, keep_normal=True)
         prompted = PromptedImages(synthetic)
         self.backbone_ = self.aligned_backbone(self.weights)

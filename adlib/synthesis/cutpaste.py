@@ -19,13 +19,17 @@ from adlib.synthesis.change import check_image, check_range, keep_changes
 CLASSES = ("normal", "patch", "scar")  # of the three-way variant, in the order of its labels
 
 
-def colour_jitter(patch: np.ndarray, rng: np.random.Generator, strength: float = 0.1) -> np.ndarray:
-    """Brightness, contrast, saturation (factors 1 - strength to 1 + strength) and hue (+- strength of the circle).
+def colour_jitter(
+    patch: np.ndarray, rng: np.random.Generator, strength: float = 0.1, hue: float | None = None
+) -> np.ndarray:
+    """Brightness, contrast, saturation (factors 1 - strength to 1 + strength) and hue (+- hue of the circle).
 
+    hue: None for as much as the strength.
     patch: float32 [H, W, 3] in [0, 1]; the result is clipped to that range. Random order. Grey stays grey.
     """
     factors = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
-    turn = np.float32(360 * rng.uniform(-strength, strength))
+    reach = strength if hue is None else hue
+    turn = np.float32(360 * rng.uniform(-reach, reach))
     for step in rng.permutation(4):
         grey = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)
         if step == 0:
@@ -48,12 +52,13 @@ class CutPaste:
 
     area: share of the image, uniform. aspect: (smallest, largest) width / height; below and above 1 equally often.
     Source and destination are uniform and independent, the rectangle lies fully inside (in a long, narrow image it is
-    cut to fit). jitter: of `colour_jitter`. threshold: smallest change that is marked.
+    cut to fit). jitter, hue: of `colour_jitter`. threshold: smallest change that is marked.
     """
 
     area: tuple[float, float] = (0.02, 0.15)
     aspect: tuple[float, float] = (0.3, 3.3)
     jitter: float = 0.1
+    hue: float | None = None
     threshold: float = 0.0
 
     def __post_init__(self):
@@ -72,7 +77,7 @@ class CutPaste:
 
         after, region = image.copy(), np.zeros(image.shape[:2], bool)
         patch = image[top : top + size[0], left : left + size[1]]
-        after[to_top : to_top + size[0], to_left : to_left + size[1]] = colour_jitter(patch, rng, self.jitter)
+        after[to_top : to_top + size[0], to_left : to_left + size[1]] = colour_jitter(patch, rng, self.jitter, self.hue)
         region[to_top : to_top + size[0], to_left : to_left + size[1]] = True
         return keep_changes(image, after, region, self.threshold)
 
@@ -88,6 +93,7 @@ class CutPasteScar:
     length: tuple[float, float] = (10.0, 25.0)
     rotation: float = 45.0
     jitter: float = 0.1
+    hue: float | None = None
     threshold: float = 0.0
 
     def __post_init__(self):
@@ -101,7 +107,7 @@ class CutPasteScar:
         size = np.array([rng.uniform(*self.length), rng.uniform(*self.width)]) * unit
         size = np.rint(size).astype(int).clip(1, sides)  # (H, W) of the piece before it is turned
         top, left = rng.integers(0, sides - size + 1)
-        piece = colour_jitter(image[top : top + size[0], left : left + size[1]], rng, self.jitter)
+        piece = colour_jitter(image[top : top + size[0], left : left + size[1]], rng, self.jitter, self.hue)
 
         # The upright box that the turned piece needs; for each of its pixels the place in the piece (v down, u right).
         angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation))

@@ -16,12 +16,16 @@ from PIL import Image, ImageOps
 from adlib.errors import InputError
 
 
-def change_texture(texture: np.ndarray, rng: np.random.Generator, operations: int = 3) -> np.ndarray:
-    """Apply that many different operations in random order. uint8 [H, W, 3]; three take about 1 ms at 256 px."""
-    if not 0 <= operations <= len(OPERATIONS):
-        raise InputError(f"operations={operations} must lie in 0..{len(OPERATIONS)}.")
-    for choice in rng.permutation(len(OPERATIONS))[:operations]:
-        texture = OPERATIONS[choice](texture, rng)
+def change_texture(texture: np.ndarray, rng: np.random.Generator, operations: int = 3, among=None) -> np.ndarray:
+    """Apply that many different operations in random order. uint8 [H, W, 3]; three take about 1 ms at 256 px.
+
+    among: the operations to choose from, None for OPERATIONS.
+    """
+    among = OPERATIONS if among is None else among
+    if not 0 <= operations <= len(among):
+        raise InputError(f"operations={operations} must lie in 0..{len(among)}.")
+    for choice in rng.permutation(len(among))[:operations]:
+        texture = among[choice](texture, rng)
     return texture
 
 
@@ -93,6 +97,11 @@ def rotate(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return cv2.warpAffine(texture, turn, (width, height))
 
 
+def mirror(texture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """With probability 0.5, left to right."""
+    return np.ascontiguousarray(texture[:, ::-1]) if rng.random() < 0.5 else texture
+
+
 def _look_up(texture: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Replace each value by its entry in a table [256, 3], rounded and clipped to 0..255."""
     return cv2.LUT(texture, np.rint(table).clip(0, 255).astype(np.uint8)[None])
@@ -110,3 +119,5 @@ OPERATIONS = (
     equalise,
     rotate,
 )
+# OneNIP mirrors where DRAEM and RealNet turn.
+ONENIP_OPERATIONS = (*OPERATIONS[:-1], mirror)

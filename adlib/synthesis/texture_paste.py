@@ -40,7 +40,8 @@ class TexturePaste:
     textures: a TextureFolder, ProceduralTextures, or a function (shape, rng) -> uint8 [H, W, 3].
     image_weight: range of beta, uniform. DRAEM, DeSTSeg: (0, 0.8); RealNet's equals (0, 0.8) with DTD, (0, 0.5) else.
     exponents, noise_threshold, rotation, redraws: of `perlin_mask`. An empty mask leaves the image as it was (DRAEM).
-    operations: how many texture operations. DRAEM, RealNet: 3; DeSTSeg: 0.
+    operations: how many texture operations. DRAEM, RealNet, OneNIP: 3; DeSTSeg: 0.
+    among: those to choose from (adlib.synthesis.texture_operations), None for DRAEM's ten.
     threshold: smallest change that is marked, see `keep_changes`.
     """
 
@@ -51,6 +52,7 @@ class TexturePaste:
     rotation: float = 90.0
     redraws: int = 0
     operations: int = 3
+    among: tuple | None = None
     threshold: float = 0.0
 
     def __post_init__(self):
@@ -66,5 +68,7 @@ class TexturePaste:
         texture = self.textures(shape, rng)
         if texture.dtype != np.uint8 or texture.shape != image.shape:
             raise InputError(f"The texture source returned {texture.dtype} {list(texture.shape)}, not uint8 [H, W, 3].")
-        texture = change_texture(check_texture(texture, "What the texture source returned"), rng, self.operations)
+        texture = change_texture(
+            check_texture(texture, "What the texture source returned"), rng, self.operations, self.among
+        )
         return compose(image, texture / np.float32(255), mask, rng.uniform(*self.image_weight), self.threshold)

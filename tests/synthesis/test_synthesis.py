@@ -26,8 +26,9 @@ from adlib.synthesis import (
     perlin_noise,
     texture_source,
 )
+from adlib.synthesis.cutpaste import colour_jitter
 from adlib.synthesis.nsa import MVTEC_AD
-from adlib.synthesis.texture_operations import equalise
+from adlib.synthesis.texture_operations import ONENIP_OPERATIONS, equalise, mirror, rotate
 
 SYNTHESISERS = [TexturePaste(), CutPaste(), CutPasteScar(), CutPaste3Way(), NSA(), RandomWalk()]
 
@@ -123,6 +124,25 @@ def test_equalise_is_pillows_and_darker_than_opencvs():
         assert np.array_equal(ours[..., channel], table[texture[..., channel]])
     opencv = cv2.merge([cv2.equalizeHist(channel) for channel in cv2.split(texture)])
     assert ours.mean() < opencv.mean()
+
+
+def test_onenip_mirrors_textures_and_turns_the_hue_of_pieces_less_than_their_saturation():
+    texture = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
+    drawn = [mirror(texture, np.random.default_rng(seed)) for seed in range(200)]
+    turned = [np.array_equal(one, texture[:, ::-1]) for one in drawn]
+    assert all(one or np.array_equal(two, texture) for one, two in zip(turned, drawn, strict=True))
+    assert 72 <= sum(turned) <= 128  # 200 draws of one half, four deviations
+    assert mirror in ONENIP_OPERATIONS
+    assert rotate not in ONENIP_OPERATIONS
+    assert len(ONENIP_OPERATIONS) == 10
+    # Pure red, of which no brightness and no contrast change the hue: it turns by at most a tenth of the circle.
+    red = np.zeros((8, 8, 3), np.float32) + np.float32([0.6, 0.3, 0.3])
+    jittered = [colour_jitter(red, np.random.default_rng(seed), 0.4, hue=0.1)[0, 0] for seed in range(100)]
+    turns = cv2.cvtColor(np.array([jittered]), cv2.COLOR_RGB2HSV)[0, :, 0]
+    turns = np.minimum(turns, 360 - turns)
+    assert 30 < turns.max() <= 36.5
+    wider = [colour_jitter(red, np.random.default_rng(seed), 0.4)[0, 0] for seed in range(100)]
+    assert cv2.cvtColor(np.array([wider]), cv2.COLOR_RGB2HSV)[0, :, 0].max() > 40
 
 
 def test_a_folders_pictures_are_resized_as_the_official_code_of_the_method_does(tmp_path):
