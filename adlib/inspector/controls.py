@@ -118,6 +118,9 @@ class Controls:
             continuous_update=False,
         )  # fmt: skip
         self.note_save = self._button("note_save", "save note", "Write mark and note to the file below")
+        self.note_theirs = self._button("note_theirs", "keep theirs", "Leave the other reviewer's note as it is")
+        self.note_mine = self._button("note_mine", "keep mine", "Write your note in the place of the other one")
+        self.note_both = self._button("note_both", "keep both", "Write one text below the other")
         self.note_path = self._text("note_path")
         self.root = self._add(
             "root", widgets.Text, "images in", "If the images have moved: the folder where their old root lies now",
@@ -204,7 +207,8 @@ def arranged(control: Controls, strip: widgets.Widget, canvas: widgets.Widget) -
             section("Sample", control.sample, control.sample_scores),
             section(
                 "Review note",
-                control.note_mark, control.note_text, control.note_save, control.note_path, control.root,
+                control.note_mark, control.note_text, control.note_save,
+                row(control.note_theirs, control.note_mine, control.note_both), control.note_path, control.root,
             ),
         ),
         column(section(

@@ -1,5 +1,7 @@
 """The inspector: joining, filters, decisions, pictures, notes, and the page without a kernel."""
 
+import csv
+import io
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from adlib import ImageSet, InputError, Predictions, load_samples
 from adlib.inspector import ReviewNotes, inspect, panels, render, suspected_label_errors
 from adlib.inspector.histogram import score_histogram
 from adlib.inspector.joined import Joined
+from adlib.inspector.notes import NoteConflict
 from adlib.inspector.selection import disagreement, in_order, outcomes, suspicious_normals
 from adlib.metrics import decision_metrics
 from adlib.samples import make_samples, select
@@ -453,6 +456,70 @@ def test_two_reviewers_keep_each_others_notes(first, tmp_path):
     exported = two.export(tmp_path / "deep" / "copy.csv")
     assert exported.read_text() == (tmp_path / "n.csv").read_text()
     assert not list(tmp_path.glob(".n.csv.??????*[!k]"))  # nothing partial is left
+
+
+def test_a_note_that_somebody_else_changed_meanwhile_is_shown_and_asked_about(first, tmp_path):
+    file = tmp_path / "n.csv"
+    one, two = inspect(first, notes=file), inspect(first, notes=file)
+    one.controls.note_mark.value = "label noise"
+    one.controls.note_text.value = "A: a real <scratch>"
+    two.controls.note_mark.value = "interesting"
+    assert ReviewNotes(file).get(first.samples["image"][0]) == ("label noise", "A: a real <scratch>")
+    said = two.controls.note_path.value
+    assert "label noise: A: a real &lt;scratch&gt;" in said
+    assert "<dd>interesting</dd>" in said
+    assert two.controls.note_both.layout.display is None
+    two.go(1)  # what was typed waits
+    assert two.controls.note_mark.value == ""
+    assert two.controls.note_both.layout.display == "none"
+    two.go(0)
+    assert two.controls.note_mark.value == "interesting"
+    two.controls.note_both.click()
+    assert ReviewNotes(file).get(first.samples["image"][0]) == ("label noise / interesting", "A: a real <scratch>")
+    assert 'role="alert"' not in two.controls.note_path.value
+    one.controls.note_text.value = ""
+    one.controls.note_mine.click()
+    assert ReviewNotes(file).get(first.samples["image"][0]) == ("label noise", "")
+    two.controls.note_text.value = "B"
+    two.controls.note_theirs.click()
+    assert (two.controls.note_mark.value, two.controls.note_text.value) == ("label noise", "")
+
+
+def test_nothing_that_was_not_seen_is_deleted(first, tmp_path):
+    one, two, sample = ReviewNotes(tmp_path / "n.csv"), ReviewNotes(tmp_path / "n.csv"), first.samples.iloc[0]
+    one.put(sample, "interesting", "measured")
+    two.put(first.samples.iloc[1], "mask wrong")  # reads the file, and shows nobody the note on the first
+    for mark in ("", "other"):
+        with pytest.raises(NoteConflict) as caught:
+            two.put(sample, mark)
+        assert caught.value.theirs == ("interesting", "measured")
+    two.put(sample, "interesting", "measured")  # the same note is none that another could be lost by
+    two.put(sample, "")
+    assert len(ReviewNotes(tmp_path / "n.csv")) == 1
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a", "'=a", "a\r\nb\rc", "a\x00b", "", "\u2028", "a;=1", '"'])
+def test_a_note_reads_back_as_it_was_written_and_starts_no_formula(first, tmp_path, text):
+    ReviewNotes(tmp_path / "n.csv").put(first.samples.iloc[0], text or "mark", text)
+    read = ReviewNotes(tmp_path / "n.csv").get(first.samples["image"][0])
+    assert read.text == text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "").strip()
+    cells = [cell for row in csv.reader(io.StringIO((tmp_path / "n.csv").read_text(), newline="")) for cell in row]
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+
+
+def test_a_full_disk_leaves_the_notes_as_they_were_and_nothing_else(first, tmp_path, monkeypatch):
+    notes = ReviewNotes(tmp_path / "n.csv")
+    notes.put(first.samples.iloc[0], "interesting")
+    before = (tmp_path / "n.csv").read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("adlib.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        notes.put(first.samples.iloc[1], "interesting")
+    assert (tmp_path / "n.csv").read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} <= {"n.csv", ".n.csv.lock"}
 
 
 def test_notes_lie_beside_the_predictions(first, second, tmp_path, monkeypatch):
