@@ -1,6 +1,7 @@
 """The record: what it says of undefined metrics, oracles and sub-classes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,3 +117,16 @@ def test_one_anomalous_image_gives_a_reason_instead_of_an_interval(recorder):
     interval = finish(recorder, single)["intervals"]["image_auroc"]
     assert interval["low"] is None
     assert "one anomalous image" in interval["reason"]
+
+
+def test_how_images_were_resized_is_in_the_record_and_makes_another_run(recorder):
+    run = recorder.run
+    others = [{"resize": "linear"}, {"resize": "lanczos"}, {"sides": "both"}]
+    keys = {replace(run, settings=run.settings | other).key for other in others}
+    assert len(keys | {run.key}) == 4
+    asked_for_the_default = replace(run, settings=run.settings | {"resize": "antialias", "sides": "shorter"})
+    assert asked_for_the_default.key == run.key
+    images = replace(run, settings=run.settings | {"resize": "lanczos"}).images("test")
+    record = finish(recorder, lambda found: Predictions(found.scores, found.maps, found.samples, images.settings))
+    assert record["images"]["resize"] == "lanczos"
+    assert record["images"]["sides"] == "shorter"
