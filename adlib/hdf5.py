@@ -106,14 +106,41 @@ def _open(file: Path) -> Iterator:
 @contextmanager
 def _open_dataset(file: Path, name: str) -> Iterator:
     with _open(file) as opened:
-        dataset = opened.get(name)
+        dataset = _inside(opened, file, name)
         if not hasattr(dataset, "dtype"):  # absent, or a group
             found = [f"{key} {list(shape)} {dtype}" for key, (shape, dtype) in describe(file).items()]
             raise InputError(f"{file} has no dataset {name!r}; it holds {'; '.join(found) or 'none at all'}.")
+        if dataset.external or dataset.is_virtual:
+            raise InputError(f"{file}: the dataset {name!r} lies in other files, which are not read: copy it into one.")
         try:
             yield dataset
         except OSError as error:
             raise InputError(f"{file}: the dataset {name!r} cannot be read: {error}.") from error
+
+
+def _inside(opened, file: Path, name: str, left: int = 40):
+    """What a name leads to, step by step and never out of the file; None where it leads nowhere.
+
+    Raises InputError for a link to another file: a data set from elsewhere could have any file read by it.
+    """
+    import h5py
+
+    item, steps = opened, [step for step in name.split("/") if step not in ("", ".")]
+    for number, step in enumerate(steps):
+        if not isinstance(item, h5py.Group):
+            return None
+        try:
+            link = item.get(step, getlink=True)
+        except (KeyError, TypeError, ValueError):  # none, or of a kind of its own
+            link = None
+        if isinstance(link, h5py.ExternalLink):
+            raise InputError(f"{file}: {name!r} is a link to the file {link.filename}, which is not followed: copy it.")
+        if isinstance(link, h5py.SoftLink):
+            rest = "/".join(steps[number + 1 :])
+            base = "" if link.path.startswith("/") else item.name
+            return _inside(opened, file, f"{base}/{link.path}/{rest}", left - 1) if left else None
+        item = item[step] if isinstance(link, h5py.HardLink) else None
+    return item
 
 
 def _picture_shape(file: Path, name: str, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import stat
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -26,6 +27,7 @@ from tqdm.auto import tqdm
 
 from adlib.datasets import facts
 from adlib.errors import InputError
+from adlib.files import read_json, write_text
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a byte
@@ -83,7 +85,7 @@ def _listed_by_zenodo(record: str) -> tuple[tuple[str, str, int], ...]:
         return ()
     url = f"{ZENODO}/api/records/{record}"
     try:
-        with _ask(url, 0) as response:
+        with _ask(url) as response:
             files = json.load(response)["files"]
         return tuple(
             (f"{ZENODO}/records/{record}/files/{file['key']}?download=1", file["checksum"], int(file["size"]))
@@ -136,6 +138,7 @@ def _download(url: str, file: Path, checksum: str, progress: bool) -> None:
     if not file.exists():
         _receive(url, file, progress)
         _part(file).replace(file)
+        _known(_part(file)).unlink(missing_ok=True)
     if checksum:
         algorithm, _, expected = checksum.lower().rpartition(":")
         algorithm = algorithm or "sha256"
@@ -149,12 +152,18 @@ def _download(url: str, file: Path, checksum: str, progress: bool) -> None:
             )
 
 
+def _known(part: Path) -> Path:
+    """Beside a .part: which file it is the beginning of. Its address, its size (0 for unknown), and the validator by
+    which the server tells its versions apart.
+    """
+    return part.with_name(f"{part.name}.json")
+
+
 def _receive(url: str, file: Path, progress: bool) -> None:
     """Append to the .part what is missing of it. What has arrived is kept when the connection breaks."""
-    part = _part(file)
-    have = part.stat().st_size if part.exists() else 0
+    part, total = _part(file), 0
     try:
-        response, start = _connect(url, have)
+        response, start = _connect(url, part)
         if response is None:
             return
         with response:
@@ -163,6 +172,8 @@ def _receive(url: str, file: Path, progress: bool) -> None:
             _need_space(part.parent, 2 * total - start, file.name)
             shown = {"desc": file.name, "unit": "B", "unit_scale": True, "disable": not progress}
             with part.open("ab" if start else "wb") as opened, tqdm(total=total or None, initial=start, **shown) as bar:
+                known = {"url": url, "size": total, "validator": _validator(response)}
+                write_text(_known(part), json.dumps(known))
                 while chunk := response.read(CHUNK):
                     opened.write(chunk)
                     bar.update(len(chunk))
@@ -176,26 +187,70 @@ def _receive(url: str, file: Path, progress: bool) -> None:
         raise InputError(_broken(url, part, total, "the connection was closed"))
 
 
-def _connect(url: str, have: int) -> tuple[HTTPResponse | None, int]:
-    """The response to "from byte `have` on" and the byte it really begins with; None when nothing is missing."""
+def _connect(url: str, part: Path) -> tuple[HTTPResponse | None, int]:
+    """The response to "the rest of this very file" and the byte it really begins with; None when nothing is missing.
+
+    Only what is known to be the beginning of the file that the server still has is gone on with; otherwise the download
+    starts anew, and says so.
+    """
+    have = part.stat().st_size if part.exists() else 0
+    if not have:
+        return _ask(url), 0
+    known = _read_known(part)
+    if known.get("url") != url or not known.get("validator"):
+        return _anew(url, part, "nothing says which file it is the beginning of")
+    if known["size"] and have > known["size"]:
+        return _anew(url, part, "it is longer than the file")
     try:
-        response = _ask(url, have)
+        response = _ask(url, have, known["validator"])
     except HTTPError as error:
-        if error.code != 416 or not have:
-            raise
-        if error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
+        whole = error.code == 416 and error.headers.get("Content-Range", "").rpartition("/")[2] == str(have)
+        if whole and known["size"] in (0, have):
             return None, have
-        return _ask(url, 0), 0  # what is here is not the beginning of what is there
+        if error.code != 416:
+            raise
+        return _anew(url, part, "the server has another file")
+    said = response.headers.get("Content-Range", "")
     if response.status != 206:  # the server sends the whole
+        _say_anew(part, "the file has changed, or the server cannot go on within it")
         return response, 0
-    if response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+    same_size = not known["size"] or said.rpartition("/")[2] in ("*", str(known["size"]))
+    if said.startswith(f"bytes {have}-") and same_size and _validator(response) in ("", known["validator"]):
         return response, have
     response.close()
-    return _ask(url, 0), 0
+    return _anew(url, part, "the server has another file")
 
 
-def _ask(url: str, start: int) -> HTTPResponse:
-    headers = {"User-Agent": "adlib"} | ({"Range": f"bytes={start}-"} if start else {})
+def _anew(url: str, part: Path, why: str) -> tuple[HTTPResponse, int]:
+    response = _ask(url)
+    _say_anew(part, why)
+    return response, 0
+
+
+def _say_anew(part: Path, why: str) -> None:
+    tqdm.write(f"adlib: {part.name} is not gone on with ({why}): the download starts anew.", file=sys.stderr)
+
+
+def _read_known(part: Path) -> dict:
+    try:
+        known = read_json(_known(part))
+    except InputError:
+        return {}
+    fits = isinstance(known, dict) and isinstance(known.get("size"), int) and isinstance(known.get("validator"), str)
+    return known if fits else {}
+
+
+def _validator(response: HTTPResponse) -> str:
+    """By what the server can tell later whether it still has this file: a strong ETag, or the time of its last change.
+
+    A weak one promises no equal bytes.
+    """
+    tag = response.headers.get("ETag", "").strip()
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "").strip()
+
+
+def _ask(url: str, start: int = 0, validator: str = "") -> HTTPResponse:
+    headers = {"User-Agent": "adlib"} | ({"Range": f"bytes={start}-", "If-Range": validator} if start else {})
     ascii_url = quote(url, safe="%:/?#[]@!$&'()*+,;=~")
     return urlopen(Request(ascii_url, headers=headers), timeout=TIMEOUT)
 

@@ -30,9 +30,21 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.cut, self.asked, self.knows_ranges, self.tells_length = {}, None, [], True, True
+        self.validators = None  # headers beside the body; None for an ETag of its content
+        self.heeds_if_range = True
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{name}"
+
+
+def etag(data: bytes) -> str:
+    return f'"{hashlib.sha256(data).hexdigest()[:8]}"'
+
+
+def leave_part(folder: Path, part: bytes, **known) -> None:
+    """The beginning of set.zip as an earlier call has left it, with what it knew of the file."""
+    (folder / "mpdd-set.zip.part").write_bytes(part)
+    (folder / "mpdd-set.zip.part.json").write_text(json.dumps(known))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -42,7 +54,9 @@ class Handler(BaseHTTPRequestHandler):
         data = self.server.files.get(unquote(urlsplit(self.path).path.lstrip("/")))
         if data is None:
             return self.send_error(404)
-        start = int(re.match(r"bytes=(\d+)-", wanted)[1]) if wanted and self.server.knows_ranges else 0
+        validators = {"ETag": etag(data)} if self.server.validators is None else self.server.validators
+        same = self.headers.get("If-Range") in validators.values() or not self.server.heeds_if_range
+        start = int(re.match(r"bytes=(\d+)-", wanted)[1]) if wanted and self.server.knows_ranges and same else 0
         if start >= len(data) > 0 and start:
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(data)}")
@@ -50,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        for name, value in validators.items():
+            self.send_header(name, value)
         if self.server.tells_length:
             self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
@@ -179,22 +195,54 @@ def test_a_broken_download_is_resumed(server, archives, published, tmp_path):
     assert left(tmp_path) == ["mpdd"]
 
 
-def test_a_server_that_cannot_resume_sends_all_again(server, archives, published, tmp_path):
+def test_a_server_that_cannot_resume_sends_all_again(server, archives, published, tmp_path, capsys):
     data = server.files["set.zip"] = archives["flat.zip"]
     published((server.url("set.zip"), hashlib.sha256(data).hexdigest(), 0))
     server.knows_ranges = False
-    (tmp_path / "mpdd-set.zip.part").write_bytes(b"rubbish" * 100)
+    leave_part(tmp_path, b"rubbish" * 100, url=server.url("set.zip"), size=len(data), validator=etag(data))
     assert len(load_samples("mpdd", fetch("mpdd", tmp_path, progress=False))) == 4
     assert server.asked == ["bytes=700-"]
+    assert "mpdd-set.zip.part is not gone on with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("validators", [None, {"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT", "ETag": 'W/"1"'}, {}])
+@pytest.mark.parametrize("heeds_if_range", [True, False])
+def test_a_file_that_has_changed_meanwhile_is_not_mixed_with_the_old_one(
+    server, archives, published, tmp_path, capsys, validators, heeds_if_range
+):
+    """Its first bytes are another file's: of the same address, and without a published checksum."""
+    server.files["set.zip"], server.validators = archives["wrapped.zip"], validators
+    published((server.url("set.zip"), "", 0))
+    server.cut = 1000
+    with pytest.raises(InputError, match="broke off after 1000"):
+        fetch("mpdd", tmp_path, progress=False)
+    server.files["set.zip"], server.cut, server.heeds_if_range = archives["flat.zip"] + b"", None, heeds_if_range
+    if validators:
+        server.validators = {"Last-Modified": "Fri, 02 Jan 2026 00:00:00 GMT"}
+    assert len(load_samples("mpdd", fetch("mpdd", tmp_path, progress=False))) == 4
+    assert "the download starts anew" in capsys.readouterr().err
+    assert left(tmp_path) == ["mpdd"]
+
+
+@pytest.mark.parametrize(
+    "known", [{}, {"url": "http://else.where/set.zip", "size": 1, "validator": "1"}, {"size": "x"}]
+)
+def test_a_part_of_an_unknown_file_is_not_gone_on_with(server, archives, published, tmp_path, known):
+    server.files["set.zip"] = archives["flat.zip"]
+    published((server.url("set.zip"), "", 0))
+    leave_part(tmp_path, archives["flat.zip"][:500], **known)
+    fetch("mpdd", tmp_path, progress=False)
+    assert server.asked == [None]
 
 
 @pytest.mark.parametrize("more", [0, 5])
 def test_a_part_that_is_whole_is_used_and_one_that_is_too_long_is_not(server, archives, published, tmp_path, more):
     data = server.files["set.zip"] = archives["flat.zip"]
     published((server.url("set.zip"), hashlib.sha256(data).hexdigest(), 0))
-    (tmp_path / "mpdd-set.zip.part").write_bytes(data + b"x" * more)
+    known = {"url": server.url("set.zip"), "size": len(data), "validator": etag(data)}
+    leave_part(tmp_path, data + b"x" * more, **known)
     assert len(load_samples("mpdd", fetch("mpdd", tmp_path, progress=False))) == 4
-    assert len(server.asked) == (2 if more else 1)
+    assert server.asked == [None if more else f"bytes={len(data)}-"]
 
 
 def test_a_length_need_not_be_told(server, archives, published, tmp_path):
