@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from adlib import resizing
 from adlib.errors import InputError
 from adlib.masks import Fate, check_resize, check_rule, fit_mask, read_mask
+from adlib.parameters import Count, checked
 from adlib.pictures import image_shape, read_image
 from adlib.samples import check_columns, fingerprint
 
@@ -73,7 +74,7 @@ class ImageSet(Dataset):
         self.crop = None if crop is None else _pair(crop, "crop")
         if self.crop and (self.crop[0] > self.size[0] or self.crop[1] > self.size[1]):
             raise InputError(f"crop={crop} is larger than size={size}.")
-        self.window = None if window is None else tuple(float(value) for value in window)
+        self.window = checked("window", window, tuple[float, float] | None)
         if self.window and not self.window[0] < self.window[1]:
             raise InputError(f"window={window} must be (low, high) with low < high.")
         self.mask_resize = check_resize(mask_resize)
@@ -259,7 +260,8 @@ def _unchanged(item):
 
 
 def _pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:
-    pair = (value, value) if np.isscalar(value) else tuple(value)
-    if len(pair) != 2 or not all(float(side).is_integer() and side > 0 for side in pair):
-        raise InputError(f"{name}={value!r} must be a number of pixels or a pair (height, width).")
-    return int(pair[0]), int(pair[1])
+    try:
+        pair = checked(name, value, Count | tuple[Count, Count])
+    except InputError as error:
+        raise InputError(f"{name}={value!r} must be a number of pixels or a pair (height, width).") from error
+    return (pair, pair) if isinstance(pair, int) else pair

@@ -299,3 +299,12 @@ def test_resizing_is_part_of_the_cache_and_of_the_settings(tmp_path, oblong):
     for wrong in ({"resize": "fast"}, {"sides": "longer"}, {"sides": "shorter", "size": (32, 48)}):
         with pytest.raises(InputError, match=r"resize=|sides="):
             ImageSet(samples, **wrong)
+
+
+@pytest.mark.parametrize("size", [0, -3, 64.5, "64", (64,), (64, 64, 3), True, None, float("nan"), "fast"])
+def test_a_size_that_is_none_gets_its_sentence(tree, size):
+    samples = load_samples("folder", tree)
+    with pytest.raises(InputError, match=r"^size=.* must be a number of pixels or a pair \(height, width\)\.$"):
+        ImageSet(samples, size=size)
+    with pytest.raises(InputError, match="^window="):
+        ImageSet(samples, size=64, window="wide")

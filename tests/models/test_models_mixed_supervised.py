@@ -406,19 +406,19 @@ def test_loss_is_the_cross_entropy_of_the_mean(train):
 
 
 def test_asking_for_more_real_defects_than_there_are_is_said(train):
-    model = create_model("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 172})
+    model = untrained("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 172})
     model.fit(train, device="cpu", progress=False)
     said = "Asked for 172 real defects, the training images hold 7: all of them are injected."
     assert said in model.warnings
     assert len(model.choices["real defects"]) == 7
-    enough = create_model("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 7})
+    enough = untrained("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 7})
     enough.fit(train, device="cpu", progress=False)
     assert not any("Asked for" in sentence for sentence in enough.warnings)
 
 
 def test_seeds_choose_other_real_defects_unless_the_shuffle_is_fixed(train):
     def chosen(seed, **settings):
-        model = create_model("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 2} | settings)
+        model = untrained("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 2} | settings)
         return model.fit(train, device="cpu", seed=seed, progress=False).choices["real defects"]
 
     assert len({tuple(chosen(seed)) for seed in range(4)}) > 1

@@ -129,6 +129,47 @@ def test_settings_are_read_from_text(tmp_path, monkeypatch):
         parse_settings(["size"])
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("None", None),
+        ("null", None),
+        ("~", None),
+        ("none", "none"),  # a backbone's or an augmentation's name
+        ("1e-3", 0.001),
+        ("1E3", 1000.0),
+        (".5e-2", 0.005),
+        ("-2", -2),
+        ("True", True),
+        ("(64,64)", [64, 64]),
+        ("(64,)", [64]),
+        ("64x96", [64, 96]),
+        ("64 X 96", [64, 96]),
+        ("0.5,0.999", [0.5, 0.999]),
+        ("[1e-3, None]", [0.001, None]),
+        ("(layer3, layer4)", ["layer3", "layer4"]),
+        ("()", []),
+        ("8GB", "8GB"),
+        ("10%", "10%"),
+        ("'64'", 64),
+        ("a=b", "a=b"),
+    ],
+)
+def test_settings_mean_what_a_person_means(text, value):
+    read = parse_settings([f"name={text}"])["name"]
+    assert read == value and type(read) is type(value)
+
+
+def test_an_image_without_crop_may_be_asked_for_in_words():
+    assert parse_settings(["crop=48", "crop=none", "window=None"]) == {"crop": None, "window": None}
+
+
+def test_a_value_that_is_no_yaml_gets_one_line():
+    with pytest.raises(InputError, match=r"--set 'stages=\[1, 2': the value cannot be read") as raised:
+        parse_settings(["stages=[1, 2"])
+    assert "\n" not in str(raised.value)
+
+
 # Store
 
 
