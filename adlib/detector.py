@@ -68,6 +68,7 @@ class Detector:
     image_defaults: dict = {"size": 256, "crop": None, "resize": "antialias", "sides": "both"}
     checkpoint_interval: float = 300.0  # seconds between two writes of a training's checkpoint
     accepts_anomalous: bool = False  # whether fit also learns from images that are labelled anomalous
+    side_multiple: int = 1  # of which the sides of images are multiples, in pixels
     feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
     learns_from: tuple[
         str, ...
@@ -138,11 +139,7 @@ class Detector:
         checkpoint: a file in which methods that train keep their progress; a call that finds it resumes there, and
             ends as an uninterrupted one would have. It is deleted when fit is done. Others ignore it.
         """
-        if len(images) == 0:
-            raise InputError("There is no image to fit on.")
-        if (images.labels == 1).any() and not self.accepts_anomalous:
-            first = images.samples.loc[images.labels == 1, "image"].iloc[0]
-            raise InputError(f"fit needs normal images only, but {first} is labelled anomalous.")
+        self.check_images(images)
         torch.manual_seed(seed)
         self.device_ = choose_device(device)
         self.seed_ = seed
@@ -158,6 +155,7 @@ class Detector:
     ) -> Predictions:
         """Score every image and every pixel; the batch size changes the speed and not the scores."""
         self.check_fitted()
+        self.check_shape(*images.shape)
         self.device_ = choose_device(device)
         self.to(self.device_)
         scores, maps = [], None
@@ -198,6 +196,33 @@ class Detector:
         """
         self.feature_cache = FeatureCache(folder, limit) if str(folder) else None
         return self
+
+    def check_images(self, images: ImageSet) -> None:
+        """Raise InputError for images that this method cannot learn from, as far as it is seen without opening them."""
+        if len(images) == 0:
+            raise InputError("There is no image to fit on.")
+        if (images.labels == 1).any() and not self.accepts_anomalous:
+            first = images.samples.loc[images.labels == 1, "image"].iloc[0]
+            raise InputError(f"fit needs normal images only, but {first} is labelled anomalous.")
+        self.check_shape(*images.shape)
+
+    def check_networks(self) -> None:
+        """Raise InputError for a backbone that timm cannot build and for weights that are not to be had, without
+        building anything.
+        """
+        from adlib.features.backbones import check_backbone
+
+        name, weights = self.parameters.get("backbone"), self.parameters.get("weights", "random")
+        if name not in (None, "none"):
+            check_backbone(name, self.parameters.get("stages"), weights if name in self.weight_files() else "random")
+
+    def check_shape(self, height: int, width: int) -> None:
+        """Raise InputError for images of a shape that the networks cannot take, with those that they can."""
+        multiple = self.side_multiple
+        if height % multiple or width % multiple:
+            raise InputError(
+                f"{self.name} needs sides that are multiples of {multiple} pixels; the images are {height} x {width}."
+            )
 
     def check_fitted(self) -> None:
         if not getattr(self, "fitted_", False):

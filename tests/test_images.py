@@ -306,5 +306,5 @@ def test_a_size_that_is_none_gets_its_sentence(tree, size):
     samples = load_samples("folder", tree)
     with pytest.raises(InputError, match=r"^size=.* must be a number of pixels or a pair \(height, width\)\.$"):
         ImageSet(samples, size=size)
-    with pytest.raises(InputError, match="^window="):
+    with pytest.raises(InputError, match="window='wide' must be"):
         ImageSet(samples, size=64, window="wide")

@@ -199,6 +199,7 @@ def run(
 
     values = parse_settings([*(set_ or []), *(settings or [])])
     this = Run(dataset, str(root.expanduser().resolve()), method, category, values, seed, device)
+    this.check()
     store = Store(out.expanduser().resolve() / "runs")
     with shared_cache(out, cache) as folder:
         record = execute(

@@ -149,6 +149,22 @@ def fill_network(net: nn.Module, name: str, weights: str | Path, seed: int) -> d
     return {"kind": "file", **fill_from_file(net, Path(weights).expanduser())}
 
 
+def check_backbone(name: str, stages: tuple[int, ...] | None, weights: str | Path) -> None:
+    """Raise the InputError that a Backbone would, where it is seen in the name, the stages or the place of the weights.
+
+    stages: None for a network that is not cut into stages. No weight is read, and no memory taken.
+    """
+    if not timm.is_model(name.split(".")[0]) or (stages and hasattr(timm.models.resnet, name.split(".")[0])):
+        with torch.device("meta"):
+            build_network(name, stages or (1, 2, 3), 0)
+    if weights == "bundled":
+        bundled_file(name, stages or (1, 2, 3))
+    elif weights == "pretrained" and find_weights(name, weights) is None:
+        download(name)
+    elif weights not in ("pretrained", "random") and not Path(weights).expanduser().is_file():
+        raise InputError(f"weights={str(weights)!r} is neither pretrained, bundled, random nor a file that exists.")
+
+
 def find_weights(name: str, weights: str | Path, fetch: bool = False) -> Path | None:
     """The file that `fill_network` would read, as far as it is on this machine; None without one.
 

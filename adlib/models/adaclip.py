@@ -40,7 +40,6 @@ from adlib.images import ImageSet
 from adlib.models.draem import focal_loss
 from adlib.parameters import Count, NotNegative, Positive, Share
 from adlib.training.loop import PRECISIONS, train
-from adlib.training.pasted_textures import check_sides
 
 SCALE = 100.0  # of cosines, before a softmax
 
@@ -188,6 +187,10 @@ class AdaCLIP(Detector):
         files = {} if self.weights == "random" else {self.towers: find_towers(self.towers, self.weights, fetch)}
         return files | ({"prompts": Path(self.prompts).expanduser()} if self.prompts else {})
 
+    @property
+    def side_multiple(self) -> int:
+        return self.towers_.patch if hasattr(self, "towers_") else 1  # what is not known before they are built
+
     def fit_images(self, images, val, progress):
         if self.prompts is None and not (images.labels == 1).any():
             raise InputError(
@@ -197,7 +200,7 @@ class AdaCLIP(Detector):
         if not images.has_masks and self.prompts is None:
             raise InputError("adaclip learns from masks, but not every anomalous image to fit on has one.")
         self.build(self.weights)
-        check_sides(self, images, self.towers_.patch)
+        self.check_shape(*images.shape)
         self.losses_ = []
         if self.prompts is not None:
             fill_from_official(self.prompts_, Path(self.prompts).expanduser())

@@ -45,7 +45,7 @@ from adlib.networks.distillation import (
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareAboveZero, ShareBelowOne
 from adlib.synthesis import SyntheticImages, TexturePaste
 from adlib.training.loop import PRECISIONS, train
-from adlib.training.pasted_textures import TEXTURES, PastingDetector, check_sides, step_schedule
+from adlib.training.pasted_textures import TEXTURES, PastingDetector, step_schedule
 
 
 class Adapter(nn.Sequential):
@@ -167,6 +167,7 @@ class CFRG(PastingDetector):
 
     name = "cfrg"
     facts = Facts("student and teacher", 2025, TEXTURES)
+    side_multiple = 32
     texture_resizing = ("antialias", "both")
 
     def __init__(
@@ -195,7 +196,6 @@ class CFRG(PastingDetector):
             raise InputError("recovery and segmentation cannot both be left out: nothing would be scored.")
 
     def fit_images(self, images, val, progress):
-        check_sides(self, images, 32)
         synthetic = self.synthetic_images(images, self.seed_)
         self.build(self.weights)
         self.to(self.device_)

@@ -38,7 +38,6 @@ from adlib.networks.distillation import image_cosine_distance
 from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne, Some, Stages, Whole
 from adlib.predictions import Predictions
 from adlib.training.loop import PRECISIONS, train
-from adlib.training.pasted_textures import check_sides
 
 TIMES = 1000  # of the diffusion; its variances rise linearly from 1e-4 to 0.02
 BALANCES = ("training", "image", "batch")
@@ -151,8 +150,11 @@ class DDAD(Detector):
     def origin(self):
         return self.features_.origin
 
+    @property
+    def side_multiple(self) -> int:
+        return 2 ** (len(self.multipliers) - 1)
+
     def fit_images(self, images, val, progress):
-        check_sides(self, images, 2 ** (len(self.multipliers) - 1))
         if 2 * self.border >= min(images.shape):
             raise InputError(f"border={self.border} leaves nothing of images of {' x '.join(map(str, images.shape))}.")
         self.build(self.weights)

@@ -34,7 +34,6 @@ from adlib.training.pasted_textures import (
     PastingDetector,
     Turn,
     TurnedSyntheticImages,
-    check_sides,
     step_schedule,
 )
 
@@ -165,6 +164,7 @@ class DRAEM(PastingDetector):
 
     name = "draem"
     facts = Facts("image reconstruction", 2021, TEXTURES)
+    side_multiple = 32
     image_defaults = {"resize": "linear"}
 
     def __init__(
@@ -187,7 +187,6 @@ class DRAEM(PastingDetector):
     ): ...
 
     def fit_images(self, images, val, progress):
-        check_sides(self, images, 32)
         synthetic = self.synthetic_images(images, self.seed_)
         self.build()
         self.to(self.device_)

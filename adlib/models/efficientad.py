@@ -209,12 +209,14 @@ class EfficientAD(Detector):
             ]
         return texts + {"drawn": [DRAWN_PENALTY], "off": [NO_PENALTY]}.get(self.penalty, [])
 
-    def fit_images(self, images, val, progress):
-        if any(side % 32 or side < 64 for side in images.shape):
+    def check_shape(self, height, width):
+        if height % 32 or width % 32 or min(height, width) < 64:
             raise InputError(
                 f"efficientad needs sides that are multiples of 32 pixels, from 64 on; the images are "
-                f"{images.shape[0]} x {images.shape[1]}."
+                f"{height} x {width}."
             )
+
+    def fit_images(self, images, val, progress):
         textures = None
         if self.penalty != "off":
             textures = texture_source(None if self.penalty == "drawn" else self.penalty, "antialias")

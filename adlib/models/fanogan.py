@@ -211,6 +211,9 @@ class FAnoGAN(AdversarialDetector):
             f"penalty wants 1 ({low} to {high} is near enough): train longer, or with a larger penalty_weight.",
         ]
 
+    def check_shape(self, height, width):
+        check_tiles((height, width))
+
     def fit_images(self, images, val, progress):
         check_tiles(images.shape)
         self.build()

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlib.detector import Detector, Facts
+from adlib.detector import Facts
 from adlib.errors import InputError
 from adlib.images import ImageSet
 from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne
@@ -144,17 +144,6 @@ def adversarial_step(
     return terms | {"discriminator": told, "restarts": torch.tensor(float(won), device=told.device)}
 
 
-def check_side(detector: Detector, images: ImageSet) -> int:
-    """The side of square images, a power of two from 32 up; anything else is an InputError."""
-    height, width = images.shape
-    if height != width or height < 32 or height & (height - 1):
-        raise InputError(
-            f"{detector.name} halves square images down to 4 x 4: their side must be a power of two, 32 or more. "
-            f"They are {height} x {width}; set size=256, for example."
-        )
-    return height
-
-
 class GANomaly(AdversarialDetector):
     """GANomaly. Square images whose side is a power of two, 32 or more.
 
@@ -180,8 +169,15 @@ class GANomaly(AdversarialDetector):
         loss_weights: tuple[NotNegative, NotNegative, NotNegative] = (1.0, 50.0, 1.0),
     ): ...
 
+    def check_shape(self, height, width):
+        if height != width or height < 32 or height & (height - 1):
+            raise InputError(
+                f"{self.name} halves square images down to 4 x 4: their side must be a power of two, 32 or more. "
+                f"They are {height} x {width}; set size=256, for example."
+            )
+
     def fit_images(self, images, val, progress):
-        self.side_ = check_side(self, images)
+        self.side_ = images.shape[0]
         self.build()
         self.to(self.device_)
         optimisers = self.optimisers(self.learning_rate)

@@ -25,7 +25,7 @@ from typing import Literal
 
 from adlib.anomaly_map import smooth
 from adlib.detector import Facts
-from adlib.models.ganomaly import GANomaly, adversarial_step, check_side
+from adlib.models.ganomaly import GANomaly, adversarial_step
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareAboveZero, ShareBelowOne
 from adlib.synthesis import NSA, CutPaste, CutPasteScar, RandomWalk, SyntheticImages, TexturePaste
 from adlib.training.adversarial import signed
@@ -88,7 +88,7 @@ class IADInpainting(GANomaly):
         return [SURROGATE, *super().warnings]
 
     def fit_images(self, images, val, progress):
-        self.side_ = check_side(self, images)
+        self.side_ = images.shape[0]
         self.build()
         self.to(self.device_)
         pairs = SyntheticImages(images, ANOMALIES[self.anomalies](), self.probability, self.seed_, keep_normal=True)

@@ -45,6 +45,7 @@ class RD4AD(Detector):
 
     name = "rd4ad"
     facts = Facts("student and teacher", 2022)
+    side_multiple = 32
 
     def __init__(
         self,

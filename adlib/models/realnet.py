@@ -31,7 +31,7 @@ from adlib.networks.realnet_blocks import FeatureReconstruction, FeatureSelectio
 from adlib.parameters import Count, Positive, Range, Share, Some, Whole
 from adlib.synthesis import SyntheticImages, TextureFolder, TexturePaste
 from adlib.training.loop import PRECISIONS, to_device, train
-from adlib.training.pasted_textures import FOREGROUNDS, PastingDetector, check_sides, foreground_mask
+from adlib.training.pasted_textures import FOREGROUNDS, PastingDetector, foreground_mask
 
 NO_SDAS = "RealNet without SDAS: textures are pasted, where the paper pastes pictures from a diffusion model."
 # The official rule for each category of MVTec AD; "all" for those that are missing here.
@@ -117,10 +117,13 @@ class RealNet(PastingDetector):
             pastes.append(TexturePaste(self.texture_source(), self.texture_weight))
         return ForegroundPaste(tuple(pastes), self.foreground)
 
+    @property
+    def side_multiple(self) -> int:
+        return 4 * 2 ** (1 + self.stages[-1])  # of the last stage's grid, which is halved twice
+
     def fit_images(self, images, val, progress):
         synthetic = self.synthetic_images(images, self.seed_)
         self.build(self.weights)
-        check_sides(self, images, 4 * self.backbone_.strides[-1])
         self.to(self.device_)
         self.select_channels(images, synthetic.synthesiser)
         trained = {"reconstruction": self.reconstruction_, "decoder": self.decoder_}

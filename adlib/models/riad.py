@@ -28,7 +28,7 @@ from adlib.models.draem import structural_similarity
 from adlib.models.stfpm import split
 from adlib.parameters import Count, NotNegative, Odd, Positive, Range, Share, ShareBelowOne, Some
 from adlib.training.loop import PRECISIONS, train
-from adlib.training.pasted_textures import check_sides, step_schedule
+from adlib.training.pasted_textures import step_schedule
 
 SCALES = 4  # of the gradient-magnitude similarity
 
@@ -152,8 +152,11 @@ class RIAD(Detector):
         precision: Literal[*PRECISIONS] = "float32",
     ): ...
 
+    @property
+    def side_multiple(self) -> int:
+        return math.lcm(16, *self.cells)
+
     def fit_images(self, images, val, progress):
-        check_sides(self, images, math.lcm(16, *self.cells))
         self.build()
         self.to(self.device_)
         if val is None:

@@ -290,6 +290,10 @@ class UFlow(Detector):
             return negative_log_likelihood(latents, log_det)
         return sum(0.5 * latent.float().square().sum() for latent in latents) - log_det.mean()
 
+    @property
+    def side_multiple(self) -> int:
+        return 1 if self.backbone.startswith("cait") else 32
+
     def fit_images(self, images, val, progress):
         self.backbone_ = self.build_backbone(self.weights, self.seed_).to(self.device_)
         self.shapes_ = [tuple(stage.shape[1:]) for stage in self.backbone_(images.pixels(0)[None].to(self.device_))]

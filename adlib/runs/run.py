@@ -205,6 +205,18 @@ class Run:
         """
         self.create_model().weight_files(fetch=True)
 
+    def check(self) -> None:
+        """Raise InputError for whatever of this run can be known to fail before it begins: a parameter, the device, the
+        images' size, a split without images, a backbone or weights that are not to be had.
+        """
+        from adlib.detector import choose_device
+
+        model = self.create_model()
+        choose_device(self.device)
+        model.check_networks()
+        model.check_images(self.images("train"))
+        model.check_shape(*self.images("test").shape)
+
     @cached_property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the numbers: phantom data, random weights."""

@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import Dataset
 
 from adlib.detector import Detector
-from adlib.errors import InputError
 from adlib.images import ImageSet
 from adlib.synthesis import SyntheticImages, texture_source
 
@@ -43,15 +42,6 @@ class PastingDetector(Detector):
     def synthetic_images(self, images: ImageSet, seed: int) -> SyntheticImages:
         """What a fit with this seed trains on, item for item: "image" as the network sees it, "mask", and "normal"."""
         raise NotImplementedError
-
-
-def check_sides(detector: Detector, images: ImageSet, multiple: int) -> None:
-    """Raise InputError unless height and width are multiples of what the network halves and doubles again."""
-    height, width = images.shape
-    if height % multiple or width % multiple:
-        raise InputError(
-            f"{detector.name} needs sides that are multiples of {multiple} pixels; the images are {height} x {width}."
-        )
 
 
 def step_schedule(

@@ -1,0 +1,74 @@
+"""What is known before a run begins is said before: in seconds, in one sentence, by exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import make_tree
+
+from adlib import InputError
+from adlib.runs.run import Run, parse_settings
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_tree(tmp_path_factory.mktemp("tree"))
+
+
+def planned(root, method, *settings, **more) -> Run:
+    small = ["backbone=resnet18.tv_in1k", "weights=bundled", "size=64", "crop=None"]
+    return Run("folder", str(root), method, "", parse_settings([*small, *settings]), 0, **{"device": "cpu"} | more)
+
+
+def test_a_good_run_passes(root):
+    planned(root, "patchcore").check()
+    planned(root, "rd4ad").check()
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "sentence"),
+    [
+        ("patchcore", ["coreset_limit=-5"], "coreset_limit=-5 must be a whole number of at least 1 or None"),
+        ("patchcore", ["neighbours=0"], "neighbours=0 must be a whole number of at least 1"),
+        ("patchcore", ["smoothing=None"], "smoothing=None must be a number of at least 0"),
+        ("patchcore", ["stages=[1, 9]"], "timm cannot build backbone='resnet18.tv_in1k' with feature stages"),
+        ("patchcore", ["backbone=resnet19", "weights=random"], "timm cannot build backbone='resnet19'"),
+        ("patchcore", ["backbone=resnet34.tv_in1k"], "exist for resnet18, not for backbone="),
+        (
+            "patchcore",
+            ["weights=nowhere.safetensors"],
+            "is neither pretrained, bundled, random nor a file",
+        ),
+        ("patchcore", ["color=1"], "patchcore has no parameter color; it has"),
+        ("patchcore", ["size=fast"], "size='fast' must be a number of pixels"),
+        ("patchcore", ["size=64", "crop=128"], "crop=128 is larger than size=64"),
+        ("stfpm", ["epochs=0"], "epochs=0 must be a whole number of at least 1"),
+        ("stfpm", ["learning_rate=nan"], "learning_rate='nan' must be a number above 0"),
+        ("rd4ad", ["size=50"], "rd4ad needs sides that are multiples of 32 pixels; the images are 50 x 50"),
+        ("rdpp", ["size=64x72"], "rdpp needs sides that are multiples of 32 pixels; the images are 64 x 72"),
+        ("uflow", ["size=39", "sides=both"], "uflow needs sides that are multiples of 32 pixels"),
+    ],
+)
+def test_what_cannot_work_is_said(root, method, settings, sentence):
+    with pytest.raises(InputError) as raised:
+        planned(root, method, *settings).check()
+    assert sentence in str(raised.value)
+
+
+def test_a_device_that_is_not_here_and_a_split_without_images(root, tmp_path):
+    with pytest.raises(InputError, match="not a torch device"):
+        planned(root, "patchcore", device="abacus").check()
+    only = make_tree(tmp_path, train=0)
+    with pytest.raises(InputError, match="train"):
+        planned(only, "patchcore").check()
+
+
+def test_the_command_line_says_it_with_exit_code_2_and_leaves_nothing(root, tmp_path):
+    code = "from adlib.cli import main; main()"
+    asked = ["run", "folder", "rd4ad", "--root", str(root), "size=50", "weights=random", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "adlib: rd4ad needs sides that are multiples of 32 pixels; the images are 50 x 50."
+    ]
+    assert not (tmp_path / "out").exists()
