@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 
 
-def upsample(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """float [B, h, w] -> [B, H, W], bilinear (align_corners=False)."""
+def upsample(scores: torch.Tensor, size: tuple[int, int], enlargement: str = "bilinear") -> torch.Tensor:
+    """float [B, h, w] -> [B, H, W], bilinear (align_corners=False), or "nearest"."""
+    if enlargement == "nearest":
+        return F.interpolate(scores[:, None], size=size, mode="nearest")[:, 0]
     return F.interpolate(scores[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 

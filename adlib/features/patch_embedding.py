@@ -51,14 +51,19 @@ def pooling_kernel(channels: int, size: int, together: int) -> tuple[torch.Tenso
     return own.reshape(len(kernel), channels // groups, 3, 3), groups
 
 
-def concatenated_embedding(features: list[torch.Tensor]) -> torch.Tensor:
-    """The common embedding: 3x3 means, enlarged to the finest grid, concatenated. [B, h * w, sum of C]."""
+def concatenated_embedding(features: list[torch.Tensor], enlargement: str = "bilinear") -> torch.Tensor:
+    """The common embedding: 3x3 means, enlarged to the finest grid, concatenated. [B, h * w, sum of C].
+
+    enlargement: "bilinear", or "nearest".
+    """
     grid = features[0].shape[-2:]
-    means = [_to_grid(F.avg_pool2d(stage, kernel_size=3, stride=1, padding=1), grid) for stage in features]
+    means = [_to_grid(F.avg_pool2d(stage, kernel_size=3, stride=1, padding=1), grid, enlargement) for stage in features]
     return torch.cat(means, 1).flatten(2).transpose(1, 2)
 
 
-def _to_grid(stage: torch.Tensor, grid: torch.Size) -> torch.Tensor:
+def _to_grid(stage: torch.Tensor, grid: torch.Size, enlargement: str = "bilinear") -> torch.Tensor:
     if stage.shape[-2:] == grid:
         return stage
+    if enlargement == "nearest":
+        return F.interpolate(stage, size=grid, mode="nearest")
     return F.interpolate(stage, size=grid, mode="bilinear", align_corners=False)

@@ -9,7 +9,8 @@ Follows the official code (TensorFlow): patches of 64 pixels, grey, mirrored wit
 initial weights, losses and optimisers. What differs, and why:
 - How images become patches is not published: here training cuts one at a random place of each image of a batch, and
   prediction cuts the image into 64 x 64 tiles; `image_score` says how their scores make the image's.
-- 7 epochs, the official number, are of a set of very many patches: a small set needs `gan_steps`.
+- 7 epochs, the official number, are of a set of very many patches, `patches_per_image` of each image here: a small
+  set needs more, or `gan_steps`.
 - The generator steps after every fifth step of the critic, there before the next five; its batch norms' averages
   follow also the batches it draws for the critic, there those of its own steps alone.
 - RMSProp's averages start at 0, there at 1; its epsilon stands outside the root, where 1e-5 does as 1e-10 inside.
@@ -167,7 +168,8 @@ class FAnoGAN(AdversarialDetector):
 
     channels: 1 (grey), or 3. code, width: length of a code; channels of the networks at full size.
     norm_momentum: of the batch norms' averages (TensorFlow's 0.99 is 0.01 here); epsilon 1e-3.
-    gan_epochs: over the images, counted in steps of the critic; gan_steps: of the critic, in their place.
+    gan_epochs: over a set of `patches_per_image` random patches of each image, counted in steps of the critic;
+        gan_steps: of the critic, in their place.
     critic_steps: of the critic for each of the generator. gan_rate, gan_betas: of their Adams.
     penalty_weight: of the gradient penalty.
     encoder_steps, encoder_rate: of RMSProp. bounded: the encoder's codes go through a tanh.
@@ -187,6 +189,7 @@ class FAnoGAN(AdversarialDetector):
         width: Count = 64,
         norm_momentum: ShareAboveZero = 0.01,
         gan_epochs: Count = 7,
+        patches_per_image: Count = 1,
         gan_steps: Count | None = None,
         critic_steps: Count = 5,
         gan_rate: Positive = 1e-4,
@@ -251,7 +254,8 @@ class FAnoGAN(AdversarialDetector):
                 generator.step()
             return {"critic": distance, "penalty": penalty, "gradient_norm": norm}
 
-        length = {"epochs": self.gan_epochs} if self.gan_steps is None else {"steps": self.gan_steps}
+        passes = self.gan_epochs * self.patches_per_image
+        length = {"epochs": passes} if self.gan_steps is None else {"steps": self.gan_steps}
         settings = {"batch_size": self.batch_size, "drop_last": True, "stage": "gan", "progress": progress}
         return train(self, images, None, networks, [critic, generator], update=update, **length, **settings)
 

@@ -11,6 +11,10 @@ Follows the official code rather than the paper where they differ:
 
 `embedding="concatenated"` is the other common reading (anomalib among others): each stage averaged over 3x3, brought
 to the finest grid, concatenated at full width (1536 channels for a wide ResNet-50, against 1024).
+
+Other readings, as parameters:
+- moviad, which the MIIC benchmark ran: embedding="concatenated", enlargement="nearest", distance="euclidean",
+  image_score="reweighted", coreset_ratio=1, coreset_limit=10000.
 """
 
 from typing import Literal
@@ -38,7 +42,11 @@ class PatchCore(Detector):
     memory: main memory that the training patches may take while the coreset is chosen ("8GB"), or None for no limit.
         Beyond it they are kept on disk in half precision; if their projections exceed it too, the coreset is chosen
         in parts (adlib.memory.coreset), which the detector warns of.
-    neighbours: k; the patch score is the mean of the k smallest squared distances.
+    neighbours: k; the patch score is the mean of the k smallest distances.
+    enlargement: of coarser stages in the concatenated embedding, and of the map: "bilinear" or "nearest".
+    distance: "squared" (official) or "euclidean".
+    image_score: "max", the largest patch score (official), or "reweighted" by the `support` stored patches around its
+        nearest one (the paper's eq. 7).
     smoothing: sigma of the anomaly map's blur in pixels, 0 for none.
     """
 
@@ -59,6 +67,10 @@ class PatchCore(Detector):
         projection_size: Whole = 128,
         memory: str | Whole | None = None,
         neighbours: Count = 1,
+        enlargement: Literal["bilinear", "nearest"] = "bilinear",
+        distance: Literal["squared", "euclidean"] = "squared",
+        image_score: Literal["max", "reweighted"] = "max",
+        support: Count = 9,
         smoothing: NotNegative = 4.0,
     ):
         if memory is not None:
@@ -108,14 +120,32 @@ class PatchCore(Detector):
         features = self.backbone_(batch)
         if self.embedding == "pooled":
             return pooled_embedding(features, self.embedding_size), features[0].shape[-2:]
-        return concatenated_embedding(features), features[0].shape[-2:]
+        return concatenated_embedding(features, self.enlargement), features[0].shape[-2:]
 
     def score_batch(self, batch):
         patches, grid = self.embed(batch)
         self.search_ = BankSearch.of(self.memory_bank_, self.search_)
-        distances = self.search_.nearest(patches.flatten(0, 1), self.neighbours).mean(1)
+        distances = self.search_.nearest(patches.flatten(0, 1), self.neighbours)
+        distances = (distances.clamp_min(0).sqrt() if self.distance == "euclidean" else distances).mean(1)
         patch_scores = distances.view(len(batch), *grid)
-        return patch_scores.amax((1, 2)), smooth(upsample(patch_scores, batch.shape[-2:]), self.smoothing)
+        maps = smooth(upsample(patch_scores, batch.shape[-2:], self.enlargement), self.smoothing)
+        if self.image_score == "max":
+            return patch_scores.amax((1, 2)), maps
+        return self.reweighted(patches, patch_scores.flatten(1)), maps
+
+    def reweighted(self, patches: torch.Tensor, patch_scores: torch.Tensor) -> torch.Tensor:
+        """The largest patch score of each image, less where the bank is dense around the patch's nearest one.
+
+        patches: [B, n, D]; patch_scores: [B, n]. Returns [B]. PatchCore's paper, eq. 7, with the softmax over the
+        distances from the patch to the `support` stored patches that are nearest to its nearest one, itself among them.
+        """
+        worst, rows = patch_scores.max(1)
+        patch = patches[torch.arange(len(rows), device=rows.device), rows]  # [B, D]
+        bank = self.memory_bank_
+        nearest = torch.cdist(patch, bank).argmin(1)
+        around = torch.cdist(bank[nearest], bank).topk(min(self.support, len(bank)), largest=False).indices
+        distances = torch.linalg.vector_norm(patch[:, None] - bank[around], dim=2)  # [B, support], the nearest first
+        return (1 - distances.softmax(1)[:, 0]) * worst
 
     def build(self, weights: str) -> None:
         self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_)

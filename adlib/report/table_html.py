@@ -13,6 +13,7 @@ from IPython.display import HTML
 from adlib import papers
 from adlib.metrics import PRO_LABELS
 from adlib.models import is_surrogate
+from adlib.papers.settings import footnotes
 from adlib.report.provenance import code_sentence
 from adlib.report.ranks import rank_agreement
 from adlib.report.tables import COUNTS, unit
@@ -104,6 +105,7 @@ def _notes(table: pd.DataFrame) -> tuple[list[tuple[list[str], str]], list[str]]
             elif metrics & {key, *NOTES_ON_METRICS.get(key, ())}:
                 on_metrics.append(text)
         on_metrics += filter(None, [protocol["tables"][name].get("notes")])
+        on_methods += [([method], text) for method in methods if (text := " ".join(footnotes(paper, method)))]
     return sorted(on_methods, key=lambda note: methods.index(note[0][0])), on_metrics  # numbered from left to right
 
 

@@ -15,6 +15,7 @@ from adlib import papers, phantoms
 from adlib.datasets import facts, load_samples
 from adlib.errors import InputError
 from adlib.models import list_models, model_class
+from adlib.papers.settings import settings as paper_settings
 from adlib.runs.environment import REPOSITORY
 from adlib.runs.record import FAILED, write_json
 from adlib.runs.run import IMAGE_SETTINGS, Run
@@ -146,7 +147,6 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
             settings = spec.get("settings", {"": {}})
             for dataset, method, setting in product(spec["datasets"], spec["methods"], settings):
                 root = dataset_root(dataset, profile, phantom_folder)
-                own = protocol.get("settings", {}).get(method, {})
                 categories = list(spec.get("categories", facts(dataset).counts))
                 limit = profile.limit(method)
                 limit = None if limit and method in joint else limit
@@ -154,7 +154,8 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
                 shared: dict[int, Run] = {}  # by seed
                 for category, seed in product(categories, range(seeds)):
                     cell = Cell(paper, table, method, dataset, category, setting, seed)
-                    _fill(cell, root, there, own, settings[setting], profile)
+                    joined = "" if method in joint else category
+                    _fill(cell, root, there, joined, settings[setting], profile)
                     if cell.run and category not in tried:
                         cell.run, cell.missing = None, "not in this profile"
                     if cell.run and method in joint:
@@ -163,14 +164,24 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
     return cells
 
 
-def _fill(cell: Cell, root: Path, there: Callable[[Path], set], paper: dict, row: dict, profile: Profile) -> None:
+def cell_settings(cell: Cell, category: str, row: dict, profile: Profile) -> dict:
+    """What the run of a cell sets: what the paper's protocol does (adlib.papers.settings), then what the profile does
+    for all methods that have such a parameter, what it does for this method, and what makes the table's row.
+
+    category: of the run, "" for all together.
+    """
+    own = paper_settings(cell.paper, cell.method, cell.dataset, category)
+    return own | _accepted(cell.method, profile.settings) | profile.methods.get(cell.method, {}) | row
+
+
+def _fill(cell: Cell, root: Path, there: Callable[[Path], set], category: str, row: dict, profile: Profile) -> None:
     """Give the cell its run, or say why it has none."""
     if cell.method not in list_models():
         cell.missing = "not implemented"
     elif cell.category not in there(root):
         cell.missing, cell.lacks = "no data", [root]
     else:
-        settings = paper | _accepted(cell.method, profile.settings) | profile.methods.get(cell.method, {}) | row
+        settings = cell_settings(cell, category, row, profile)
         cell.run = Run(cell.dataset, str(root), cell.method, cell.category, settings, cell.seed)
         if lacks := [folder for folder in cell.run.auxiliary_roots.values() if not folder.exists()]:
             cell.run, cell.missing, cell.lacks = None, "no data", lacks

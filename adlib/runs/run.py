@@ -83,6 +83,15 @@ class Run:
         others = (*IMAGE_SETTINGS, *TRAINING_SETTINGS)
         return {name: value for name, value in self.settings.items() if name not in others}
 
+    @property
+    def quantities(self) -> dict:
+        """All that a protocol may speak of, by name: the detector's parameters, the settings of its images and of its
+        training set (None for what is not set), and `input`, the side of the pictures that it sees.
+        """
+        side = self.image_settings["crop"] or self.image_settings["size"]
+        training = dict.fromkeys(TRAINING_SETTINGS) | self.training_settings
+        return self.create_model().parameters | self.image_settings | training | {"input": side}
+
     def create_model(self):
         """The run's detector, not yet fitted. Raises InputError for a parameter that the method does not have."""
         from adlib.models import create_model
