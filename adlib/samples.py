@@ -21,6 +21,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -102,6 +103,25 @@ def items(samples: pd.DataFrame) -> np.ndarray | None:
     alone = samples["item"] == ""
     names = samples["category"] + "\0" + samples["item"]
     return pd.factorize(names.mask(alone, "\0\0" + samples["image"]))[0]
+
+
+def name_items(samples: pd.DataFrame, pattern: str | None) -> pd.DataFrame:
+    """Samples with the column `item` as the names of their files tell it; unchanged without a pattern.
+
+    pattern: a regular expression, searched for in each file's name without suffix; the item is its first group, or all
+    that matches. An image whose name does not match is an item by itself.
+    Raises InputError for a pattern that is none, or that no name matches.
+    """
+    if not pattern:
+        return samples
+    try:
+        found = [re.search(pattern, Path(image).stem) for image in samples["image"]]
+    except re.error as error:
+        raise InputError(f"items={pattern!r} is no regular expression: {error}.") from error
+    names = ["" if one is None else (one[1] if one.re.groups else one[0]) or "" for one in found]
+    if not any(names):
+        raise InputError(f"items={pattern!r} matches no file's name, {Path(samples['image'].iat[0]).stem!r} for one.")
+    return samples.assign(item=names)
 
 
 def torn_items(samples: pd.DataFrame) -> list[str]:

@@ -28,6 +28,11 @@ app.command()(pretrain)
 app.command()(distill)
 
 Root = Annotated[Path, typer.Option("--root", help="the dataset's folder (or a .csv file)")]
+OptionalRoot = Annotated[
+    Path | None, typer.Option("--root", help="the dataset's folder (or a .csv file); not needed with --normal")
+]
+Normal = Annotated[Path | None, typer.Option("--normal", metavar="DIR", help="of folder: normal images, in no layout")]
+Abnormal = Annotated[Path | None, typer.Option("--abnormal", metavar="DIR", help="of folder: abnormal images")]
 Out = Annotated[Path, typer.Option("--out", help="folder of runs and report")]
 Data = Annotated[Path | None, typer.Option("--data", help="folder with one folder per dataset")]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="repeat every run with this many seeds")]
@@ -128,11 +133,28 @@ def doctor(data: Data = None) -> None:
 
 
 @app.command()
-def check(dataset: str, root: Root, category: str | None = None) -> None:
+def check(
+    dataset: str,
+    root: OptionalRoot = None,
+    category: str | None = None,
+    normal: Normal = None,
+    abnormal: Abnormal = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="mask_rule, items, normal_names ...")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="count the defects that vanish at this side in pixels")] = None,
+    crop: Annotated[int | None, typer.Option(help="and in its centre crop of this side")] = None,
+) -> None:
     """Open every file of a dataset: counts beside the published ones, bad files, masks, duplicates by content."""
     from adlib.datasets.check import check as check_dataset
+    from adlib.datasets.folder import place_of_two
+    from adlib.runs.run import DATA_SETTINGS, parse_settings
 
-    findings = check_dataset(dataset, root, category)
+    root, folders = place_of_two(dataset, root, normal, abnormal)
+    options = parse_settings(set_ or [])
+    if unknown := sorted(set(options) - set(DATA_SETTINGS)):
+        raise InputError(f"--set {unknown[0]}: check knows {', '.join(DATA_SETTINGS)}.")
+    findings = check_dataset(dataset, root, category, size=size, crop=crop, **options | folders)
     print("images: train / test normal / test anomalous")
     print(findings.counts.to_string())
     for remark in findings.remarks:
@@ -175,8 +197,10 @@ def phantoms(
 def run(
     dataset: str,
     method: str,
-    root: Root,
+    root: OptionalRoot = None,
     settings: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="more settings")] = None,
+    normal: Normal = None,
+    abnormal: Abnormal = None,
     category: Annotated[str, typer.Option(help="one category; all together if not given")] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a parameter")] = None,
     seed: int = 0,
@@ -188,8 +212,10 @@ def run(
     """Fit and score one method on one category, as a notebook; prints where the record and the page are.
 
     Settings are the method's parameters; size, crop, sides, resize, window of the images; and train_limit, train_share,
-    train_contamination, train_enlarged of the training set: --set resize=linear --set train_limit=500
+    train_contamination, train_enlarged of the training set: --set resize=linear --set train_limit=500. How the data are
+    read: mask_rule, mask_resize, items, normal_names, normal_test, masks (data/README.md).
     """
+    from adlib.datasets.folder import place_of_two
     from adlib.memory.patch_store import parse_bytes
     from adlib.report.pages import render_report
     from adlib.reproduce import shared_cache
@@ -197,7 +223,8 @@ def run(
     from adlib.runs.run import Run, parse_settings
     from adlib.runs.store import Store
 
-    values = parse_settings([*(set_ or []), *(settings or [])])
+    root, folders = place_of_two(dataset, root, normal, abnormal)
+    values = parse_settings([*(set_ or []), *(settings or [])]) | folders
     this = Run(dataset, str(root.expanduser().resolve()), method, category, values, seed, device)
     this.check()
     store = Store(out.expanduser().resolve() / "runs")

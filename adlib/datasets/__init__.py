@@ -5,6 +5,7 @@ A dataset is one file in this folder with two things: `FACTS` (what it is, count
 name it in `_NAMES`; those of installed packages are found as adlib.plugins says.
 """
 
+import os
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,8 @@ import pandas as pd
 
 from adlib import plugins
 from adlib.errors import InputError
-from adlib.samples import check_phantom, phantom_root
+from adlib.masks import check_rule
+from adlib.samples import check_phantom, name_items, phantom_root
 
 _NAMES = [
     "btad",
@@ -29,6 +31,11 @@ _NAMES = [
     "three_cad",
     "visa",
 ]
+
+
+# Sets in which every picture outside ground_truth is a sample.
+_TREES = {"btad", "cxr_ad", "folder", "isp_ad", "mpdd", "mvtec_ad", "texture_ad", "three_cad"}
+FOLDER_OPTIONS = ("normal_names", "normal", "abnormal", "normal_test", "masks")
 
 
 @dataclass(frozen=True)
@@ -79,12 +86,24 @@ def facts(name: str) -> Facts:
     return _module(name).FACTS
 
 
-def load_samples(name: str, root: str | Path, category: str | None = None) -> pd.DataFrame:
+def load_samples(
+    name: str,
+    root: str | Path,
+    category: str | None = None,
+    *,
+    mask_rule: str | None = None,
+    items: str | None = None,
+    **options,
+) -> pd.DataFrame:
     """The samples table of a dataset on disk (columns: see adlib.samples).
 
     name: one of `list_datasets()`.
     root: the dataset's folder (for "folder": any MVTec-like tree, or a .csv file).
     category: read only this one; None reads all.
+    mask_rule: what is foreground in the mask files, where it must be told (adlib.masks); it is kept in a column.
+    items: a regular expression that finds in a file's name what the image shows, for items that are photographed
+        several times (adlib.samples.name_items).
+    options: of "folder" alone: normal_names, normal, abnormal, normal_test, masks (adlib.datasets.folder).
     Images are not opened here: `adlib check` does that. Raises InputError for an unknown name or category, a
     missing folder, an empty class, an anomalous image without a mask, and a phantom that is not whole.
     """
@@ -93,7 +112,43 @@ def load_samples(name: str, root: str | Path, category: str | None = None) -> pd
     if not root.exists():
         raise InputError(f"{root} does not exist. {module.FACTS.title}: {module.FACTS.get}")
     check_phantom(root)
-    samples = module.samples(root, category)
+    options = {option: value for option, value in options.items() if value is not None}
+    if unknown := sorted(set(options) - set(FOLDER_OPTIONS)):
+        known = ", ".join(("mask_rule", "items", *FOLDER_OPTIONS))
+        raise InputError(f"{unknown[0]} is no option of load_samples; there are {known}.")
+    if options and name != "folder":
+        raise InputError(f"{min(options)} is for the dataset 'folder' alone: {name} has a layout of its own.")
+    if name == "folder":
+        options["items"] = items
+    samples = name_items(module.samples(root, category, **options), items)
+    if mask_rule is not None:
+        samples = samples.assign(mask_rule=check_rule(mask_rule))
     if (drawn := phantom_root(samples)) and drawn not in (root, *root.parents):  # a list of files that lie elsewhere
         check_phantom(drawn)
     return samples
+
+
+def left_out(
+    name: str, root: str | Path, samples: pd.DataFrame, category: str | None = None, options: dict | None = None
+) -> list[str]:
+    """A sentence per folder of pictures that lie with a data set and are none of its samples (adlib.datasets.folders).
+
+    samples: as `load_samples` gave them for the same name, root, category and options. Sets whose layout leaves some
+    images out by itself, and CSV files, have none.
+    """
+    from adlib.datasets.folders import left_out as left_out_below
+
+    root, options = Path(root).expanduser().resolve(), options or {}
+    if name not in _TREES or not root.is_dir():
+        return []
+    places = [root]
+    if options.get("normal"):
+        places = [
+            root / Path(options[key]).expanduser() for key in ("normal", "abnormal", "normal_test") if options.get(key)
+        ]
+    elif category:
+        places = [Path(os.path.commonpath([Path(image).parent for image in samples["image"]]))]
+    besides = tuple(Path(options[key]).name for key in ("masks",) if options.get(key))
+    if name == "isp_ad":
+        besides += ("real_defects",)
+    return [text for place in places for text in left_out_below(place, samples["image"], besides)]

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from adlib import resizing
 from adlib import samples as table_of
-from adlib.datasets import facts, load_samples
+from adlib.datasets import facts, left_out, load_samples
 from adlib.errors import InputError
-from adlib.images import read_image, read_mask
+from adlib.masks import RESIZES, Fate, fit_mask, inspect_mask
+from adlib.pictures import read_image
 
 
 @dataclass
@@ -27,20 +29,37 @@ class Findings:
     remarks: list[str]
 
 
-def check(name: str, root: str | Path, category: str | None = None, progress: bool = True) -> Findings:
+def check(
+    name: str,
+    root: str | Path,
+    category: str | None = None,
+    progress: bool = True,
+    size: int | tuple[int, int] | None = None,
+    crop: int | tuple[int, int] | None = None,
+    **options,
+) -> Findings:
     """Open every image and mask of a dataset and say what is wrong with it.
 
-    Problems: unreadable files, a mask of another size than its image, an anomalous image whose mask is empty,
-    a test image that is also a training image (same bytes). Remarks: phantom data, counts that differ from the
-    published ones, equal files inside a split, 16-bit images that use little of their range.
+    size, crop: as of ImageSet; count the defects that vanish there. options: as of load_samples.
+    Problems: unreadable files, a mask of another size than its image, one that its rule refuses, an anomalous image
+    whose mask is empty, a test image that is also a training image (same bytes), an item in training and test. Remarks:
+    phantom data, counts that differ from the published ones, equal files inside a split, 16-bit images that use little
+    of their range, pictures that are no samples, every mask that is not plain and what was made of it, masks that
+    cover more than half of their image, and what is lost at the given size.
     Raises InputError where the samples themselves cannot be listed.
     """
-    samples = load_samples(name, root, category)
+    samples = load_samples(name, root, category, **options)
     problems, remarks = [], []
     if drawn := table_of.phantom_facts(samples):
         remarks.append(f"This is a phantom, drawn by adlib with seed {drawn['seed']}: not the real data set.")
 
+    remarks += left_out(name, root, samples, category, options)
+    if torn := table_of.torn_items(samples):
+        problems.append(f"{len(torn)} items have images in training and in another split, such as {torn[0]}.")
+    fates = None if size is None else _Fates(size, crop)
+
     by_content = defaultdict(list)
+    unusual = defaultdict(list)
     grey_maximum = defaultdict(int)
     for row in tqdm(samples.itertuples(), total=len(samples), desc="check", disable=not progress):
         try:
@@ -48,7 +67,17 @@ def check(name: str, root: str | Path, category: str | None = None, progress: bo
             by_content[hashlib.sha256(Path(row.image).read_bytes()).digest()].append(row)
             grey_maximum[image.dtype] = max(grey_maximum[image.dtype], image.max())
             if row.mask:
-                foreground = read_mask(row.mask, shape=image.shape[:2], image=row.image)
+                rule = getattr(row, "mask_rule", "")
+                reading = inspect_mask(row.mask, image.shape[:2], row.image, rule)
+                foreground, share = reading.foreground, reading.foreground.mean()
+                if reading.said:
+                    unusual[reading.said.split(" (")[0]].append(
+                        f"The mask {row.mask} has {reading.said}; {share:.2%} of the image."
+                    )
+                if share > 0.5:
+                    unusual["large"].append(f"The mask {row.mask} covers {share:.0%} of its image.")
+                if fates:
+                    fates.add(row.image, foreground)
                 if row.label == 1 and not foreground.any():
                     problems.append(f"{row.image} is in an anomalous folder but its mask {row.mask} is empty.")
                 elif row.label == 0 and foreground.any():
@@ -56,6 +85,9 @@ def check(name: str, root: str | Path, category: str | None = None, progress: bo
         except InputError as error:
             problems.append(str(error))
 
+    for texts in unusual.values():
+        remarks += texts
+    remarks += fates.remarks() if fates else []
     for same in by_content.values():
         if len(same) > 1:
             splits = {row.split for row in same}
@@ -79,6 +111,42 @@ def check(name: str, root: str | Path, category: str | None = None, progress: bo
     for row in counts[~counts["agrees"]].itertuples():
         remarks.append(f"{row.Index}: {row.found} images found, {row.published} published.")
     return Findings(counts, problems, remarks)
+
+
+class _Fates:
+    """What becomes of all defect regions at one size, by either way of resizing masks."""
+
+    def __init__(self, size: int | tuple[int, int], crop: int | tuple[int, int] | None):
+        self.size, self.crop = (
+            None if sides is None else (sides, sides) if np.isscalar(sides) else tuple(sides) for sides in (size, crop)
+        )
+        if self.crop and (self.crop[0] > self.size[0] or self.crop[1] > self.size[1]):
+            raise InputError(f"crop={crop} is larger than size={size}.")
+        self.fates: dict[str, list[Fate]] = {how: [] for how in RESIZES}
+        self.empty: dict[str, list[str]] = {how: [] for how in RESIZES}
+
+    def add(self, image: str, mask: np.ndarray) -> None:
+        shape = self.crop or self.size
+        for how in RESIZES:
+            small, fate = fit_mask(mask, self.size, resizing.crop_corner(self.size, shape), shape, how)
+            self.fates[how].append(fate)
+            if fate.regions and not small.any():
+                self.empty[how].append(image)
+
+    def remarks(self) -> list[str]:
+        where = "x".join(map(str, self.size)) + (f", cropped to {'x'.join(map(str, self.crop))}" if self.crop else "")
+        texts = []
+        if not self.fates["area"]:
+            return ["There are no masks, so no size takes any away."]
+        for how, fates in self.fates.items():
+            lost, regions = sum(fate.lost for fate in fates), sum(fate.regions for fate in fates)
+            cut, empty = sum(fate.cut for fate in fates), self.empty[how]
+            named = f" ({', '.join(empty[:3])}{' ...' if len(empty) > 3 else ''})" if empty else ""
+            texts.append(
+                f"At {where}, with mask_resize={how}: {lost} of {regions} defect regions have no ground truth left and "
+                f"{cut} are cut by the crop; {len(empty)} of {len(fates)} masks are empty{named}."
+            )
+        return texts
 
 
 def _compare(found: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:

@@ -1,24 +1,34 @@
-"""Your own images: any MVTec-like tree, or a CSV file that lists them.
+"""Your own images: any MVTec-like tree, a CSV file that lists them, or a folder of normal and one of abnormal images.
 
 A tree: one category (root/train/good, root/test/good, root/test/<defect>) or several (root/<category>/train ...).
-Normal images lie in folders named good, ok, normal or OK; masks in ground_truth/<defect>/ as NAME_mask.png,
-NAME.png or NAME_gt.png. Without any ground_truth folder the images are scored, their pixels are not.
+Normal images lie in folders named good, ok or normal, in small or capital letters (normal_names says otherwise); masks
+in ground_truth/<defect>/ as NAME_mask.png, NAME.png or NAME_gt.png. Without any ground_truth folder the images are
+scored, their pixels are not.
 
-A CSV file: the column `image`, and of `mask, label, split, category, group, defect` those that apply. Paths are
-relative to the CSV file. Without `label`, an image with a mask is anomalous. Without `split`, the file must be
-split first: adlib does not choose which normal images to train on.
+A CSV file: the column `image`, and of `mask, label, split, category, group, defect, item, mask_rule` those that apply;
+any usual encoding and separator (adlib.datasets.lists). Paths are relative to the CSV file. Without `label`, an image
+with a mask is anomalous. Without `split`, the file must be split first: adlib does not choose which normal images to
+train on.
+
+Two folders: `normal` and `abnormal`, each with images or with one level of folders, which name the defects. A fifth of
+the normal images, drawn at random but always the same, is for test, unless `normal_test` is a folder of such images.
 """
 
+import os
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from adlib.datasets import Facts
-from adlib.datasets.mvtec_tree import read_categories, read_category
+from adlib.datasets.folders import NORMAL_NAMES, by_stem, folders_in, images_in, pair_masks
+from adlib.datasets.lists import read_list
+from adlib.datasets.mvtec_tree import MASK_ENDINGS, read_categories, read_category
 from adlib.errors import InputError
-from adlib.samples import COLUMNS, make_samples, select
+from adlib.samples import COLUMNS, OPTIONAL, draw_share, make_samples, name_items, select
 
-NORMAL_NAMES = ("good", "ok", "normal", "OK", "Good", "Normal")
+TEST_SHARE = 0.2  # of the normal images, where nothing says which are for test
 
 FACTS = Facts(
     title="A folder or CSV file of yours",
@@ -28,12 +38,33 @@ FACTS = Facts(
 )
 
 
-def samples(root: Path, category: str | None = None) -> pd.DataFrame:
-    """Samples of a tree or of a CSV file.
+def samples(
+    root: Path,
+    category: str | None = None,
+    normal_names: str | list[str] | None = None,
+    normal: str | Path | None = None,
+    abnormal: str | Path | None = None,
+    normal_test: str | Path | None = None,
+    masks: str | Path | None = None,
+    items: str | None = None,
+) -> pd.DataFrame:
+    """Samples of a tree, of a CSV file, or of two folders.
 
-    Raises InputError for a CSV without the column `image` or `split`, with unknown columns or missing files, and
-    for all that adlib.datasets.mvtec_tree refuses.
+    normal_names: what folders of normal images are called in a tree, a list or a text with commas; else NORMAL_NAMES.
+    normal, abnormal, normal_test: folders that follow no layout, below root or by their full path; the category is
+        root's name. masks: the folder of their masks, named as in a tree; without one no pixels are scored.
+    items: as in load_samples.
+    Raises InputError for a CSV without the column `image` or `split`, with unknown columns or missing files, for a
+    folder that is missing or empty, and for all that adlib.datasets.mvtec_tree refuses.
     """
+    if normal is not None or abnormal is not None:
+        if normal is None or abnormal is None:
+            raise InputError("normal and abnormal belong together: give both folders.")
+        if category not in (None, "", root.name):
+            raise InputError(f"No category {category!r}: two folders have the one category {root.name!r}.")
+        return _read_two(root, normal, abnormal, normal_test, masks, items)
+    if normal_test is not None or masks is not None:
+        raise InputError("normal_test and masks go with normal and abnormal: give these too.")
     if root.is_file():
         table = _read_csv(root)
         if category is None:
@@ -41,28 +72,123 @@ def samples(root: Path, category: str | None = None) -> pd.DataFrame:
         if category not in set(table["category"]):
             raise InputError(f"No category {category!r} in {root}: found {sorted(set(table['category']))}.")
         return select(table, category=category)
-    options = {"normal_names": NORMAL_NAMES, "masks_required": False}
+    if isinstance(normal_names, str):
+        normal_names = normal_names.split(",")
+    names = tuple(str(name).strip() for name in normal_names or NORMAL_NAMES)
+    options = {"normal_names": names, "masks_required": False}
     if (root / "train").is_dir() and category in (None, root.name):
         return read_category(root, root.name, **options)
     return read_categories(root, category, **options)
 
 
+def place_of_two(
+    dataset: str, root: Path | None, normal: Path | None, abnormal: Path | None
+) -> tuple[Path, dict[str, str]]:
+    """Root and options of two folders as a person names them, relative to the working folder; root is the folder that
+    both lie in, if it is not given. Without the two folders: root alone. Raises InputError where something is missing.
+    """
+    if normal is None and abnormal is None:
+        if root is None:
+            raise InputError(
+                f"Where is {dataset}? Give --root DIR{', or --normal DIR --abnormal DIR' * (dataset == 'folder')}."
+            )
+        return root, {}
+    if dataset != "folder":
+        raise InputError(f"--normal and --abnormal are for the dataset folder: {dataset} has a layout of its own.")
+    if normal is None or abnormal is None:
+        raise InputError("--normal and --abnormal belong together: give both.")
+    good, bad = normal.expanduser().resolve(), abnormal.expanduser().resolve()
+    return root or Path(os.path.commonpath([good, bad])), {"normal": str(good), "abnormal": str(bad)}
+
+
+def _read_two(root: Path, normal, abnormal, normal_test, masks, items: str | None) -> pd.DataFrame:
+    good, bad = root / Path(normal).expanduser(), root / Path(abnormal).expanduser()
+    rows = [{"image": str(image), "split": "train"} for image, _ in _images_below(good)]
+    if normal_test is not None:
+        tested = _images_below(root / Path(normal_test).expanduser())
+        rows += [{"image": str(image), "split": "test"} for image, _ in tested]
+    defective = [
+        {"image": str(image), "label": 1, "split": "test", "defect": "" if kind == bad else kind.name}
+        for image, kind in _images_below(bad)
+    ]
+    if masks is not None:
+        _give_masks(defective, root / Path(masks).expanduser())
+    table = name_items(make_samples([row | {"category": root.name} for row in rows + defective], root), items)
+    if normal_test is None:
+        train = table[table["split"] == "train"]
+        try:
+            table.loc[draw_share(train, TEST_SHARE, np.random.default_rng(0)), "split"] = "test"
+        except InputError as error:
+            raise InputError(f"Of the normal images in {good} some are for test. {error}") from error
+    return table.sort_values(["split", "category", "image"], ignore_index=True)
+
+
+def _images_below(folder: Path) -> list[tuple[Path, Path]]:
+    """(image, its folder) of the images in a folder and in its folders."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder.")
+    found = [(image, place) for place in (folder, *folders_in(folder)) for image in images_in(place)]
+    if not found:
+        raise InputError(f"{folder} holds no image, and no folder of images.")
+    return found
+
+
+def _give_masks(rows: list[dict], folder: Path) -> None:
+    """Add to each row its mask out of the folder, or out of its folder that is named as the image's."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder of masks.")
+    places: dict[Path, list[dict]] = {}
+    for row in rows:
+        own = folder / Path(row["image"]).parent.name
+        places.setdefault(own if own.is_dir() else folder, []).append(row)
+    for place, wanted in places.items():
+        images = [Path(row["image"]) for row in wanted]
+        for row, mask in zip(wanted, pair_masks(images, by_stem(images_in(place)), MASK_ENDINGS, place), strict=True):
+            row["mask"] = str(mask)
+
+
 def _read_csv(file: Path) -> pd.DataFrame:
-    if file.suffix.lower() != ".csv":
+    if file.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise InputError(f"{file} is neither a folder nor a .csv file.")
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    if unknown := sorted(set(table) - set(COLUMNS)):
-        raise InputError(f"{file} has unknown columns {', '.join(unknown)}; known are {', '.join(COLUMNS)}.")
+    table = read_list(file)
+    known = [*COLUMNS, *OPTIONAL]
+    if unknown := sorted(set(table) - set(known)):
+        raise InputError(f"{file} has unknown columns {', '.join(unknown)}; known are {', '.join(known)}.")
     if absent := [name for name in ("image", "split") if name not in table]:
-        raise InputError(f"{file} has no column {' and no column '.join(absent)}.")
+        raise InputError(f"{file} has no column {' and no column '.join(absent)}; it has {', '.join(table)}.")
     for column in ("image", "mask"):
         if column in table:
-            table[column] = [str(file.parent / name) if name else "" for name in table[column]]
-            for name in table[column]:
-                if name and not Path(name).is_file():
-                    raise InputError(f"{name} does not exist; {file} lists it as {column}.")
+            table[column] = [_path(file, name, column) for name in table[column]]
     if "label" not in table:
         if "mask" not in table:
             raise InputError(f"{file} has neither a column label nor a column mask: which images are normal?")
         table["label"] = (table["mask"] != "").astype(int)
-    return make_samples(table.to_dict("records"), file)
+    table["split"] = table["split"].str.casefold()
+    samples = make_samples(table.to_dict("records"), file)
+    _refuse_shared_masks(samples, file)
+    return samples
+
+
+def _path(file: Path, name: str, column: str) -> str:
+    """Where a file of the list lies; a path with backslashes is one of Windows if there is no such file here."""
+    if not name:
+        return ""
+    for written in (name, name.replace("\\", "/")):
+        for form in ("NFC", "NFD"):  # umlauts as one letter, or as two, as macOS writes them
+            if (path := file.parent / unicodedata.normalize(form, written)).is_file():
+                return str(path)
+    raise InputError(f"{file.parent / name} does not exist; {file} lists it as {column}.")
+
+
+def _refuse_shared_masks(samples: pd.DataFrame, file: Path) -> None:
+    """Two images have one mask at most if they show one item."""
+    named = samples[samples["mask"] != ""]
+    owner = named["item"].where(named["item"] != "", named["image"]) if "item" in named else named["image"]
+    owners = owner.groupby(named["mask"]).nunique()
+    if (owners > 1).any():
+        mask = owners.index[owners > 1][0]
+        one, other = named.loc[named["mask"] == mask, "image"].iloc[:2]
+        raise InputError(
+            f"{one} and {other} share the mask {mask} in {file}: give each its own, or say in a column item that both "
+            "show the same item."
+        )

@@ -4,24 +4,68 @@ No folder is walked in depth, so links that lead in a circle are harmless.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from adlib.errors import InputError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+# Pictures under other names, which are not read: what lies about in them is worth a remark.
+OTHER_SUFFIXES = {".jfif", ".jpe", ".jif", ".jp2", ".j2k", ".jxl", ".jxr", ".pjpeg", ".gif", ".dib", ".pbm", ".pgm"}
+OTHER_SUFFIXES |= {".ppm", ".pnm", ".pfm", ".tga", ".exr", ".hdr", ".heic", ".heif", ".avif", ".psd", ".dng", ".raw"}
+OTHER_SUFFIXES |= {".cr2", ".nef", ".arw", ".dcm", ".npy", ".npz", ".mat"}
+# What systems and tools leave beside images; names that begin with a dot (.ipynb_checkpoints, ._x.png) come on top.
+NEVER_DATA = {"__macosx", "__pycache__", "@eadir", "@tmp", "#recycle", "@recycle", "@recently-snapshot", "#snapshot"}
+NEVER_DATA |= {"$recycle.bin", "recycler", "system volume information", "lost+found", "desktop.ini"}
+NEVER_DATA |= {"thumbs.db", "ehthumbs.db", "thumbs", "thumbnails", "thumbnail"}
+NORMAL_NAMES = ("good", "ok", "normal")
+
+
+def is_data(name: str) -> bool:
+    """Whether a file or folder of this name may be data: not hidden, not left behind by a system or a tool."""
+    return not name.startswith((".", "~$")) and name.casefold() not in NEVER_DATA
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders of one folder that may be data, sorted."""
+    return [child for child in sorted(folder.iterdir()) if is_data(child.name) and child.is_dir()]
 
 
 def images_in(folder: Path) -> list[Path]:
     """The image files of one folder, sorted; hidden ones (macOS archives carry "._NAME.png") are left out."""
-    return [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
+    return [f for f in sorted(folder.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES and is_data(f.name)]
+
+
+def left_out(base: Path, used: Iterable[str], besides: tuple[str, ...] = ()) -> list[str]:
+    """A sentence per folder below base that holds pictures which are no sample: they lie deeper than they are looked
+    for, beside the class folders, or have a suffix that is not read.
+
+    used: the images that are samples. besides: names of folders that are looked at otherwise.
+    """
+    used, texts = set(used), []
+    known = ", ".join(sorted(IMAGE_SUFFIXES))
+    for name, below, files in os.walk(base):
+        folder = Path(name)
+        below[:] = sorted(child for child in below if is_data(child) and child not in ("ground_truth", *besides))
+        unread = [folder / f for f in sorted(files) if is_data(f) and str(folder / f) not in used]
+        for suffixes, why in (
+            (IMAGE_SUFFIXES, "is not where images are looked for: move it into a class folder"),
+            (OTHER_SUFFIXES, f"has another suffix than {known}: convert it"),
+        ):
+            if found := [file for file in unread if file.suffix.lower() in suffixes]:
+                number = f"{len(found)} pictures in {folder} are no samples"
+                texts.append(f"{number if len(found) > 1 else 'A picture is no sample'}: {found[0]} {why}.")
+    return texts
 
 
 def need_images(folder: Path) -> list[Path]:
     """The image files of one folder. Raises InputError when it is missing or holds none."""
     need_folders(folder.parent, folder.name)
     if not (images := images_in(folder)):
-        raise InputError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        deeper = next((child for child in folders_in(folder) if images_in(child)), None)
+        hint = f" There are some deeper, in {deeper}: move them up." if deeper else ""
+        raise InputError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).{hint}")
     return images
 
 
@@ -40,15 +84,23 @@ def pair_masks(images: list[Path], masks: dict[str, Path], endings: tuple[str, .
 
     masks: by stem; the mask of NAME.jpg is the first of NAME + ending that there is, whatever its suffix.
     folder: where the masks lie, for the message.
-    Raises InputError for an image without a mask and for a mask without an image.
+    Raises InputError for an image without a mask, for a mask without an image, and for two images (of two splits, or
+    "000" and "000_mask") that would share one.
     """
-    paired = []
+    paired, owner = [], {}
     for image in images:
         names = [image.stem + ending for ending in endings if image.stem + ending in masks]
         if not names:
             expected = folder / f"{image.stem}{endings[0]}.png"
             raise InputError(f"{image} is anomalous but has no mask: expected {expected}.")
-        paired.append(masks[names[0]])
+        mask = masks[names[0]]
+        if mask in owner:
+            raise InputError(
+                f"{owner[mask]} and {image} would share the mask {mask}: rename one of the images and give it a mask "
+                "of its own, or sort the masks into ground_truth/<split>/<defect>."
+            )
+        owner[mask] = image
+        paired.append(mask)
     if unused := sorted(set(masks.values()) - set(paired)):
         where = images[0].parent if images else "this set"
         raise InputError(f"{unused[0]} is a mask without an image in {where}.")
@@ -72,7 +124,7 @@ def find_categories(
     if not root.is_dir():
         raise InputError(f"{root} is no folder.")
     found = {}
-    for folder in sorted(child for child in root.iterdir() if is_category(child)):
+    for folder in (child for child in folders_in(root) if is_category(child)):
         name = name_of(folder.name)
         if name in found:
             raise InputError(f"{found[name]} and {folder} are both the category {name}: remove one.")
@@ -86,7 +138,9 @@ def find_categories(
         hint = ""
         if is_category(root):
             hint = f" It is a category itself: give its parent, {root.parent}, and category={name_of(root.name)!r}."
-        elif deeper := next((folder for folder in sorted(root.glob("*/*")) if is_category(folder)), None):
+        elif deeper := next(
+            (folder for child in folders_in(root) for folder in folders_in(child) if is_category(folder)), None
+        ):
             hint = f" One level deeper there are some: give {deeper.parent}."
         raise InputError(f"{root} holds no category folder with {holds} inside.{hint}")
     return found
@@ -99,7 +153,7 @@ def need_folders(root: Path, *names: str) -> None:
         return
     hint = ""
     if root.is_dir():
-        for other in (root.parent, *sorted(child for child in root.iterdir() if child.is_dir())):
+        for other in (root.parent, *folders_in(root)):
             if all((other / name).is_dir() for name in names):
                 hint = f" One level {'higher' if other == root.parent else 'deeper'} they are there: give {other}."
                 break

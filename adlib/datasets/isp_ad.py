@@ -12,7 +12,7 @@ import pandas as pd
 
 from adlib import hdf5
 from adlib.datasets import Facts
-from adlib.datasets.folders import need_images
+from adlib.datasets.folders import folders_in, need_images
 from adlib.datasets.mvtec_tree import read_categories
 from adlib.errors import InputError
 from adlib.samples import make_samples
@@ -105,7 +105,7 @@ def real_defects(folder: str | Path, category: str) -> pd.DataFrame:
             "group": category,
             "defect": kind.name,
         }
-        for kind in sorted(child for child in folder.iterdir() if child.is_dir())
+        for kind in folders_in(folder)
         for image in need_images(kind)
     ]
     return make_samples(rows, folder)

@@ -2,7 +2,7 @@
 
 <category>/train/good/NAME.png
 <category>/test/good/NAME.png, <category>/test/<defect>/NAME.png
-<category>/ground_truth/<defect>/NAME_mask.png
+<category>/ground_truth/<defect>/NAME_mask.png, or ground_truth/<split>/<defect>/NAME_mask.png
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from adlib.datasets.folders import by_stem, find_categories, images_in, need_images, pair_masks
+from adlib.datasets.folders import by_stem, find_categories, folders_in, images_in, need_images, pair_masks
 from adlib.errors import InputError
 from adlib.samples import make_samples
 
@@ -44,7 +44,7 @@ def read_category(
     """Samples of one category folder.
 
     group: modality or sub-class, for the column of that name.
-    normal_names: names of the folders whose images are normal.
+    normal_names: names of the folders whose images are normal, in small or capital letters.
     mask_endings: what a mask's name has after its image's name, the usual one first.
     masks_required: every anomalous image must have a mask. If False, a category without any ground_truth/
         folder is read with image labels alone; one that has some masks must still have all.
@@ -54,39 +54,44 @@ def read_category(
     """
     truth = folder / "ground_truth"
     with_masks = masks_required or truth.is_dir()
-    rows = []
+    normal_names = [name.casefold() for name in normal_names]
+    rows, defective = [], {}
     for split in ("train", "val", "validation", "test"):
-        if not (folder / split).is_dir():
-            continue
-        for kind in sorted(child for child in (folder / split).iterdir() if child.is_dir()):
-            images = need_images(kind)
-            normal = kind.name in normal_names
+        for kind in folders_in(folder / split) if (folder / split).is_dir() else ():
+            normal = kind.name.casefold() in normal_names
             if split == "train" and not normal:
                 raise InputError(
                     f"{kind} is in train/ but not named {' or '.join(normal_names)}: training images must be "
                     "normal. Move it to test/, or describe the set by a CSV file (dataset 'folder')."
                 )
-            masks = [""] * len(images)
-            if with_masks and not normal:
-                masks = pair_masks(images, _masks_in(truth / kind.name), mask_endings, truth / kind.name)
-            rows += [
-                {
+            for image in need_images(kind):
+                row = {
                     "image": str(image),
-                    "mask": str(mask),
                     "label": int(not normal),
                     "split": "val" if split == "validation" else split,
                     "category": category,
                     "group": group,
                     "defect": "good" if normal else kind.name,
                 }
-                for image, mask in zip(images, masks, strict=True)
-            ]
+                rows.append(row)
+                if not normal:
+                    own = truth / split / kind.name  # masks sorted by split, as the images are
+                    defective.setdefault(own if own.is_dir() else truth / kind.name, []).append(row)
+    if with_masks:  # of all splits together: none of them may take what belongs to another
+        for place, wanted in defective.items():
+            images = [Path(row["image"]) for row in wanted]
+            for row, mask in zip(wanted, pair_masks(images, _masks_in(place), mask_endings, place), strict=True):
+                row["mask"] = str(mask)
     if train_required and not any(row["split"] == "train" for row in rows):
         raise InputError(f"{folder / 'train'} holds no folder named {' or '.join(normal_names)} with images.")
     if truth.is_dir():
-        known = {row["defect"] for row in rows} | set(normal_names)
-        for unknown in sorted(child for child in truth.iterdir() if child.is_dir() and child.name not in known):
-            if masks := images_in(unknown):
+        known = {row["defect"] for row in rows} | {"train", "val", "validation", "test"}
+        for unknown in folders_in(truth):
+            if (
+                unknown.name not in known
+                and unknown.name.casefold() not in normal_names
+                and (masks := images_in(unknown))
+            ):
                 raise InputError(f"{masks[0]} is a mask without an image in {folder / 'test' / unknown.name}.")
     return make_samples(rows, folder)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from adlib.datasets import Facts
-from adlib.datasets.folders import find_categories
+from adlib.datasets.folders import find_categories, folders_in
 from adlib.datasets.mvtec_tree import read_category
 from adlib.errors import InputError
 
@@ -42,7 +42,7 @@ def samples(root: Path, category: str | None = None) -> pd.DataFrame:
     for product, folder in products.items():
         parts = [
             read_category(child, product, group=child.name, train_required=False)
-            for child in sorted(folder.iterdir())
+            for child in folders_in(folder)
             if _is_subclass(child)
         ]
         table = pd.concat(parts, ignore_index=True)
@@ -63,4 +63,4 @@ def _is_subclass(folder: Path) -> bool:
 
 
 def _is_product(folder: Path) -> bool:
-    return folder.is_dir() and not _is_subclass(folder) and any(_is_subclass(child) for child in folder.iterdir())
+    return folder.is_dir() and not _is_subclass(folder) and any(map(_is_subclass, folders_in(folder)))

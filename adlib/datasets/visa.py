@@ -6,6 +6,7 @@ import pandas as pd
 
 from adlib.datasets import Facts
 from adlib.datasets.folders import by_stem, images_in, need_folders, pair_masks
+from adlib.datasets.lists import read_list
 from adlib.errors import InputError
 from adlib.samples import make_samples, select
 
@@ -56,7 +57,7 @@ def samples(root: Path, category: str | None = None, split: str = "1cls") -> pd.
     if not file.is_file():
         known = ", ".join(sorted(other.stem for other in file.parent.glob("*.csv")))
         raise InputError(f"{file} does not exist; there are the splits {known or '(none)'}.")
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    table = read_list(file)
     if absent := [name for name in COLUMNS if name not in table]:
         raise InputError(f"{file} has no column {' and no column '.join(absent)}.")
     if category is not None and category not in set(table["object"]):

@@ -15,8 +15,10 @@ import pandas as pd
 from adlib.errors import InputError
 from adlib.training_set import TRAINING_SETTINGS, check_training_settings, choose_training_images
 
-# These settings go to the ImageSet, TRAINING_SETTINGS choose the training images, all others go to the method.
-IMAGE_SETTINGS = ("size", "crop", "window", "resize", "sides", "mask_rule", "mask_resize")
+# These settings go to the ImageSet, DATA_SETTINGS to load_samples, TRAINING_SETTINGS choose the training images, all
+# others go to the method.
+IMAGE_SETTINGS = ("size", "crop", "window", "resize", "sides", "mask_resize")
+DATA_SETTINGS = ("mask_rule", "items", "normal_names", "normal", "abnormal", "normal_test", "masks")
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,25 @@ class Run:
         return choose_training_images(self.all_samples, self.seed, **self.training_settings)
 
     @cached_property
+    def data_settings(self) -> dict:
+        """How the dataset is read, options of load_samples: what this run sets."""
+        return {name: value for name, value in self.settings.items() if name in DATA_SETTINGS and value is not None}
+
+    @cached_property
+    def loaded_samples(self) -> pd.DataFrame:
+        """The samples table of the run's category as it lies on disk."""
+        from adlib.datasets import load_samples
+
+        return load_samples(self.dataset, self.root, self.category or None, **self.data_settings)
+
+    @cached_property
     def all_samples(self) -> pd.DataFrame:
         """The samples table of the run's category as the dataset has it. Its training images are the supervised part of
         the dataset for a method that learns from that and says so by a function `training_samples`.
         """
-        from adlib.datasets import load_samples
         from adlib.models import model_class
 
-        samples = load_samples(self.dataset, self.root, self.category or None)
+        samples = self.loaded_samples
         supervised = getattr(model_class(self.method), "training_samples", None)
         return supervised(self.dataset, samples) if supervised else samples
 
@@ -80,7 +93,7 @@ class Run:
     @cached_property
     def model_settings(self) -> dict:
         """The method's parameters that this run sets."""
-        others = (*IMAGE_SETTINGS, *TRAINING_SETTINGS)
+        others = (*IMAGE_SETTINGS, *DATA_SETTINGS, *TRAINING_SETTINGS)
         return {name: value for name, value in self.settings.items() if name not in others}
 
     @property
@@ -228,10 +241,20 @@ class Run:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What a reader must know before believing the numbers: phantom data, random weights."""
-        from adlib.samples import phantom_warning
+        """What a reader must know before believing the numbers: phantom data, pictures that were not read, items in
+        training and test, random weights.
+        """
+        from adlib.datasets import left_out
+        from adlib.samples import phantom_warning, torn_items
 
         texts = [phantom_warning(self.samples, self.dataset), *self.create_model().warnings]
+        data = self.dataset, self.root, self.loaded_samples, self.category or None, self.data_settings
+        unread = left_out(*data)
+        texts += unread[:3]
+        if len(unread) > 3:
+            texts.append(f"{len(unread) - 3} more folders hold pictures that are no samples: `adlib check` lists them.")
+        if torn := torn_items(self.samples):
+            texts.append(f"{len(torn)} items have images in training and in another split, such as {torn[0]}.")
         return [text for text in texts if text]
 
     @property

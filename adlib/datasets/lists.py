@@ -1,0 +1,63 @@
+"""Lists in CSV files, in whatever encoding and with whatever separator a spreadsheet wrote them."""
+
+import csv
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from adlib.errors import InputError
+
+SEPARATORS = (",", ";", "\t", "|")
+_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+def read_list(file: Path) -> pd.DataFrame:
+    """The cells of a CSV file as text, "" for empty ones; names of columns in small letters, without blanks around.
+
+    Encodings: UTF-8 with and without mark, UTF-16, else Windows' Western one (cp1252), as which Latin-1 is read too.
+    Separators: comma, semicolon, tab or |, whichever the first line has most of. Columns without name and cells are
+    left out.
+    Raises InputError for a file that cannot be read, is empty, is no text, names a column twice, or has a line of more
+    cells than names.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
+    text = _text(data, file)
+    lines = text.strip().splitlines()
+    if not lines:
+        raise InputError(f"{file} is empty: its first line names the columns, such as image,label,split.")
+    separator = max(SEPARATORS, key=lines[0].count)  # of equally many the first
+    if "\0" in text:
+        raise InputError(f"{file} is no text: save the list as CSV.")
+    rows = list(csv.reader(io.StringIO(text.strip("\r\n")), delimiter=separator))
+    rows = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
+    names = [name.casefold() for name in rows[0]]
+    longest = max(map(len, rows))
+    names += [""] * (longest - len(names))
+    table = pd.DataFrame([row + [""] * (longest - len(row)) for row in rows[1:]], columns=range(longest), dtype=str)
+    kept = []
+    for place, name in enumerate(names):
+        if name:
+            kept.append(place)
+        elif (table[place] != "").any():
+            line = int((table[place] != "").to_numpy().argmax()) + 2
+            raise InputError(f"{file} has more cells in line {line} than names of columns in line 1 ({lines[0]!r}).")
+    table = table[kept].set_axis([names[place] for place in kept], axis=1)
+    if twice := sorted({name for name in table if list(table).count(name) > 1}):
+        raise InputError(f"{file} names the column {twice[0]} twice.")
+    return table
+
+
+def _text(data: bytes, file: Path) -> str:
+    marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
+    if marked is None and data[:200].count(0) > len(data[:200]) // 4:  # every other byte of Western text in UTF-16
+        marked = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    for encoding in [marked] if marked else ["utf-8", "cp1252", "latin-1"]:
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise InputError(f"{file} cannot be read as {marked} text, as its first bytes say it is: save it as CSV in UTF-8.")
