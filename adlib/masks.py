@@ -171,6 +171,11 @@ def _values(grey: np.ndarray) -> np.ndarray:
 
 
 def _of_grey(grey: np.ndarray, lossy: bool, path: str | Path) -> Reading:
+    if grey.dtype == np.uint8 and not lossy:  # nearly all masks: no need to count every value
+        grey = np.ascontiguousarray(grey)
+        low, top, _, _ = cv2.minMaxLoc(grey)
+        if low == 0 and not cv2.countNonZero(cv2.inRange(grey, 1, max(top - 1, 0))):
+            return Reading(grey != 0)
     values = _values(grey)
     low, top = values[0], values[-1]
     if low == top == 0 or (len(values) == 2 and low == 0 and not (lossy and top <= _CLASSES)):
@@ -274,9 +279,12 @@ def fit_mask(
     part = slice(top, top + shape[0]), slice(left, left + shape[1])
     if not mask.any():
         return np.zeros(shape, bool), Fate()
-    number, regions = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    columns, rows = cv2.findNonZero(mask.view(np.uint8)).reshape(-1, 2).T
-    region = regions[rows, columns] - 1
+    x, y, across, down = cv2.boundingRect(mask.view(np.uint8))  # mostly a small part, and all that matters here
+    inner = np.ascontiguousarray(mask[y : y + down, x : x + across]).view(np.uint8)
+    number, inner_regions = cv2.connectedComponents(inner, connectivity=8)
+    columns, rows = cv2.findNonZero(inner).reshape(-1, 2).T
+    region = inner_regions[rows, columns] - 1
+    columns, rows = columns + x, rows + y
     # The pixel in which the middle of each foreground pixel comes to lie.
     y = ((2 * rows.astype(np.int64) + 1) * height) // (2 * mask.shape[0])
     x = ((2 * columns.astype(np.int64) + 1) * width) // (2 * mask.shape[1])
@@ -287,6 +295,8 @@ def fit_mask(
         _keep_small_regions(small, region, number - 1, y * width + x)
     inside = (y >= top) & (y < top + shape[0]) & (x >= left) & (x < left + shape[1])
     if how == "nearest":
+        regions = np.zeros(mask.shape, np.int32)
+        regions[rows, columns] = region + 1
         left_over = np.unique(_nearest(regions, size)[part])
         kept = np.isin(np.arange(1, number), left_over)
     else:
