@@ -30,6 +30,7 @@ _HOME = {
 }
 _MODULES = {
     "analysis",
+    "baselines",
     "datasets",
     "detector",
     "features",

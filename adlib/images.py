@@ -10,6 +10,7 @@ inside an HDF5 file is named "file.h5::dataset::index". Files are decoded in adl
 
 import hashlib
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 
-from adlib import resizing
+from adlib import image_cache, resizing
 from adlib.errors import InputError
 from adlib.masks import Fate, check_resize, check_rule, fit_mask, read_mask
 from adlib.parameters import Count, checked
@@ -37,7 +38,7 @@ class ImageSet(Dataset):
         without antialiasing), "area".
     crop: side (or (H, W)) of the centre crop taken after resizing, or None.
     window: (low, high) stored grey values that become 0 and 1, or None for the full range of 8 or 16 bits.
-    cache: a folder in which the resized images are kept as one memory-mapped file, or None. It is built at the
+    cache: a folder in which the resized images are kept as one file with checksums, or None. It is built at the
         first access and speeds up every later one; it is as big as the resized pixels.
     mask_rule: what is foreground in a mask file, one of adlib.masks.RULES; None goes by the samples' column of that
         name, else "auto": plain masks, class numbers and lossy ones are taken, what had to be guessed is refused.
@@ -151,12 +152,7 @@ class ImageSet(Dataset):
 
     def pixels(self, index: int) -> torch.Tensor:
         """The picture of one item alone: float32 [3, H, W] in [0, 1]."""
-        if self.cache is None:
-            stored = self._load(index)
-        else:
-            if self._cached is None:
-                self._cached = np.load(self.build_cache(), mmap_mode="r")
-            stored = self._cached[self._file_of[index]]
+        stored = self._load(index) if self.cache is None else self._from_cache(index)
         stored = self._mirrored(stored, index)
         return torch.from_numpy(stored.astype(np.float32)) / np.iinfo(stored.dtype).max
 
@@ -213,32 +209,49 @@ class ImageSet(Dataset):
         workers: processes that do so beside this one. Raises OSError when the disk is full.
         """
         file = self.cache_file
-        if file.exists():
+        if self.is_cached:
             return file
         self.cache.mkdir(parents=True, exist_ok=True)
         # One process builds and the others wait; one that is killed leaves its lock to the system and no file of the
         # final name, only a partial one, which the next builder overwrites.
         with FileLock(file.with_suffix(".lock")):
-            if not file.exists():
+            if not self.is_cached:
                 partial = file.with_suffix(".partial")
                 if not self._write_all(partial, np.uint8, workers):
                     self._write_all(partial, np.uint16, workers)
                 partial.replace(file)
         return file
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether the cache's file is there and whole; its images are checked when they are read."""
+        return image_cache.open_cache(self.cache_file, self._cache_shape) is not None
+
+    @property
+    def _cache_shape(self) -> tuple[int, ...]:
+        return len(self._files), 3, *self.shape
+
+    def _from_cache(self, index: int) -> np.ndarray:
+        """The stored pixels of an item. A cache that is damaged, cut or deleted is built anew once; where that does not
+        help, images are decoded from their own files from then on.
+        """
+        for _ in range(2):
+            if self._cached is None:
+                self._cached = image_cache.open_cache(self.build_cache(), self._cache_shape)
+            if self._cached and (stored := self._cached.read(self._file_of[index])) is not None:
+                return stored
+            self._cached = None
+            with suppress(OSError):
+                self.cache_file.unlink(missing_ok=True)
+        self.cache = None
+        return self._load(index)
+
     def _write_all(self, name: Path, dtype: type, workers: int) -> bool:
-        """Write every image into one .npy file; False as soon as an image has more bits than dtype."""
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
-        # Written as a stream: on a full disk a memory-mapped file would end the process, this raises OSError.
-        with name.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header | {"shape": (len(self._files), 3, *self.shape)})
-            options = {"batch_size": None, "num_workers": workers, "collate_fn": _unchanged}
-            # A generator of its own: the random numbers of a training must not depend on whether the cache was there.
-            for pixels in DataLoader(_Stored(self), **options, generator=torch.Generator()):
-                if pixels.dtype == np.uint16 and dtype == np.uint8:
-                    return False
-                file.write(np.ascontiguousarray(pixels if pixels.dtype == dtype else pixels.astype(dtype) * 257))
-        return True
+        """Write every image into one file; False as soon as an image has more bits than dtype."""
+        options = {"batch_size": None, "num_workers": workers, "collate_fn": _unchanged}
+        # A generator of its own: the random numbers of a training must not depend on whether the cache was there.
+        images = DataLoader(_Stored(self), **options, generator=torch.Generator())
+        return image_cache.write(name, images, self._cache_shape, dtype)
 
 
 class _Stored(Dataset):

@@ -12,7 +12,12 @@ import numpy as np
 import pandas as pd
 
 from adlib.errors import InputError
+from adlib.file_hashes import file_hash
+from adlib.files import read_json, write_text
 from adlib.samples import OPTIONAL, check_columns
+
+FILES = ("samples.csv", "settings.json", "maps.npy")  # of saved predictions; the last where there are maps
+CHECKSUMS = "checksums.json"  # their hashes
 
 
 @dataclass
@@ -62,7 +67,7 @@ class Predictions:
         return self.images.masks() if self.images.has_masks else None
 
     def save(self, folder: str | Path) -> Path:
-        """Write scores and samples (samples.csv), maps (maps.npy) and settings.json; returns the folder.
+        """Write scores and samples (samples.csv), maps (maps.npy), settings.json and checksums; returns the folder.
 
         Written beside and then renamed, so the folder is whole or absent; an existing one is replaced.
         """
@@ -75,6 +80,7 @@ class Predictions:
         (partial / "settings.json").write_text(json.dumps(self.settings))
         if self.maps is not None:
             np.save(partial / "maps.npy", np.asarray(self.maps, np.float32))
+        seal(partial)
         partial.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
@@ -83,8 +89,12 @@ class Predictions:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Predictions":
-        """Read what `save` wrote; maps are memory-mapped. Raises InputError for another or a damaged folder."""
+        """Read what `save` wrote; maps are memory-mapped. Raises InputError for another or a damaged folder, and names
+        the file whose content is not what was saved (checksums.json; predictions of versions before that have none).
+        """
         folder = Path(folder)
+        if changed := changed_file(folder):
+            raise InputError(f"{changed}, so it is not what the detector said: predict again, or do the run again.")
         try:
             text = {name: str for name in ("image", "mask", "split", "category", "group", "defect", *OPTIONAL)}
             table = pd.read_csv(folder / "samples.csv", dtype=text | {"label": "int8"}, keep_default_na=False)
@@ -96,6 +106,30 @@ class Predictions:
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{folder} does not hold predictions saved by adlib: {error}.") from error
         return cls(scores, maps, table, settings, folder)
+
+
+def seal(folder: Path) -> None:
+    """Write the hashes of the files of saved predictions beside them."""
+    hashes = {name: file_hash(folder / name) for name in FILES if (folder / name).exists()}
+    write_text(folder / CHECKSUMS, json.dumps(hashes, indent=1))
+
+
+def changed_file(folder: Path) -> str:
+    """Which file of saved predictions has changed since, or is gone, as the beginning of a sentence; "" if none.
+
+    The first time it reads them all, and a few per mille of that once it knows them (adlib.file_hashes).
+    """
+    if not (folder / CHECKSUMS).exists():
+        return ""
+    hashes = read_json(folder / CHECKSUMS)
+    if not isinstance(hashes, dict):
+        return f"{folder / CHECKSUMS} is damaged"
+    for name in FILES:
+        if (folder / name).exists() != (name in hashes):
+            return f"{folder / name} is {'gone' if name in hashes else 'new'} since it was saved"
+        if name in hashes and file_hash(folder / name) != hashes[name]:
+            return f"{folder / name} has changed since it was saved"
+    return ""
 
 
 def evaluate(predictions: Predictions, masks: np.ndarray | None = None, pro_variants: Iterable[str] = ()) -> dict:

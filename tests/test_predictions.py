@@ -61,10 +61,28 @@ def test_damaged_folder_is_refused(perfect, tmp_path):
     folder = perfect.save(tmp_path / "predictions")
     maps = folder / "maps.npy"
     maps.write_bytes(maps.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"maps\.npy has changed since it was saved"):
+        Predictions.load(folder)
+    (folder / "checksums.json").unlink()  # as versions before checksums left it
     with pytest.raises(InputError, match="does not hold predictions saved by adlib"):
         Predictions.load(folder)
     with pytest.raises(InputError, match="does not hold predictions"):
         Predictions.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["samples.csv", "settings.json", "maps.npy"])
+def test_what_changed_after_saving_is_named(name, perfect, tmp_path):
+    folder = perfect.save(tmp_path / "predictions")
+    file = folder / name
+    content = file.read_bytes()
+    file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    with pytest.raises(InputError, match=f"{name} has changed since it was saved, so it is not what the detector said"):
+        Predictions.load(folder)
+    file.unlink()
+    with pytest.raises(InputError, match=f"{name} is gone since it was saved"):
+        Predictions.load(folder)
+    file.write_bytes(content)
+    assert np.array_equal(Predictions.load(folder).maps, perfect.maps)
 
 
 def test_lengths_must_agree(perfect):

@@ -2,6 +2,7 @@
 
 from adlib.report.banner import banner
 from adlib.report.facts import (
+    baseline_table,
     category_table,
     fact_table,
     metric_table,
@@ -38,6 +39,7 @@ from adlib.report.training_preview import paper_training_preview, training_previ
 __all__ = [
     "LOWER_IS_BETTER",
     "banner",
+    "baseline_table",
     "below_limits",
     "blocks",
     "category_table",

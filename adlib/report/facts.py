@@ -41,6 +41,20 @@ def metric_table(metrics: Mapping) -> HTML:
     )
 
 
+def baseline_table(metrics: Mapping, baselines: Mapping[str, Mapping[str, Mapping]]) -> pd.DataFrame:
+    """This run and the trivial baselines, one row each, in percent; of several categories also by category, where the
+    run's own are in its table by category. metrics: of `adlib.evaluate`. baselines: of `adlib.baselines`.
+    """
+    shown = [name for name in metrics if name not in ("reasons", "aupro_regions") and "threshold" not in name]
+    rows = {("all images", "this run"): {name: metrics[name] for name in shown}}
+    for part, found in baselines.items():
+        rows |= {(part or "all images", name): values for name, values in found.items()}
+    table = pd.DataFrame(rows, index=shown).T.astype(float)
+    if len(baselines) == 1:
+        table = table.droplevel(0)
+    return (100 * table).round(2).map(lambda value: "–" if math.isnan(value) else f"{value:.2f}")
+
+
 def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
     """A record's metrics by category, one row each, in percent, without thresholds, counts and intervals.
 

@@ -18,9 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from adlib.errors import InputError
+from adlib.file_hashes import file_hash
+from adlib.predictions import seal
 from adlib.runs import kernels
 from adlib.runs.environment import REPOSITORY, notebook, oom_kills
-from adlib.runs.record import failure, write_json
+from adlib.runs.record import failure, write_json, write_record
 from adlib.runs.run import Run
 from adlib.runs.store import Store
 
@@ -154,11 +156,13 @@ def _complete(folder: Path, earlier: list[dict], maps: bool) -> None:
         left.unlink()
     if not maps:
         (folder / "predictions" / "maps.npy").unlink(missing_ok=True)
+        seal(folder / "predictions")
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     files = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
     kept = {name: size for name, size in files.items() if name == "run.ipynb" or name.startswith("predictions/")}
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    write_json(folder / "record.json", record | {"attempts": earlier, "files": kept})
+    hashes = {name: file_hash(folder / name) for name in kept}
+    write_record(folder, record | {"attempts": earlier, "files": kept, "sha256": hashes})
 
 
 def _record_failure(

@@ -11,7 +11,7 @@ from pathlib import Path
 from adlib.files import write_text
 from adlib.runs import environment
 from adlib.runs.run import Run
-from adlib.runs.schema import STATUSES, VERSION
+from adlib.runs.schema import STATUSES, VERSION, checksum
 from adlib.training_set import describe_training_set
 
 FINISHED, FAILED = STATUSES
@@ -30,6 +30,7 @@ class Recorder:
         self.started = _now()
         self.seconds: dict[str, float] = {}
         self.resumed = False
+        self.baselines: dict[str, dict[str, dict]] | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -37,6 +38,17 @@ class Recorder:
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
+
+    def trivial(self, predictions, images=None) -> dict[str, dict[str, dict]]:
+        """What trivial baselines reach on the images of the predictions (adlib.baselines), for the record; timed.
+
+        images: the ImageSet that was predicted on.
+        """
+        from adlib.baselines import trivial_metrics
+
+        with self.phase("baselines"):
+            self.baselines = trivial_metrics(predictions, images)
+        return self.baselines
 
     def checkpoint(self, out: str | Path) -> Path | None:
         """Where training keeps its progress in the run's folder: if this attempt is killed, the next goes on from it.
@@ -74,6 +86,7 @@ class Recorder:
             "metrics": _without_nan(metrics),
             "intervals": _intervals(predictions),
             "oracle": _oracle_decisions(predictions, metrics),
+            "baselines": self.baselines if self.baselines is not None else self.trivial(predictions),
             "categories": _metrics_by("category", predictions, self.run.pro_variants),
             "groups": _metrics_by("group", predictions, self.run.pro_variants),
             "seconds": self.seconds,
@@ -88,7 +101,7 @@ class Recorder:
         }
         if out:
             _save_predictions(predictions, Path(out) / "predictions")
-            write_json(Path(out) / "record.json", record)
+            write_record(Path(out), record)
         return record
 
 
@@ -131,13 +144,14 @@ def _save_predictions(predictions, folder: Path) -> None:
     """
     import numpy as np
 
-    from adlib.predictions import Predictions
+    from adlib.predictions import Predictions, seal
 
     maps = predictions.maps
     Predictions(predictions.scores, None, predictions.samples, predictions.settings).save(folder)
     if maps is not None:
         fits = len(maps) == 0 or float(np.abs(maps).max()) <= np.finfo(np.float16).max
         np.save(folder / "maps.npy", maps.astype(np.float16 if fits else np.float32))
+        seal(folder)
 
 
 def _oracle_decisions(predictions, metrics: dict) -> dict:
@@ -213,6 +227,12 @@ def failure(run: Run, kind: str, reason: str, key: str = "", fingerprint: str = 
         "code": environment.code(),
         "ended": _now(),
     }
+
+
+def write_record(folder: Path, record: dict) -> None:
+    """Write the record of a run into its folder, with the checksum by which a later change is noticed."""
+    plain = json.loads(json.dumps(record, allow_nan=False, default=str))
+    write_json(folder / "record.json", plain | {"checksum": checksum(plain)})
 
 
 def write_json(file: Path, content: dict) -> None:

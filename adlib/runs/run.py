@@ -162,7 +162,7 @@ class Run:
             return images
         images.cache, decoded = shared.folder, True
         try:
-            decoded = not images.cache_file.exists()
+            decoded = not images.is_cached
             if decoded and shared.room() < 2 * images.cache_bytes:
                 images.cache = None
             else:

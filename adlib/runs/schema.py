@@ -5,6 +5,8 @@ Fields that are not named here are let through, for a later adlib may add some; 
 are the run's identity.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +86,7 @@ SIZES = Kind("sizes by name", _mapping(_whole))
 METRICS = Kind("numbers or null by name, shares between 0 and 1", _metrics)
 INTERVALS = Kind("intervals by metric", _intervals)
 PARTS = Kind("metrics by name of the part", _mapping(_part))
+BASELINES = Kind("metrics by baseline, by category", _mapping(_mapping(_metrics)))
 COUNTS = Kind("numbers of images by category", _mapping(_mapping(_whole)))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 OBJECT_OR_NULL = Kind("an object or null", lambda value: value is None or isinstance(value, dict))
@@ -116,6 +119,7 @@ RECORD = {
     "intervals": (INTERVALS, ()),
     "ground_truth": (SIZES, ()),
     "oracle": (METRICS, ()),
+    "baselines": (BASELINES, ()),
     "categories": (PARTS, ()),
     "groups": (PARTS, ()),
     "resumed": (YES_NO, ()),
@@ -125,6 +129,8 @@ RECORD = {
     "started": (TEXT, ()),
     "attempts": (OBJECTS, ()),
     "files": (SIZES, ()),
+    "sha256": (TEXTS_BY_NAME, ()),
+    "checksum": (TEXT, ()),
 }
 RUN = {
     "dataset": (TEXT, STATUSES),
@@ -160,7 +166,14 @@ def record_problem(record: object, key: str) -> str:
         or _problem(record.get("data", {}), DATA, "" if status == "failed" else status, "data: ")
         or _problem(record.get("code", {}), CODE, status, "code: ")
         or ("" if record["key"] == key else f"it is of the run {record['key']}")
+        or ("" if record.get("checksum", checksum(record)) == checksum(record) else "it was changed after the run")
     )
+
+
+def checksum(record: dict) -> str:
+    """SHA-256 of a record, of all but its own field `checksum`; the same however the JSON is laid out."""
+    content = {name: value for name, value in record.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def plan_problem(plan: object) -> str:

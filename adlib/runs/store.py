@@ -18,14 +18,16 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from adlib.errors import InputError
+from adlib.file_hashes import file_hash
 from adlib.files import read_json
-from adlib.runs.record import FINISHED, write_json
+from adlib.runs.record import FINISHED, write_record
 from adlib.runs.run import Run, distinct_titles
 from adlib.runs.schema import KEY, record_problem
 
 # In the folder of a run that was killed, this outlives the kill: progress of the training, and what is known of earlier
 # attempts.
 KEPT = ("checkpoint", "attempts.json")
+SMALL = 16_000_000  # bytes of a file that is looked through whenever the store is asked whether a run is whole
 
 
 class Busy(Exception):
@@ -62,7 +64,7 @@ class Store:
     def is_finished(self, key: str) -> bool:
         """Whether the run ended well and is whole, so that it need not be done again.
 
-        Whole: every file that the record names is there with the size that it had.
+        Whole: every file that the record names is there with the size, and unless it is large the content, that it had.
         """
         record = self.record(key)
         if record is None or record["status"] != FINISHED:
@@ -190,7 +192,7 @@ class Store:
 
     def write_failure(self, folder: Path, record: dict) -> None:
         """Leave a failed run's record in its claimed folder."""
-        write_json(folder / "record.json", record)
+        write_record(folder, record)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -228,8 +230,13 @@ def _size(file: Path) -> int | None:
 
 
 def _cut(folder: Path, record: dict) -> str:
-    """Which file of a run is not there with the size that its record says; "" if all are."""
+    """Which file of a run is not what its record says; "" if all are. Up to SMALL bytes by content, larger ones, which
+    are maps, by size: their content is checked when they are read (adlib.predictions).
+    """
     for name, size in record.get("files", {}).items():
         if (found := _size(folder / name)) != size:
             return f"{folder / name} is {'gone' if found is None else f'{found} bytes long'}, and was {size} bytes long"
+    for name, value in record.get("sha256", {}).items():
+        if record.get("files", {}).get(name, SMALL + 1) <= SMALL and file_hash(folder / name) != value:
+            return f"{folder / name} was changed after the run"
     return ""

@@ -8,7 +8,8 @@ import pytest
 from conftest import make_tree
 
 from adlib import ImageSet, Predictions, evaluate, load_samples
-from adlib.runs import Recorder, Run
+from adlib.runs import Recorder, Run, Store
+from adlib.runs.execute import _complete
 from adlib.samples import select
 
 
@@ -130,3 +131,45 @@ def test_how_images_were_resized_is_in_the_record_and_makes_another_run(recorder
     record = finish(recorder, lambda found: Predictions(found.scores, found.maps, found.samples, images.settings))
     assert record["images"]["resize"] == "lanczos"
     assert record["images"]["sides"] == "shorter"
+
+
+@pytest.fixture
+def stored(recorder, tmp_path):
+    """A store with one finished run, and its folder there."""
+    store = Store(tmp_path / "runs")
+    with store.claim(recorder.run.key) as folder:
+        finish(recorder, lambda predictions: predictions, folder)
+        (folder / "run.ipynb").write_text("{}")
+        _complete(folder, [], maps=True)
+    return store, store.path(recorder.run.key)
+
+
+def test_a_record_that_was_edited_is_named_and_its_run_done_again(stored):
+    store, folder = stored
+    assert store.damaged() == {}
+    assert store.is_finished(folder.name)
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(record))  # laid out otherwise, and the same
+    assert store.is_finished(folder.name)
+    record["metrics"]["image_auroc"] = 0.99
+    (folder / "record.json").write_text(json.dumps(record))
+    assert "record.json is no record: it was changed after the run" in store.damaged()[folder.name]
+    assert not store.is_finished(folder.name)
+
+
+@pytest.mark.parametrize("name", ["predictions/samples.csv", "predictions/maps.npy", "run.ipynb"])
+def test_a_file_that_was_edited_after_the_run_is_named(name, stored):
+    store, folder = stored
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert f"{name} was changed after the run" in store.damaged()[folder.name]
+    assert not store.is_finished(folder.name)
+
+
+def test_a_run_without_maps_is_whole_without_them(recorder, tmp_path):
+    store = Store(tmp_path / "runs")
+    with store.claim(recorder.run.key) as folder:
+        finish(recorder, lambda predictions: predictions, folder)
+        _complete(folder, [], maps=False)
+    assert store.damaged() == {}
+    assert Predictions.load(store.path(recorder.run.key) / "predictions").maps is None

@@ -316,7 +316,7 @@ def test_papermill_leaves_record_notebook_and_predictions(tree, tmp_path):
     assert record["data"]["phantom"] is None
     assert record["weights"] == {"kind": "random", "seed": 0}
     assert any(text.startswith("Random weights") for text in record["warnings"])
-    assert set(record["seconds"]) == {"fit", "predict", "evaluate"}
+    assert set(record["seconds"]) == {"fit", "predict", "evaluate", "baselines"}
     assert record["environment"]["torch"]
 
     folder = store.path(run.key)
