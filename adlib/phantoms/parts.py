@@ -19,7 +19,7 @@ import numpy as np
 from adlib.errors import InputError
 from adlib.phantoms.defects import DEFECTS, damage
 from adlib.phantoms.files import save
-from adlib.phantoms.plain import ENOUGH, LATER, check_difficulty, plant
+from adlib.phantoms.plain import ENOUGH, check_difficulty, photographed_again, piece, plant
 from adlib.phantoms.surfaces import Surface, around, brushed, changed, develop, light, matte, photograph
 
 # Table 1: category -> (train, test normal, test anomalous)
@@ -295,10 +295,12 @@ def draw_image(
     if category not in PARTS or kind not in KINDS:
         raise InputError(f"No part {category!r}, {kind!r}: categories {', '.join(PARTS)}; kinds {', '.join(KINDS)}.")
     check_difficulty(difficulty)
-    if difficulty == "plain" and kind != "train":
-        image, mask = draw_image(category, "train", LATER * KINDS.index(kind) + index, seed=seed, size=size)
+    if difficulty == "plain":
+        identity = [seed, zlib.crc32(category.encode()), KINDS.index(kind), index]
+        image, mask = piece(draw_image, category, "train", index, seed=seed, size=size)
+        image, mask = photographed_again(image, identity), mask.copy()
         if kind == "defective" and defects:
-            image, where = plant(image, [seed, zlib.crc32(category.encode()), index])
+            image, where = plant(image, identity)
             mask[where] = 255
         return image, mask
     part_random, defect_random, noise_random = _streams(seed, category, kind, index)

@@ -1,9 +1,12 @@
 """Plain phantoms: the same products with planted defects that any working method finds.
 
 The hard ones follow the papers' statistics, and good methods fail on them as they do on the real data. The plain ones
-are a known answer: test images are drawn as training images are, under the same light and of the same specification,
-and a defect is a blot of rings, large and unlike its surroundings. A method that does not find it does not work.
+are a known answer: a few pieces of each category, photographed again and again in training and test, and as a defect a
+blot of rings, large and unlike its surroundings. A method that does not find it does not work.
 """
+
+from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -11,7 +14,7 @@ from adlib.errors import InputError
 
 DIFFICULTIES = ("hard", "plain")
 ENOUGH = 24, 20, 20  # training, normal and anomalous images of a category: intervals of AUROC below ten points
-LATER = 100_000  # added to the number of a training image for a test image of the same kind: no two are the same
+PIECES = 6  # different training images of the hard phantom that a category is made of
 LARGE_BLOT, SMALL_BLOT = 0.09, 0.055  # radius of a blot as a share of the image's side
 
 
@@ -19,6 +22,20 @@ def check_difficulty(difficulty: str) -> None:
     """Raise InputError for a difficulty that is none."""
     if difficulty not in DIFFICULTIES:
         raise InputError(f"difficulty={difficulty!r} must be 'hard' or 'plain'.")
+
+
+@lru_cache(maxsize=64)
+def piece(draw: Callable, category: str, kind: str, index: int, **options) -> tuple[np.ndarray, np.ndarray]:
+    """A drawing of a phantom's `draw_image` and its mask, drawn once and then remembered: do not write into them."""
+    return draw(category, kind, index % PIECES, **options)
+
+
+def photographed_again(image: np.ndarray, identity: list[int]) -> np.ndarray:
+    """The image with noise of its own, 1 % of the range; identity: numbers from which the noise is drawn."""
+    top = np.iinfo(image.dtype).max
+    noise = np.random.default_rng([*identity, 5]).normal(0, 0.01 * top, image.shape[:2])
+    noisy = image + (noise[..., None] if image.ndim == 3 else noise)
+    return np.rint(noisy.clip(0, top)).astype(image.dtype)
 
 
 def plant(image: np.ndarray, identity: list[int], radius: float = LARGE_BLOT) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,15 @@ import numpy as np
 
 from adlib.errors import InputError
 from adlib.phantoms.files import announce, save
-from adlib.phantoms.plain import ENOUGH, LARGE_BLOT, LATER, SMALL_BLOT, check_difficulty, plant
+from adlib.phantoms.plain import (
+    ENOUGH,
+    LARGE_BLOT,
+    SMALL_BLOT,
+    check_difficulty,
+    photographed_again,
+    piece,
+    plant,
+)
 from adlib.phantoms.surfaces import noticeable
 
 # Table 7, unsupervised columns: modality -> (train, test good, test area, test points)
@@ -31,8 +39,6 @@ SMALL = (24, 20, 6, 6)  # more normals than defects, as in the published test se
 KINDS = ("train", "normal", "area", "points", "augmented", "synthetic", "real area", "real points")
 AREA, POINTS = ("smear", "missing", "thick", "stroke"), ("pinhole", "splash", "fibre")
 DEFECTS = {"area": AREA, "points": POINTS, "synthetic": ("walk",), "real area": AREA, "real points": POINTS}
-# What a plain drawing of a kind is made of, where it is not a training patch.
-PLAIN_GROUND = {"synthetic": "augmented", "real area": "real area", "real points": "real points"}
 # Table 8: rotation in degrees, scale, shear in degrees, brightness and contrast
 AUGMENTED = {
     "LSM-1": (45, (0.9, 1.1), 10, (0.75, 1.25)),
@@ -135,11 +141,11 @@ def draw_image(
         )
     check_difficulty(difficulty)
     identity = [seed, zlib.crc32(category.encode()), KINDS.index(kind), index]
-    if difficulty == "plain" and kind not in ("train", "augmented"):
+    if difficulty == "plain":
         # A real defect is shown at the patches' scale on twice their side: its blot is half as large a share of it.
-        like, share = PLAIN_GROUND.get(kind, "train"), 0.5 if kind.startswith("real") else 1
-        number = LATER * KINDS.index(kind) + index
-        image, mask = draw_image(category, like, number, seed=seed, size=size, defects=False)
+        like, share = (kind, 0.5) if kind.startswith("real") else ("train", 1)
+        image, mask = piece(draw_image, category, like, index, seed=seed, size=size, defects=False)
+        image, mask = photographed_again(image, identity), mask.copy()
         if kind in DEFECTS and defects:
             image, where = plant(image, identity, share * (SMALL_BLOT if kind.endswith("points") else LARGE_BLOT))
             mask[where] = 1

@@ -17,7 +17,7 @@ import numpy as np
 
 from adlib.errors import InputError
 from adlib.phantoms.files import save
-from adlib.phantoms.plain import ENOUGH, LATER, check_difficulty, plant
+from adlib.phantoms.plain import ENOUGH, check_difficulty, photographed_again, piece, plant
 from adlib.phantoms.surfaces import noticeable
 
 PUBLISHED = (23_888, 1_272, 116)  # train, test normal, test anomalous
@@ -80,8 +80,9 @@ def draw_image(
         raise InputError(f"No micrograph of {category!r}, {kind!r}: the category is MIIC, kinds {', '.join(KINDS)}.")
     check_difficulty(difficulty)
     identity = [seed, zlib.crc32(category.encode()), KINDS.index(kind), index]
-    if difficulty == "plain" and kind != "train":
-        image, mask = draw_image(category, "train", LATER * KINDS.index(kind) + index, seed=seed, size=size)
+    if difficulty == "plain":
+        image, mask = piece(draw_image, category, "train", index, seed=seed, size=size)
+        image, mask = photographed_again(image, identity), mask.copy()
         if kind == "abnormal" and defects:
             image, where = plant(image, identity)
             mask[where] = 1

@@ -21,7 +21,7 @@ import numpy as np
 from adlib.errors import InputError
 from adlib.phantoms.defects import DEFECTS, Defect, damage
 from adlib.phantoms.files import save
-from adlib.phantoms.plain import ENOUGH, LATER, check_difficulty, plant
+from adlib.phantoms.plain import ENOUGH, check_difficulty, photographed_again, piece, plant
 from adlib.phantoms.surfaces import NOTICEABLE, Surface, brushed, changed, clouds, develop, light, matte, photograph
 
 # Figure 2: product -> (train, test); the test images' kinds are not published, here half of them are defective.
@@ -213,9 +213,10 @@ def draw_image(
     check_difficulty(difficulty)
     finish = SPECIFICATIONS[product][subclass]
     identity = [seed, zlib.crc32(category.encode()), KINDS.index(kind), index]
-    if difficulty == "plain" and kind != "train":
+    if difficulty == "plain":
         trained = category if finish.trained else f"{product}/subclass1{subclass.removeprefix('subclass')}"
-        image, mask = draw_image(trained, "train", LATER * KINDS.index(kind) + index, seed=seed, size=size)
+        image, mask = piece(draw_image, trained, "train", index, seed=seed, size=size)
+        image, mask = photographed_again(image, identity), mask.copy()
         if kind == "defective" and defects:
             image, where = plant(image, identity)
             mask[where] = 255

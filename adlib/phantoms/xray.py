@@ -19,7 +19,7 @@ import numpy as np
 
 from adlib.errors import InputError
 from adlib.phantoms.files import save as _save
-from adlib.phantoms.plain import ENOUGH, LATER, check_difficulty, plant
+from adlib.phantoms.plain import ENOUGH, check_difficulty, photographed_again, piece, plant
 
 # Table I: class -> (train, test normal, test anomalous)
 PUBLISHED = {
@@ -116,8 +116,9 @@ def draw_image(
     check_difficulty(difficulty)
     package = PACKAGES[category]
     identity = [seed, zlib.crc32(category.encode()), KINDS.index(kind), index]
-    if difficulty == "plain" and kind != "train":
-        image, mask = draw_image(category, "train", LATER * KINDS.index(kind) + index, seed=seed, size=size, bits=bits)
+    if difficulty == "plain":
+        image, mask = piece(draw_image, category, "train", index, seed=seed, size=size, bits=bits)
+        image, mask = photographed_again(image, identity), mask.copy()
         if kind == "bubble" and bubbles:
             image, where = plant(image, identity)
             mask[where] = 1

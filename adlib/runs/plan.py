@@ -109,11 +109,10 @@ def draw_phantoms(names: Iterable[str], profile: Profile, folder: Path) -> None:
         return
     for dataset in sorted({name for paper in names for name in _datasets(paper, profile)}):
         if dataset in phantoms.list_phantoms():
-            options = profile.phantoms.get(dataset, {})
-            phantoms.draw(dataset, folder / dataset, **options)
-            if profile.difficulty != "hard":
-                root = dataset_root(dataset, profile, folder)
-                phantoms.draw(dataset, root, **options | {"difficulty": profile.difficulty})
+            options = profile.phantoms.get(dataset, {}) | {"difficulty": profile.difficulty}
+            phantoms.draw(dataset, dataset_root(dataset, profile, folder), **options)
+            if profile.difficulty != "hard":  # what the data notebooks look at
+                phantoms.draw(dataset, folder / dataset)
 
 
 def _datasets(paper: str, profile: Profile) -> set[str]:
