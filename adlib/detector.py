@@ -69,6 +69,7 @@ class Detector:
     checkpoint_interval: float = 300.0  # seconds between two writes of a training's checkpoint
     accepts_anomalous: bool = False  # whether fit also learns from images that are labelled anomalous
     side_multiple: int = 1  # of which the sides of images are multiples, in pixels
+    smallest_side: int = 1  # below which a batch or a view has too few values
     feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
     learns_from: tuple[
         str, ...
@@ -218,7 +219,11 @@ class Detector:
 
     def check_shape(self, height: int, width: int) -> None:
         """Raise InputError for images of a shape that the networks cannot take, with those that they can."""
-        multiple = self.side_multiple
+        multiple, smallest = self.side_multiple, self.smallest_side
+        if min(height, width) < smallest:
+            raise InputError(
+                f"{self.name} needs sides of at least {smallest} pixels; the images are {height} x {width}."
+            )
         if height % multiple or width % multiple:
             raise InputError(
                 f"{self.name} needs sides that are multiples of {multiple} pixels; the images are {height} x {width}."

@@ -7,9 +7,9 @@ The questions of CXR-AD (which defect scales are missed, bins at 1, 10 and 50 % 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import binomtest
 
 from adlib.errors import InputError
 from adlib.metrics.inputs import image_pairs, is_array, labels_and_scores, to_numpy
@@ -119,11 +119,8 @@ def wilson_interval(found: int, n: int, level: float = 0.95) -> tuple[float, flo
     """Wilson's score interval of a share found / n; (NaN, NaN) for n = 0."""
     if n == 0:
         return math.nan, math.nan
-    z, share = NormalDist().inv_cdf((1 + level) / 2), found / n
-    centre = share + z**2 / (2 * n)
-    reach = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    low, high = (centre - reach) / (1 + z**2 / n), (centre + reach) / (1 + z**2 / n)
-    return max(0.0, low), min(1.0, high)
+    interval = binomtest(int(found), int(n)).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _members(anomalous: np.ndarray, defects: Sequence[str]) -> dict[str, np.ndarray]:

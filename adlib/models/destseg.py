@@ -143,6 +143,7 @@ class DeSTSeg(PastingDetector):
 
     name = "destseg"
     facts = Facts("student and teacher", 2023, TEXTURES)
+    smallest_side = 32
     texture_resizing = ("antialias", "both")
 
     def __init__(

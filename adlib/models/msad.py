@@ -109,6 +109,7 @@ class MSAD(Detector):
 
     name = "msad"
     facts = Facts("memory of features", 2023, maps=False)
+    smallest_side = 32
     image_defaults = {"crop": 224, "sides": "shorter"}
 
     def __init__(

@@ -79,6 +79,7 @@ class STFPM(Detector):
 
     name = "stfpm"
     facts = Facts("student and teacher", 2021)
+    smallest_side = 32
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import make_tree
 
-from adlib import InputError
+from adlib import InputError, create_model
 from adlib.runs.run import Run, parse_settings
 
 
@@ -17,7 +17,10 @@ def root(tmp_path_factory):
 
 def planned(root, method, *settings, **more) -> Run:
     small = ["backbone=resnet18.tv_in1k", "weights=bundled", "size=64", "crop=None"]
-    return Run("folder", str(root), method, "", parse_settings([*small, *settings]), 0, **{"device": "cpu"} | more)
+    values = parse_settings([*small, *settings])
+    own = {"backbone", "weights"} - set(create_model(method).parameters)  # that the method does not have
+    values = {name: value for name, value in values.items() if name not in own}
+    return Run("folder", str(root), method, "", values, 0, **{"device": "cpu"} | more)
 
 
 def test_a_good_run_passes(root):
@@ -46,6 +49,12 @@ def test_a_good_run_passes(root):
         ("stfpm", ["learning_rate=nan"], "learning_rate='nan' must be a number above 0"),
         ("rd4ad", ["size=50"], "rd4ad needs sides that are multiples of 32 pixels; the images are 50 x 50"),
         ("rdpp", ["size=64x72"], "rdpp needs sides that are multiples of 32 pixels; the images are 64 x 72"),
+        ("stfpm", ["size=8"], "stfpm needs sides of at least 32 pixels; the images are 8 x 8"),
+        ("msad", ["size=8"], "msad needs sides of at least 32 pixels"),
+        ("destseg", ["size=8"], "destseg needs sides of at least 32 pixels"),
+        ("ganomaly", ["size=50"], "must be a power of two"),
+        ("fanogan", ["size=100"], "tiles of 64 x 64 pixels, which does not fit 100 x 100"),
+        ("efficientad", ["size=50", "weights=random"], "multiples of 32 pixels, from 64 on"),
         ("uflow", ["size=39", "sides=both"], "uflow needs sides that are multiples of 32 pixels"),
     ],
 )
