@@ -86,7 +86,7 @@ def replicates(name: str) -> int | None:
 
 
 def pro_variant(name: str) -> str | None:
-    """Which definition of PRO a paper's column "pro" is compared with (adlib.metrics.PRO_LABELS); None without one."""
+    """Which definition of PRO a paper's column "pro" is compared with (adlib.metrics.PRO_LABELS); None for AUPRO."""
     return protocol(name).get("pro", {}).get("variant")
 
 
@@ -97,7 +97,7 @@ def pro_variants(dataset: str) -> tuple[str, ...]:
         for table in protocol(name)["tables"].values():
             if dataset in table["datasets"] and "pro" in table["metrics"]:
                 found[pro_variant(name)] = None
-    return tuple(found)
+    return tuple(name for name in found if name)
 
 
 def checks(name: str) -> dict:

@@ -16,6 +16,7 @@ and `input`, the side of the pictures that the method sees.
 
 from collections.abc import Iterator
 
+from adlib.errors import InputError
 from adlib.papers import protocol
 
 RUN = ("states", "chosen", "deviates")  # the fields that say what runs, the later ones first
@@ -36,7 +37,10 @@ def entries(paper: str, method: str, field: str, dataset: str = "", category: st
 
 
 def _methods(paper: str) -> dict:
-    return protocol(paper).get("methods", {})
+    found = protocol(paper)
+    if "settings" in found:
+        raise InputError(f"paper.yaml of {paper} has `settings`: write them as `methods`, see adlib.papers.settings.")
+    return found.get("methods", {})
 
 
 def settings(paper: str, method: str, dataset: str = "", category: str = "") -> dict:

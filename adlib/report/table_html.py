@@ -97,7 +97,7 @@ def _notes(table: pd.DataFrame) -> tuple[list[tuple[list[str], str]], list[str]]
     methods, metrics, on_methods, on_metrics = list(table["method"].unique()), set(table["metric"]), [], []
     for paper, name in table[["paper", "table"]].drop_duplicates().itertuples(index=False):
         protocol = papers.protocol(paper)
-        if "pro" in metrics:
+        if "pro" in metrics and "pro" in protocol:
             on_metrics.append(_on_pro(protocol["pro"]))
         for key, text in protocol.get("notes", {}).items():
             if concerned := [method for method in key.split(" and ") if method in methods]:

@@ -87,7 +87,7 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
     store, rows = Store(Path(out) / "runs"), []
     metrics, categories = list(printed["metric"].unique()), printed["category"].unique()
     metrics += ["aupro"] * ("pro" in metrics)
-    names = {"pro": papers.pro_variant(paper)}  # where a record keeps a metric that papers name otherwise
+    names = {"pro": papers.pro_variant(paper) or "aupro"}  # where a record keeps a metric that papers name otherwise
     for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
         if cell["table"] != table:
             continue
