@@ -30,6 +30,7 @@ import pandas as pd
 
 from adlib.errors import InputError
 from adlib.file_hashes import absolute, file_hashes
+from adlib.files import is_unicode
 
 COLUMNS = ["image", "mask", "label", "split", "category", "group", "defect"]
 OPTIONAL = ["item", "mask_rule"]
@@ -86,6 +87,11 @@ def check_columns(samples: pd.DataFrame) -> pd.DataFrame:
             f"A samples table needs the columns {', '.join(COLUMNS)}; {', '.join(missing)} is missing. "
             "adlib.load_samples makes such a table."
         )
+    for name in samples["image"]:
+        if not is_unicode(str(name)):
+            raise InputError(
+                f"{name!a} is a name that no record and no table can hold, for it is no Unicode: rename it."
+            )
     return samples.reset_index(drop=True)
 
 

@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 the work failed (one line per failure, the rest finished); 2 wrong use or missing input.
 """
 
+import errno
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import typer
 
 from adlib.cli.weights import distill, pretrain, weights_app
 from adlib.errors import InputError
-from adlib.files import printable
+from adlib.files import printable, spreadsheet_csv, write_text
 
 app = typer.Typer(
     name="adlib",
@@ -36,17 +37,36 @@ Abnormal = Annotated[Path | None, typer.Option("--abnormal", metavar="DIR", help
 Out = Annotated[Path, typer.Option("--out", help="folder of runs and report")]
 Data = Annotated[Path | None, typer.Option("--data", help="folder with one folder per dataset")]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="repeat every run with this many seeds")]
+Seed = Annotated[int, typer.Option(min=0, help="of all that is random")]
 CacheLimit = Annotated[str, typer.Option("--cache-limit", metavar="SIZE", help="of the cache: it grows no further")]
 ProfileName = Annotated[str, typer.Option("--profile", help="smoke, paper, or a .yaml file")]
 
 
+# A path that was given cannot be used; any other failure of the system is one of the work.
+OF_THE_PATH = (
+    *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR),
+    *(errno.EPERM, errno.EROFS),
+)
+
+
 def main() -> None:
     """Entry point: a person's mistake is one sentence and exit code 2, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold what the terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except InputError as error:
-        print(f"adlib: {error}", file=sys.stderr)
+        print(f"adlib: {printable(error)}", file=sys.stderr)
         sys.exit(2)
+    except UnicodeEncodeError as error:
+        name = error.object[:200] if isinstance(error.object, str) else error.object
+        print(f"adlib: {printable(name)} is a name that is no Unicode: rename it.", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"adlib: {printable(place)}{error.strerror or error}.", file=sys.stderr)
+        sys.exit(2 if error.errno in OF_THE_PATH else 1)
 
 
 def _print_warnings(sentences: Iterable[str]) -> None:
@@ -181,8 +201,8 @@ def fetch(
 def phantoms(
     dataset: str,
     out: Annotated[Path, typer.Option("--out", help="folder to draw into")],
-    seed: int = 0,
-    size: Annotated[int | None, typer.Option(help="side of the images in pixels")] = None,
+    seed: Seed = 0,
+    size: Annotated[int | None, typer.Option(min=16, help="side of the images in pixels")] = None,
     bits: Annotated[int | None, typer.Option(help="8 or 16, where the set has both")] = None,
     counts: Annotated[str, typer.Option(help="small, or published for the paper's counts")] = "small",
 ) -> None:
@@ -203,7 +223,7 @@ def run(
     abnormal: Abnormal = None,
     category: Annotated[str, typer.Option(help="one category; all together if not given")] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a parameter")] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     out: Out = Path("reports"),
     cache: Annotated[str, typer.Option(metavar="DIR|none", help="share images and features with other runs")] = "none",
@@ -357,18 +377,21 @@ def runs(
     """List the runs that are stored, oldest first, those under way, and those that are damaged."""
     import pandas as pd
 
+    from adlib.runs.schema import STATUSES
     from adlib.runs.store import Store
 
+    if status not in (None, *STATUSES):
+        raise InputError(f"Unknown status {status!r}; a run that has ended is {' or '.join(STATUSES)}.")
     store = Store(out.expanduser().resolve() / "runs")
     wanted = {"dataset": dataset, "category": category, "method": method, "status": status}
     found = store.table(**{name: value for name, value in wanted.items() if value is not None})
     if csv is not None:
-        found.to_csv(csv, index=False)
+        write_text(csv, spreadsheet_csv(found))
     for row in found.to_dict("records"):
         numbers = {name: row.get(name) for name in ("image_auroc", "pixel_auroc", "aupro")}
         numbers = " ".join(f"{name} {value:.4f}" for name, value in numbers.items() if pd.notna(value))
         said = f"{row['kind']}: {row['reason']}" if row["reason"] else numbers
-        print(f"{row['key']} {row['status']:8} {row['title']} {said}")
+        print(printable(f"{row['key']} {row['status']:8} {row['title']} {said}"))
     for key in sorted(store.running()):
         print(f"{key} running")
     for key, reason in store.damaged().items():

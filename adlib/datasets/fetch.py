@@ -124,7 +124,11 @@ def _need_space(folder: Path, needed: int, what: str) -> None:
 
 def _place(url: str, name: str, folder: Path) -> Path:
     """Where the archive of an address goes: DATASET-NAME in folder."""
-    if urlsplit(url).scheme not in ("http", "https"):
+    try:
+        known = urlsplit(url).scheme in ("http", "https")
+    except ValueError:  # brackets that do not match
+        known = False
+    if not known:
         raise InputError(f"{url} is no http or https address.")
     return folder / f"{name}-{Path(unquote(urlsplit(url).path)).name or 'archive'}"
 

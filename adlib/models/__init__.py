@@ -5,7 +5,6 @@ the method's. Those of installed packages are found as adlib.plugins says.
 """
 
 import inspect
-import json
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from adlib import plugins
 from adlib.errors import InputError
+from adlib.files import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,19 +86,34 @@ def load_model(path: str | Path):
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} does not exist: there is no saved model to load.")
+        why = "is no file" if path.exists() else "does not exist"
+        raise InputError(f"{path} {why}: there is no saved model to load.")
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["adlib"])
+            about = _about((file.metadata() or {})["adlib"], path)
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dictionary
     except Exception as error:  # safetensors raises its own type, without a public base class
-        raise InputError(f"{path} is not a model saved by adlib ({error}).") from error
-    model = create_model(about["name"], **about["parameters"])
-    model.seed_ = about["seed"]
-    model.device_ = torch.device("cpu")
-    model.set_state(state)
+        raise InputError(f"{path} is not a model saved by adlib ({type(error).__name__}: {error}).") from error
+    try:
+        model = create_model(about["name"], **about["parameters"])
+        model.seed_ = about["seed"]
+        model.device_ = torch.device("cpu")
+        model.set_state(state)
+    except Exception as error:  # parameters and tensors may be anything, and each method reads its own
+        said = (str(error).splitlines() or [""])[0]
+        why = f"what it holds does not fit ({type(error).__name__}: {said[:300]})"
+        raise InputError(f"{path} is no model that this adlib can load: {why}.") from error
     model.fitted_ = True
     return model
+
+
+def _about(text: str, path: Path) -> dict:
+    """name, parameters and seed of a saved model. Raises InputError for metadata that say something else."""
+    about = parse_json(text.encode("utf-8"), f"the description in {path}")
+    kinds = {"name": str, "parameters": dict, "seed": int}
+    if not isinstance(about, dict) or not all(isinstance(about.get(key), kind) for key, kind in kinds.items()):
+        raise InputError("its description holds no name, parameters and seed")
+    return about
 
 
 def default_weights(name: str) -> str:

@@ -91,9 +91,11 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
     if not file.is_file():
         raise InputError(f"No profile {name!r}; there are {', '.join(list_profiles())}, or give a .yaml file.")
     try:
-        profile = Profile(file.stem, **(yaml.safe_load(file.read_text(encoding="utf-8")) or {}))
-    except (TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{file} is not a profile: {error}.") from error
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        _check_profile(content)
+        profile = Profile(file.stem, **content)
+    except (TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{file} is not a profile: {str(error) or 'it is nested too deeply'}.") from error
     if data is not None:
         profile.data = str(Path(data).expanduser().resolve())
     if seeds is not None:
@@ -101,6 +103,23 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
     if not profile.data:
         raise InputError(f"Profile {profile.name} needs data: give --data DIR, with one folder per dataset in it.")
     return profile
+
+
+def _check_profile(content: object) -> None:
+    """Raise ValueError for what the fields of a Profile do not hold."""
+    if not isinstance(content, dict):
+        raise ValueError("it holds no names with values")
+    kinds = {"data": str, "seeds": int, "phantoms": dict, "settings": dict, "methods": dict, "categories": dict}
+    for name, value in content.items():
+        kind = kinds.get(name, list if name == "joint" else object)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"{name} is {value!r}, not of the kind {kind.__name__}")
+    for name in ("phantoms", "methods"):
+        for key, value in (content.get(name) or {}).items():
+            if not isinstance(value, dict):
+                raise ValueError(f"{name}: {key} is {value!r}, not names with values")
+    if (content.get("seeds") or 1) < 1:
+        raise ValueError(f"seeds is {content['seeds']}, and must be 1 or more")
 
 
 def draw_phantoms(names: Iterable[str], profile: Profile, folder: Path) -> None:

@@ -34,6 +34,11 @@ def test_lists():
         (["reproduce", "--profile", "paper"], "needs data: give --data DIR"),
         (["table", "cxr_ad", "IX"], "no benchmark table 'IX'"),
         (["phantoms", "imagenet", "--out", "x"], "imagenet"),
+        (["runs", "--status", "done"], "Unknown status 'done'"),
+        (["runs", "--out", "a" * 300], "File name too long"),
+        (["report", "--out", "Makefile"], "Makefile"),
+        (["inspect", "--out", "tests"], "There is no finished run in"),
+        (["fetch", "mpdd", "--out", "tests/x", "--address", "http://[::1"], "no http or https address"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import finished_record, make_tree
 
-from adlib import ImageSet, Predictions, evaluate, load_samples
+from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
 from adlib.report import category_table, comparison
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.plan import distinct_runs, plan, read_profile, state, write_plan
@@ -162,3 +162,23 @@ def test_a_plan_with_nothing_left_says_whether_data_are_missing(data):
     assert plan_text(cells, profile, store).endswith("Nothing is left to do with the data that are there.")
     there = [cell for cell in cells if cell.run]
     assert plan_text(there, profile, store).endswith("2 runs fill 2 of them.\nNothing is left to do.")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"- 1", "no names with values"),
+        (b"data: 5", "data is 5"),
+        (b"data: phantoms\nseeds: many", "seeds is 'many'"),
+        (b"data: phantoms\nseeds: -1", "must be 1 or more"),
+        (b"data: phantoms\nmethods: 3", "methods is 3"),
+        (b"data: phantoms\nmethods: {padim: 3}", "padim is 3"),
+        (b"colour: red", "unexpected keyword"),
+        (b"\xff\xfe\x00", "not a profile"),
+        (b"[" * 5000, "not a profile"),
+    ],
+)
+def test_a_profile_of_the_wrong_kind_is_refused_in_a_sentence(tmp_path, content, sentence):
+    (tmp_path / "odd.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        read_profile(str(tmp_path / "odd.yaml"))
