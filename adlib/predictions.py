@@ -93,18 +93,23 @@ class Predictions:
         the file whose content is not what was saved (checksums.json; predictions of versions before that have none).
         """
         folder = Path(folder)
+        for name in (*FILES, CHECKSUMS):
+            if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for
+                raise InputError(f"{folder} does not hold predictions saved by adlib: {name} is no file.")
         if changed := changed_file(folder):
             raise InputError(f"{changed}, so it is not what the detector said: predict again, or do the run again.")
         try:
             text = {name: str for name in ("image", "mask", "split", "category", "group", "defect", *OPTIONAL)}
             table = pd.read_csv(folder / "samples.csv", dtype=text | {"label": "int8"}, keep_default_na=False)
-            settings = json.loads((folder / "settings.json").read_text())
+            settings = read_json(folder / "settings.json")
+            if not isinstance(settings, dict):
+                raise InputError("settings.json holds no object")
             settings = settings and {"mask_resize": "nearest"} | settings  # the only way there was before it was told
             maps_file = folder / "maps.npy"
             maps = np.load(maps_file, mmap_mode="r") if maps_file.exists() else None
             scores = table.pop("score").to_numpy(np.float32)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{folder} does not hold predictions saved by adlib: {error}.") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder} does not hold predictions saved by adlib: {str(error).rstrip('.')}.") from error
         return cls(scores, maps, table, settings, folder)
 
 

@@ -4,7 +4,14 @@ c = get_config()  # noqa: F821  given by Voila
 
 c.Voila.ip = "127.0.0.1"
 c.Voila.open_browser = False  # `adlib inspect --browser` opens one, at the address with the token
-c.Voila.tornado_settings = {"allow_remote_access": False}  # requests that name another host are refused
+c.Voila.tornado_settings = {
+    "allow_remote_access": False,  # requests that name another host are refused
+    # Voila's page asks a network for icons and fonts of formulas; ours asks this machine alone, whatever a store holds.
+    "headers": {
+        "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; "
+        "form-action 'self'; frame-ancestors 'self'; object-src 'none'"
+    },
+}
 c.VoilaConfiguration.file_allowlist = []
 c.VoilaConfiguration.theme = "light"
 c.VoilaConfiguration.show_tracebacks = False

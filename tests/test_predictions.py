@@ -1,6 +1,10 @@
 """Predictions: saving, loading, evaluating, and which samples are shown."""
 
+import os
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_tree
 
@@ -101,3 +105,14 @@ def test_nan_in_maps_names_the_image(perfect):
 def test_telling_samples_are_chosen_by_score(perfect):
     perfect.scores[:] = [0.1, 0.9, 0.2, 0.3, 0.8, 0.5, 0.6, 0.7]  # four normal ones first
     assert telling_samples(perfect, each=2) == {"found": [4, 7], "missed": [5, 6], "alarming": [1, 3]}
+
+
+@pytest.mark.parametrize("name", ["samples.csv", "settings.json", "maps.npy"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "rubbish"])
+def test_predictions_of_any_damage_are_refused_and_never_waited_for(tmp_path, name, kind):
+    table = pd.DataFrame({"image": ["a.png"], "mask": "", "label": 0, "split": "test", "category": "", "group": ""})
+    folder = Predictions([0.5], np.zeros((1, 2, 2)), table.assign(defect="good"), {"size": 2}).save(tmp_path / "kept")
+    (folder / name).unlink()
+    {"pipe": os.mkfifo, "folder": Path.mkdir, "rubbish": lambda file: file.write_bytes(b"[1, 2")}[kind](folder / name)
+    with pytest.raises(InputError, match=r"does not hold predictions|not what the detector said"):
+        Predictions.load(folder)

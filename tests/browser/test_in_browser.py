@@ -214,6 +214,8 @@ def test_inspector_in_jupyterlab(browser, workplace, tmp_path, screenshots):
 def test_inspector_as_an_app(browser, workplace, tmp_path, screenshots):
     with inspector_app(workplace, tmp_path / "home") as address:
         page, errors = open_page(browser)
+        asked = []
+        page.on("request", lambda request: asked.append(request))
         assert "login" in page.goto(address.partition("?")[0]).url
         page.goto(address)
         page.locator(".adlib-inspector").wait_for(timeout=PATIENT)
@@ -224,6 +226,9 @@ def test_inspector_as_an_app(browser, workplace, tmp_path, screenshots):
         page.locator(".adlib-inspector").wait_for(timeout=PATIENT)
         find_note(page, noted(workplace))
         assert errors == []
+        here = (address.partition("?")[0], "data:", "blob:")
+        sent = [request.url for request in asked if request.failure != "csp"]  # others the policy has kept here
+        assert [url for url in sent if not url.startswith(here)] == []
         page.close()
 
 
