@@ -13,6 +13,8 @@ Networks and tensors in attributes that end in "_" are saved, loaded and moved t
 import glob
 import inspect
 import json
+import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,9 @@ from adlib.features.feature_cache import LIMIT, FeatureCache
 from adlib.images import ImageSet
 from adlib.parameters import keeping
 from adlib.predictions import Predictions
+from adlib.tiles import Mosaic
+
+MAPS_IN_MEMORY = 2 * 10**9  # bytes of maps beyond which they are kept in a file while predicting
 
 _WEIGHTS_WARNINGS = {
     "random": "Random weights: the features were never trained, so detection is far below the method's.",
@@ -56,6 +61,13 @@ class Facts:
     trained: bool = True
     joint: str = "possible"
     surrogate: bool = False
+
+
+def room_for_maps(shape: tuple[int, int, int]) -> np.ndarray:
+    """Zeros float32 [N, H, W], in main memory up to MAPS_IN_MEMORY, else in a file that vanishes with the array."""
+    if 4 * math.prod(shape) <= MAPS_IN_MEMORY:
+        return np.zeros(shape, np.float32)
+    return np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)
 
 
 class Detector:
@@ -146,7 +158,7 @@ class Detector:
         self.seed_ = seed
         self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
         self.fitted_ = False
-        self.fit_images(images, val, progress)
+        self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
         self.fitted_ = True
         self._delete_checkpoints()
         return self
@@ -154,22 +166,34 @@ class Detector:
     def predict(
         self, images: ImageSet, device: str = "auto", batch_size: int = 8, progress: bool = True
     ) -> Predictions:
-        """Score every image and every pixel; the batch size changes the speed and not the scores."""
+        """Score every image and every pixel; the batch size changes the speed and not the scores.
+
+        Of images with tiles, the map is that of the tiles put together, and the score that of the worst tile.
+        """
         self.check_fitted()
         self.check_shape(*images.shape)
         self.device_ = choose_device(device)
         self.to(self.device_)
+        items = images.tiles()
+        mosaic = None if items is images else Mosaic(images.whole, images.tile)
         scores, maps = [], None
         with torch.inference_mode():
-            for start, batch in self.batches(images, batch_size, progress, "predict"):
-                rows = images.samples.iloc[start : start + len(batch)]
+            for start, batch in self.batches(items, batch_size, progress, "predict"):
+                rows = items.samples.iloc[start : start + len(batch)]
                 batch_scores, batch_maps = self.score_samples(batch, rows)
                 scores.append(batch_scores.float().cpu().numpy())
-                if batch_maps is not None:
-                    if maps is None:
-                        maps = np.empty((len(images), *images.shape), np.float32)
+                if batch_maps is None:
+                    continue
+                if maps is None:
+                    maps = room_for_maps((len(images), *images.shape))
+                if mosaic is None:
                     maps[start : start + len(batch)] = batch_maps.float().cpu().numpy()
-        return Predictions(np.concatenate(scores), maps, images.samples, images.settings)
+                else:
+                    mosaic.add(batch_maps.float().cpu().numpy(), start, maps)
+        scores = np.concatenate(scores)
+        if mosaic is not None:
+            scores = scores.reshape(len(images), -1).max(1)
+        return Predictions(scores, maps, images.samples, images.settings)
 
     def batches(
         self, images: ImageSet, batch_size: int, progress: bool, what: str

@@ -25,6 +25,7 @@ from adlib.masks import Fate, check_resize, check_rule, fit_mask, read_mask
 from adlib.parameters import Count, checked
 from adlib.pictures import image_shape, read_image
 from adlib.samples import check_columns, fingerprint
+from adlib.tiles import check_tile, corners
 
 
 class ImageSet(Dataset):
@@ -43,6 +44,12 @@ class ImageSet(Dataset):
     mask_rule: what is foreground in a mask file, one of adlib.masks.RULES; None goes by the samples' column of that
         name, else "auto": plain masks, class numbers and lossy ones are taken, what had to be guessed is refused.
     mask_resize: "area", by which no defect vanishes, or "nearest", as most papers' codes do (adlib.masks.fit_mask).
+    fit: "stretch" (see sides), or "pad", which keeps the proportions and all of the image: it is made to fit into the
+        size and its edge pixels are repeated around it. What is repeated counts as normal in pixel metrics.
+    tile: (side, overlap) in pixels, for images that a resize to what networks like would ruin: give their own size (or
+        what is needed of it), and detectors learn from and look at tiles, and put their maps together (adlib.tiles).
+        Items, masks and maps of the set stay whole images; `tiles()` is the set of tiles. A cache saves decoding an
+        image anew for tiles in random order.
 
     A column `mirror` of the table ("", "horizontal", "vertical", "both"; adlib.training_set) mirrors single items; an
     image that is listed several times for it is decoded and cached once.
@@ -65,6 +72,8 @@ class ImageSet(Dataset):
         sides: str = "both",
         mask_rule: str | None = None,
         mask_resize: str = "area",
+        fit: str = "stretch",
+        tile: tuple[int, int] | None = None,
     ):
         self.samples = check_columns(samples)
         self.size = _pair(size, "size")
@@ -81,13 +90,22 @@ class ImageSet(Dataset):
         self.mask_resize = check_resize(mask_resize)
         if mask_rule is not None:
             self.samples = self.samples.assign(mask_rule=check_rule(mask_rule))
+        self.fit = resizing.check_fit(fit)
+        if fit == "pad" and sides == "shorter":
+            raise InputError("fit='pad' keeps all of the image, sides='shorter' cuts the longer side: choose one.")
+        self.tile = check_tile(tile, self.whole)
         self.cache = None if cache is None else Path(cache)
         self._cached = None
-        # Where the table mirrors images, several items share one file: the row by which each of them is decoded.
-        mirrored = "mirror" in self.samples
-        self._files = self.samples.drop_duplicates("image").drop(columns="mirror") if mirrored else self.samples
-        self._file_of = pd.factorize(self.samples["image"])[0] if mirrored else np.arange(len(self.samples))
-        self._mirror = self.samples["mirror"].to_numpy() if mirrored else None
+        # Where the table mirrors images or cuts them into tiles, several items share one file: the row by which each of
+        # them is decoded.
+        several = [name for name in ("mirror", "tile") if name in self.samples]
+        self._files = self.samples.drop_duplicates("image").drop(columns=several) if several else self.samples
+        self._file_of = pd.factorize(self.samples["image"])[0] if several else np.arange(len(self.samples))
+        self._mirror = self.samples["mirror"].to_numpy() if "mirror" in self.samples else None
+        self._corners = None
+        if "tile" in self.samples:
+            self._corners = [tuple(map(int, place.split())) for place in self.samples["tile"]]
+        self._decoded: tuple[int, np.ndarray] = (-1, np.empty(0))  # the last file: tiles follow one another
         self._fates: dict[int, Fate] = {}
         self._seen: dict[int, bool] = {}
 
@@ -95,12 +113,36 @@ class ImageSet(Dataset):
     def settings(self) -> dict:
         """All that decides pixels and masks, as plain values: ImageSet(samples, **settings) gives the same ones."""
         names = ("size", "crop", "window", "resize", "sides", "mask_resize")
-        return {name: getattr(self, name) for name in names}
+        large = {"fit": self.fit} if self.fit != "stretch" else {}
+        large |= {} if self.tile is None else {"tile": self.tile}
+        return {name: getattr(self, name) for name in names} | large
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(H, W) of every image."""
+        """(H, W) of every item: of the images, or of their tiles where the table names some."""
+        return self.whole if self._corners is None else (self.tile[0], self.tile[0])
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """(H, W) of every image, resized and cropped."""
         return self.crop or self.size
+
+    def tiles(self) -> "ImageSet":
+        """The set of all tiles of these images, image by image; of a set without `tile`, or of tiles, itself.
+
+        A tile's label is whether its part of the mask is filled, and its image's where there is no mask.
+        """
+        if self.tile is None or self._corners is not None:
+            return self
+        places = corners(self.whole, self.tile)
+        table = self.samples.loc[self.samples.index.repeat(len(places))].reset_index(drop=True)
+        table["tile"] = [f"{top} {left}" for top, left in places] * len(self.samples)
+        side, labels = self.tile[0], np.repeat(self.labels, len(places)).reshape(len(self.samples), -1)
+        for index in np.flatnonzero(self.samples["mask"] != ""):
+            mask = self._mask(index)[0]
+            labels[index] = [mask[top : top + side, left : left + side].any() for top, left in places]
+        table["label"] = labels.reshape(-1)
+        return ImageSet(table, cache=self.cache, **self.settings)
 
     @property
     def labels(self) -> np.ndarray:
@@ -152,8 +194,13 @@ class ImageSet(Dataset):
 
     def pixels(self, index: int) -> torch.Tensor:
         """The picture of one item alone: float32 [3, H, W] in [0, 1]."""
-        stored = self._load(index) if self.cache is None else self._from_cache(index)
-        stored = self._mirrored(stored, index)
+        if self.cache is None and self._corners is not None:
+            if self._decoded[0] != self._file_of[index]:
+                self._decoded = (self._file_of[index], self._load(index))
+            stored = self._decoded[1]
+        else:
+            stored = self._load(index) if self.cache is None else self._from_cache(index)
+        stored = self._tile_of(self._mirrored(stored, index), index)
         return torch.from_numpy(stored.astype(np.float32)) / np.iinfo(stored.dtype).max
 
     def _mirrored(self, pixels: np.ndarray, index: int) -> np.ndarray:
@@ -162,11 +209,19 @@ class ImageSet(Dataset):
         axes = {"": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}[mirror]
         return np.flip(pixels, axes) if axes else pixels
 
+    def _tile_of(self, pixels: np.ndarray, index: int) -> np.ndarray:
+        """Pixels [..., H, W] of an image, or of the tile of it that an item is."""
+        if self._corners is None:
+            return pixels
+        (top, left), side = self._corners[index], self.tile[0]
+        return pixels[..., top : top + side, left : left + side]
+
     def _load(self, index: int) -> np.ndarray:
         pixels = read_image(self.samples["image"].iat[index], self.window)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        pixels = resizing.resize(pixels, resizing.resized_shape(pixels.shape[1:], self.size, self.sides), self.resize)
-        return np.broadcast_to(self._cropped(pixels), (3, *self.shape))
+        size = resizing.resized_shape(pixels.shape[1:], self.size, self.sides, self.fit)
+        pixels = resizing.padded(resizing.resize(pixels, size, self.resize), self.size if self.fit == "pad" else size)
+        return np.broadcast_to(self._cropped(pixels), (3, *self.whole))
 
     def _mask(self, index: int) -> tuple[np.ndarray, Fate]:
         path = self.samples["mask"].iat[index]
@@ -174,34 +229,38 @@ class ImageSet(Dataset):
             return np.zeros(self.shape, bool), Fate()
         image = self.samples["image"].iat[index]
         mask = read_mask(path, shape=image_shape(image), image=image, rule=self._rule(index))
-        if mask.any() != self.samples["label"].iat[index]:
+        if self._corners is None and mask.any() != self.samples["label"].iat[index]:
             said, seen = ("normal", "not empty") if mask.any() else ("anomalous", "empty")
             raise InputError(f"{image} is labelled {said} but its mask {path} is {seen}: correct one of them.")
-        size = resizing.resized_shape(mask.shape, self.size, self.sides)
-        corner = resizing.crop_corner(size, self.shape)
-        small, fate = fit_mask(mask, size, corner, self.shape, self.mask_resize)
-        return np.ascontiguousarray(self._mirrored(small, index)), fate
+        size = resizing.resized_shape(mask.shape, self.size, self.sides, self.fit)
+        if self.fit == "pad":
+            small, fate = fit_mask(mask, size, (0, 0), size, self.mask_resize)
+            small = self._cropped(resizing.padded(small, self.size, fill=False))
+        else:
+            corner = resizing.crop_corner(size, self.whole)
+            small, fate = fit_mask(mask, size, corner, self.whole, self.mask_resize)
+        return np.ascontiguousarray(self._tile_of(self._mirrored(small, index), index)), fate
 
     def _rule(self, index: int) -> str:
         return self.samples["mask_rule"].iat[index] if "mask_rule" in self.samples else ""
 
     def _cropped(self, pixels: np.ndarray) -> np.ndarray:
-        """The centre crop of the last two axes; whole pictures of the set's shape stay as they are."""
-        height, width = self.shape
-        top, left = resizing.crop_corner(pixels.shape[-2:], self.shape)
+        """The centre crop of the last two axes; whole pictures of that shape stay as they are."""
+        height, width = self.whole
+        top, left = resizing.crop_corner(pixels.shape[-2:], self.whole)
         return pixels[..., top : top + height, left : left + width]
 
     @property
     def cache_file(self) -> Path:
         """The file of the cache, whether it is there yet or not."""
-        pixels = [item for item in self.settings.items() if item[0] != "mask_resize"]
+        pixels = [item for item in self.settings.items() if item[0] not in ("mask_resize", "tile")]
         identity = f"{fingerprint(self._files)} {pixels}"
         return self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
 
     @property
     def cache_bytes(self) -> int:
         """What the cache takes on disk, with 16-bit images twice that."""
-        return len(self._files) * 3 * math.prod(self.shape)
+        return len(self._files) * 3 * math.prod(self.whole)
 
     def build_cache(self, workers: int = 0) -> Path:
         """Decode and resize all images into the cache, if it is not there yet; returns its file.
@@ -229,7 +288,7 @@ class ImageSet(Dataset):
 
     @property
     def _cache_shape(self) -> tuple[int, ...]:
-        return len(self._files), 3, *self.shape
+        return len(self._files), 3, *self.whole
 
     def _from_cache(self, index: int) -> np.ndarray:
         """The stored pixels of an item. A cache that is damaged, cut or deleted is built anew once; where that does not

@@ -37,12 +37,34 @@ def check_sides(sides: str) -> str:
     return sides
 
 
-def resized_shape(shape: tuple[int, int], size: tuple[int, int], sides: str = "both") -> tuple[int, int]:
+def check_fit(fit: str) -> str:
+    """Return "stretch" or "pad", or raise InputError."""
+    if fit not in ("stretch", "pad"):
+        raise InputError(f"fit={fit!r} must be 'stretch' or 'pad'.")
+    return fit
+
+
+def padded(pixels: np.ndarray, size: tuple[int, int], fill: bool | None = None) -> np.ndarray:
+    """Pictures [..., H, W] in the middle of [..., *size]: around them their edge pixels again, or a value."""
+    room = [full - part for full, part in zip(size, pixels.shape[-2:], strict=True)]
+    if not any(room):
+        return pixels
+    widths = [(0, 0)] * (pixels.ndim - 2) + [(part // 2, part - part // 2) for part in room]
+    return np.pad(pixels, widths, mode="edge") if fill is None else np.pad(pixels, widths, constant_values=fill)
+
+
+def resized_shape(
+    shape: tuple[int, int], size: tuple[int, int], sides: str = "both", fit: str = "stretch"
+) -> tuple[int, int]:
     """(H, W) of a picture of that shape once it is resized.
 
+    fit: "pad" keeps the proportions and all of the picture within the size; `padded` then fills it up.
     sides: "both" get the size; or the "shorter" gets size[0] and the other what keeps the proportions, cut to whole
     pixels as torchvision's Resize does.
     """
+    if fit == "pad":
+        scale = min(full / part for full, part in zip(size, shape, strict=True))
+        return tuple(min(full, max(1, round(part * scale))) for full, part in zip(size, shape, strict=True))
     if sides == "both":
         return size
     height, width = shape
@@ -67,7 +89,11 @@ def frame(shape: tuple[int, int], settings: dict) -> tuple[float, float, float, 
         return 0.0, 0.0, 1.0, 1.0
     size = (size, size) if np.isscalar(size) else tuple(size)
     sides, crop = settings.get("sides", "both"), settings.get("crop")
-    full = resized_shape(shape, size, sides)
+    full = resized_shape(shape, size, sides, settings.get("fit", "stretch"))
+    if settings.get("fit") == "pad":  # what was seen reaches past the picture
+        crop = size if crop is None else (crop, crop) if np.isscalar(crop) else tuple(crop)
+        top, left = ((part - side) // -2 for part, side in zip(full, crop, strict=True))
+        return -left / full[1], -top / full[0], (crop[1] - left) / full[1], (crop[0] - top) / full[0]
     if crop is None:
         crop = size if sides == "shorter" else full
     crop = (crop, crop) if np.isscalar(crop) else tuple(crop)

@@ -11,7 +11,7 @@ HOUSE = Path(adlib.__file__).parent
 FLOORS = [
     "errors",
     "files file_hashes",
-    "samples hdf5 tiff resizing plugins parameters image_cache",
+    "samples hdf5 tiff resizing plugins parameters image_cache tiles",
     "metrics papers training_set pictures conformance",
     "masks",
     "images",

@@ -34,12 +34,12 @@ FAMILIES = [*QUICK.split(), *(pytest.param(name, marks=pytest.mark.slow) for nam
 
 def of_timm(name: str, backbone: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
     """Features of timm's own network with the backbone's weights, as timm says that images are to be prepared."""
-    net = timm.create_model(name, features_only=True, out_indices=STAGES).eval()
+    net = timm.create_model(name, features_only=True, out_indices=STAGES).eval().double()
     held = {key.removeprefix("model.").replace(".", "_"): value for key, value in backbone.net.state_dict().items()}
     for key, tensor in net.state_dict().items():
         tensor.copy_(held[key.removeprefix("model.").replace(".", "_")])
     asked = timm.data.resolve_data_config(model=timm.create_model("test_resnet"), pretrained_cfg=net.pretrained_cfg)
-    mean, std = (torch.tensor(asked[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(asked[key], dtype=torch.float64).view(1, 3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
         maps = net((images - mean) / std)
     last = getattr(net, "output_fmt", Format.NCHW) == Format.NHWC
@@ -48,17 +48,17 @@ def of_timm(name: str, backbone: Backbone, images: torch.Tensor) -> list[torch.T
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_gives_timms_own_features(name):
-    backbone = Backbone(name, STAGES, "random")
+    backbone = Backbone(name, STAGES, "random").double()  # random networks make much of the last digit
     own = backbone.net.pretrained_cfg["input_size"][1:]
     size = own if max(own) < 300 else (192, 192)
-    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     features, expected = backbone(images), of_timm(name, backbone, images)
     assert [stage.shape for stage in features] == [stage.shape for stage in expected]
     assert [stage.shape[1] for stage in features] == backbone.channels
     for stage, wanted in zip(features, expected, strict=True):
         scale = wanted.abs().max().item()
         assert scale > 0
-        torch.testing.assert_close(stage, wanted, rtol=0, atol=1e-5 * max(1, scale))
+        torch.testing.assert_close(stage, wanted, rtol=0, atol=1e-5 * max(1, scale), check_dtype=False)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_dinov3_qkvb", "swin_tiny_patch4_window7_224"])
