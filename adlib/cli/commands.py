@@ -239,7 +239,7 @@ def run(
     from adlib.memory.patch_store import parse_bytes
     from adlib.report.pages import render_report
     from adlib.reproduce import shared_cache
-    from adlib.runs.execute import Conditions, execute
+    from adlib.runs.execute import Conditions, NotebookFailed, execute
     from adlib.runs.run import Run, parse_settings
     from adlib.runs.store import Store
 
@@ -249,9 +249,12 @@ def run(
     this.check()
     store = Store(out.expanduser().resolve() / "runs")
     with shared_cache(out, cache) as folder:
-        record = execute(
-            this, store, conditions=Conditions(cache=folder, cache_limit=parse_bytes(cache_limit, "--cache-limit"))
-        )
+        conditions = Conditions(cache=folder, cache_limit=parse_bytes(cache_limit, "--cache-limit"))
+        try:
+            record = execute(this, store, conditions=conditions, keep_mistakes=False)
+        except NotebookFailed as error:
+            print(f"failed: {this.title}: {error.reason}", file=sys.stderr)
+            raise typer.Exit(1) from None
     index = render_report(out.expanduser().resolve())
     print(store.path(this.key) / "record.json")
     print(index.parent / "html" / "runs" / f"{this.key}.html")
@@ -367,36 +370,64 @@ def worker(context: typer.Context) -> None:
 
 @app.command()
 def runs(
+    keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="these alone; beginnings do")] = None,
     out: Out = Path("reports"),
     dataset: Annotated[str | None, typer.Option(help="of this dataset alone")] = None,
     category: Annotated[str | None, typer.Option(help="of this category alone")] = None,
     method: Annotated[str | None, typer.Option(help="of this method alone")] = None,
-    status: Annotated[str | None, typer.Option(help="finished or failed")] = None,
+    status: Annotated[str | None, typer.Option(help="finished, failed, running or damaged")] = None,
     csv: Annotated[Path | None, typer.Option(help="write all columns to this file")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="delete them, after asking")] = False,
+    again: Annotated[bool, typer.Option("--rerun", help="do them again, finished ones too, after asking")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="of --rerun: runs at once on this machine")] = None,
 ) -> None:
-    """List the runs that are stored, oldest first, those under way, and those that are damaged."""
+    """List the runs that are stored, oldest first, those under way, and those that are damaged; delete or redo them."""
     import pandas as pd
 
-    from adlib.runs.schema import STATUSES
+    from adlib.runs.execute import Conditions
+    from adlib.runs.selection import delete_runs, rerun, select_runs
     from adlib.runs.store import Store
+    from adlib.runs.workers import Workers, default_jobs
 
-    if status not in (None, *STATUSES):
-        raise InputError(f"Unknown status {status!r}; a run that has ended is {' or '.join(STATUSES)}.")
     store = Store(out.expanduser().resolve() / "runs")
-    wanted = {"dataset": dataset, "category": category, "method": method, "status": status}
-    found = store.table(**{name: value for name, value in wanted.items() if value is not None})
+    selected = bool(keys or dataset or category or method or status)
+    found = select_runs(store, keys or [], status, dataset=dataset, category=category, method=method)
     if csv is not None:
-        write_text(csv, spreadsheet_csv(found))
-    for row in found.to_dict("records"):
+        write_text(csv, spreadsheet_csv(found.table))
+    for row in found.table.to_dict("records"):
         numbers = {name: row.get(name) for name in ("image_auroc", "pixel_auroc", "aupro")}
         numbers = " ".join(f"{name} {value:.4f}" for name, value in numbers.items() if pd.notna(value))
         said = f"{row['kind']}: {row['reason']}" if row["reason"] else numbers
         print(printable(f"{row['key']} {row['status']:8} {row['title']} {said}"))
-    for key in sorted(store.running()):
+    for key in found.running:
         print(f"{key} running")
-    for key, reason in store.damaged().items():
+    for key, reason in found.damaged.items():
         print(f"{key} damaged  will be done again: {printable(reason)}")
-    print(f"{len(found)} runs in {store.folder}")
+    print(f"{len(found.table)} runs in {store.folder}")
+    if not (delete or again):
+        return
+    if delete and again:
+        raise InputError("--delete or --rerun, not both: what is deleted cannot be done again.")
+    if not selected:
+        raise InputError("Say which runs: by keys, --status, --dataset, --category or --method.")
+    verb = "Delete" if delete else "Do again"
+    if not found.keys or not (yes or typer.confirm(f"{verb} these {len(found.keys)} runs?")):
+        return
+    if delete:
+        gone, busy = delete_runs(store, found.keys)
+        print(f"{len(gone)} runs deleted.")
+        lines = [f"{key}: some process works on it; it stays." for key in busy]
+    else:
+        with Workers(jobs or min(default_jobs(), len(found.keys)), conditions=Conditions(again=True)) as workers:
+            records, lines = rerun(store, found.keys, workers)
+        failed = [record for record in records if record["status"] == "failed"]
+        print(f"{len(records) - len(failed)} runs done, {len(failed)} failures.")
+        lines += [f"{record['key']}: {record['reason']}" for record in failed]
+    for line in lines:
+        print(f"failed: {line}", file=sys.stderr)
+    if lines:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -437,8 +468,9 @@ def audit(papers: PaperNames = None) -> None:
 def report(out: Out = Path("reports")) -> None:
     """Render every executed notebook as HTML, with an index page."""
     from adlib.report.pages import render_report
+    from adlib.runs.store import check_is_output
 
-    print(render_report(out.expanduser().resolve()))
+    print(render_report(check_is_output(out.expanduser().resolve())))
 
 
 @app.command("inspect")

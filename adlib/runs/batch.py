@@ -61,7 +61,8 @@ def run_all(
 ) -> list[dict]:
     """Do all runs that the store does not have; returns the records of all of them, in their order.
 
-    jobs: how many at once on this machine, processors (or GPUs) being shared among them; or Workers.
+    jobs: how many at once on this machine, processors (or GPUs) being shared among them; or Workers, whose conditions
+    may say that finished runs are done again.
     work: what a worker does with (run, key, store's folder, conditions), `do_run` if None.
     A failure of any kind is recorded as one and stops no other run. A run that another process works on is left to it.
     Ctrl-C ends what is under way, keeps every finished run and every checkpoint, and raises KeyboardInterrupt.
@@ -70,7 +71,8 @@ def run_all(
     """
     store.check_writable()
     folder = store.folder.resolve()
-    waiting = {run.key: run for run in runs if not store.is_finished(run.key)}
+    again = isinstance(jobs, Workers) and jobs.conditions.again
+    waiting = {run.key: run for run in runs if again or not store.is_finished(run.key)}
     tasks = []
     for (key, run), title in zip(waiting.items(), distinct_titles(waiting.values()), strict=True):
         arguments = (run.as_dict(), key, str(folder)) + (() if work else (run.__dict__.get("fingerprint", ""),))
@@ -81,6 +83,8 @@ def run_all(
         for task, outcome in _do_all(workers, tasks, stop, "runs", len(runs) - len(waiting), progress):
             if outcome.get("unrecorded"):
                 lost[task.name] = _record_loss(waiting[task.name], store, outcome)
+            elif again and outcome["state"] == FAILED:  # what was finished before stays so
+                lost[task.name] = failure(waiting[task.name], outcome["kind"], outcome["reason"])
     return [lost.get(run.key) or store.record(run.key) or _unknown(run) for run in runs]
 
 
@@ -133,6 +137,8 @@ def _open(jobs: int | Workers | None, tasks: int) -> Iterator[Workers]:
     if isinstance(jobs, Workers):
         yield jobs
     else:
+        if jobs is not None and jobs < 1:
+            raise InputError(f"jobs={jobs}: at least one run at once.")
         with Workers(max(1, min(jobs or default_jobs(), tasks))) as workers:
             yield workers
 
@@ -352,7 +358,7 @@ def _record_loss(run: Run, store: Store, outcome: dict) -> dict:
         if folder is not None:  # else another process has finished it meanwhile
             store.write_failure(folder, record)
     found = store.record(run.key)
-    return found if found and found["status"] == FINISHED else record
+    return found or record
 
 
 def _unknown(run: Run) -> dict:

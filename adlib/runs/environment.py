@@ -149,6 +149,27 @@ def oom_kills() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
+def allow_open_files(jobs: int) -> None:
+    """Raise this process's limit of open files as far as it may. Raises InputError if not even so many are allowed as
+    this many runs at once need.
+    """
+    try:
+        import resource
+    except ImportError:  # a system without such limits
+        return
+    needed = 128 + 32 * jobs
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < 4096:
+        soft = 4096 if hard == unlimited else min(hard, 4096)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft != unlimited and soft < needed:
+        raise InputError(
+            f"This process may open {soft} files, and {jobs} runs at once need about {needed}: raise the limit "
+            f"(`ulimit -n {max(needed, 1024)}`)" + (", or give fewer --jobs." if jobs > 1 else ".")
+        )
+
+
 def available_cpus() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,8 +21,8 @@ from adlib.errors import InputError
 from adlib.file_hashes import file_hash
 from adlib.predictions import seal
 from adlib.runs import kernels
-from adlib.runs.environment import REPOSITORY, notebook, oom_kills
-from adlib.runs.record import failure, write_json, write_record
+from adlib.runs.environment import REPOSITORY, allow_open_files, notebook, oom_kills
+from adlib.runs.record import FINISHED, failure, write_json, write_record
 from adlib.runs.run import Run
 from adlib.runs.store import Store
 
@@ -58,7 +58,8 @@ class Conditions:
     works on the same run, -1 for ever. stop: a file; when it appears, the run is interrupted. cache: a folder in which
     runs share decoded images and frozen features, "" for none, and the bytes that it may hold. stall_limit: seconds
     after which a kernel that hangs is ended: one that begins no cell, writes no file and uses no processor; one that
-    uses a processor may be as silent for BUSY_LIMITS times as long. None for no such limit.
+    uses a processor may be as silent for BUSY_LIMITS times as long. None for no such limit. again: whether a run that
+    is finished is done once more; it is replaced by one that finishes, never by one that fails.
     """
 
     time_limit: float | None = None
@@ -69,6 +70,7 @@ class Conditions:
     cache: str = ""
     cache_limit: float = 20e9
     stall_limit: float | None = 1800.0
+    again: bool = False
 
 
 class NotebookFailed(RuntimeError):
@@ -77,12 +79,13 @@ class NotebookFailed(RuntimeError):
     kind: "wrong input" (a parameter, or data that are gone), "error" (any other exception), "diverged" (a loss that is
     not finite), "out of memory", "out of GPU memory", "disk full", "kernel died", "stalled" (it hung), "time limit",
     "interrupted".
-    reason: one line.
+    reason: one line. worked: whether any cell had worked by then, that of the parameters apart.
     """
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)
         self.kind, self.reason = kind, reason
+        self.worked = True
 
 
 def execute(
@@ -93,21 +96,27 @@ def execute(
     conditions: Conditions = Conditions(),
     server: kernels.KernelServer | None = None,
     fingerprint: str = "",
+    keep_mistakes: bool = True,
 ) -> dict:
     """Do a run, unless the store has it, and return its record.
 
     key, fingerprint: of the run and of its data, where they are known already: from then on nothing here reads the
     data, so that a run whose data have changed or gone is recorded as failed at once, under the key planned.
     server: forks the kernel, else it is started as a program.
-    A run that fails is recorded as failed, with its notebook up to the error. Wrong input (a missing folder, an
-    unknown parameter) raises InputError before anything is begun. Raises Busy as `Store.claim` does, NotebookFailed of
+    A run that fails is recorded as failed, with its notebook up to the error. keep_mistakes: False for a run that
+    somebody has just typed: what fails of wrong input, or before the first cell has worked, leaves nothing behind and
+    raises InputError, or NotebookFailed. Without a key wrong input (a missing folder, an unknown parameter) raises
+    InputError before anything is begun, in either case. Raises Busy as `Store.claim` does, NotebookFailed of
     the kind "interrupted" after an interruption, which leaves no record, and OSError when not even a record can be
     written.
     """
     if not key:
+        run.check_settings()
         run.fetch_weights()
         key, fingerprint = run.key, run.fingerprint
-    with store.claim(key, conditions.wait) as folder:
+    store.check_writable()
+    failed = None
+    with store.claim(key, conditions.wait, conditions.again) as folder:
         if folder is not None:
             folder = folder.resolve()
             attempts = Attempts(folder)
@@ -120,10 +129,16 @@ def execute(
                 attempts.end(error)
                 if error.kind == "interrupted":
                     raise error
+                if not keep_mistakes and error.kind == "wrong input":
+                    raise InputError(error.reason)
+                if not keep_mistakes and not error.worked:
+                    raise error
                 if error.kind not in WORTH_A_RETRY or not left:
-                    _record_failure(run, store, folder, error, attempts.earlier[:-1], fingerprint)
+                    failed = _record_failure(run, store, folder, error, attempts.earlier[:-1], fingerprint)
                     break
     record = store.record(key)
+    if failed and record and record["status"] == FINISHED:  # done again, and the one before stays
+        record = failed
     if record is None:
         raise RuntimeError(f"{run.title} left no record in {store.path(key)}.")
     return record
@@ -145,6 +160,10 @@ def _attempt(
     except NotebookFailed as error:
         (folder / "record.json").unlink(missing_ok=True)  # the notebook failed behind its last cell
         return error
+    except InputError as error:  # of this machine: no room for sockets, too few files
+        failed = NotebookFailed("wrong input", str(error))
+        failed.worked = False
+        return failed
     except OSError as error:
         return _of_disk(error)
     return None
@@ -167,8 +186,8 @@ def _complete(folder: Path, earlier: list[dict], maps: bool) -> None:
 
 def _record_failure(
     run: Run, store: Store, folder: Path, error: NotebookFailed, earlier: list[dict], fingerprint: str = ""
-) -> None:
-    """Leave the record of a failed run in its claimed folder; on a full disk without its notebook.
+) -> dict:
+    """Leave the record of a failed run in its claimed folder, on a full disk without its notebook; returns the record.
 
     Whatever the run failed of may be gone by now: nothing of it is asked again, not even the key.
     """
@@ -179,7 +198,9 @@ def _record_failure(
         for entry in folder.iterdir():
             shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
     record = failure(run, error.kind, error.reason, store.claimed_key(folder), fingerprint)
-    store.write_failure(folder, record | {"attempts": earlier})
+    record |= {"attempts": earlier}
+    store.write_failure(folder, record)
+    return record
 
 
 def deaths(store: Store, key: str) -> int | None:
@@ -259,6 +280,7 @@ def execute_notebook(
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     paths = [str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    allow_open_files(1)
     log = log or Path(os.devnull)
     imports = [f"adlib.models.{parameters['method']}"] if "method" in parameters else []
     started: list = []
@@ -266,7 +288,7 @@ def execute_notebook(
     try:
         # The kernel talks through sockets in a folder of its own, not through TCP ports, which every user of the
         # machine could reach; the folder's short name keeps them below the system's limit of about 100 characters.
-        with tempfile.TemporaryDirectory(prefix="adlib-") as sockets, watch:
+        with tempfile.TemporaryDirectory(prefix="adlib-", dir=_short_folder()) as sockets, watch:
             papermill.execute_notebook(
                 str(notebook(name)),
                 str(out),
@@ -281,19 +303,39 @@ def execute_notebook(
                 shutdown_kernel="immediate",  # all that it has to leave is on disk
                 on_cell_start=_cell_logger(log, watch),
             )
-    except PapermillExecutionError as error:
-        raise _of_exception(error.ename, str(error.evalue)) from error
-    except (DeadKernelError, RuntimeError) as error:
-        if watch.reason:
-            raise NotebookFailed(watch.kind, watch.reason) from error
-        if "Kernel didn't respond" in str(error):
-            raise NotebookFailed("stalled", f"The kernel gave no sign of life for {START_SECONDS} s.") from error
-        if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
+    except (PapermillExecutionError, DeadKernelError, RuntimeError) as error:
+        if isinstance(error, PapermillExecutionError):
+            failed = _of_exception(error.ename, str(error.evalue))
+        elif watch.reason:
+            failed = NotebookFailed(watch.kind, watch.reason)
+        elif "Kernel didn't respond" in str(error):
+            failed = NotebookFailed("stalled", f"The kernel gave no sign of life for {START_SECONDS} s.")
+        elif isinstance(error, DeadKernelError) or "Kernel died" in str(error):
+            failed = _of_death(started[-1].wait(5) if started else None, oom_kills() > killed_before)
+        else:
             raise
-        status = started[-1].wait(5) if started else None
-        raise _of_death(status, oom_kills() > killed_before) from error
+        failed.worked = watch.cells > len(("parameters", "injected-parameters", "the one that failed"))
+        raise failed from error
     _log(log, "done")
     return out
+
+
+SOCKET_ROOM = 107 - len("/adlib-12345678/kernel-5")  # of the 107 characters that the path of a socket may have
+
+
+def _short_folder() -> str | None:
+    """A folder for sockets: None for the system's temporary one, unless its name is too long for them.
+
+    Raises InputError where no folder is short enough.
+    """
+    folders = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm", "/tmp", "/var/tmp"]
+    for folder in filter(None, folders):
+        if len(os.fsencode(folder)) <= SOCKET_ROOM and os.access(folder, os.W_OK):
+            return folder
+    raise InputError(
+        f"{folders[0]} is too long a name for sockets ({SOCKET_ROOM} characters), and /tmp cannot be written: set "
+        "TMPDIR to a shorter folder."
+    )
 
 
 class Watch(threading.Thread):
@@ -305,7 +347,7 @@ class Watch(threading.Thread):
         super().__init__(daemon=True, name="watch")
         self.started, self.conditions, self.folder, self.left = started, conditions, folder, threading.Event()
         self.kind = self.reason = ""
-        self.cell = 0
+        self.cell = self.cells = 0  # the place of the cell under way in the notebook, and how many with code have begun
 
     def __enter__(self):
         self.start()
@@ -407,6 +449,7 @@ def _cell_logger(log: Path, watch: Watch) -> Callable:
     def on_cell_start(cell, cell_index: int) -> None:
         watch.cell = cell_index
         if cell.cell_type == "code" and cell.source.strip():
+            watch.cells += 1
             _log(log, f"cell {cell_index}: {cell.source.strip().splitlines()[0]}")
 
     return on_cell_start

@@ -5,6 +5,7 @@ A profile (nbconfig/profiles/*.yaml) is plain data that overrides parameters; no
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -94,12 +95,13 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         _check_profile(content)
         profile = Profile(file.stem, **content)
-    except (TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (TypeError, ValueError, OSError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{file} is not a profile: {str(error) or 'it is nested too deeply'}.") from error
     if data is not None:
         profile.data = str(Path(data).expanduser().resolve())
     if seeds is not None:
         profile.seeds = seeds
+    _check_names(profile, file)
     if not profile.data:
         raise InputError(f"Profile {profile.name} needs data: give --data DIR, with one folder per dataset in it.")
     return profile
@@ -120,6 +122,25 @@ def _check_profile(content: object) -> None:
                 raise ValueError(f"{name}: {key} is {value!r}, not names with values")
     if (content.get("seeds") or 1) < 1:
         raise ValueError(f"seeds is {content['seeds']}, and must be 1 or more")
+
+
+def _check_names(profile: Profile, file: Path) -> None:
+    """Raise InputError for a method or data set that does not exist, and for a limit that is no number."""
+    from adlib.datasets import list_datasets
+
+    methods, datasets = list_models(), list_datasets()
+    given = {"methods": methods, "categories": [*methods, "other"], "joint": methods, "phantoms": datasets}
+    for of, known in given.items():
+        for name in getattr(profile, of) or ():
+            if name not in known:
+                near = get_close_matches(str(name), known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise InputError(f"{file} is not a profile: {of} names {name!r}, which does not exist{hint}.")
+    for name, limit in (profile.categories or {}).items():
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+            raise InputError(
+                f"{file} is not a profile: categories, {name} is {limit!r}, not a number from 0, or null for all."
+            )
 
 
 def draw_phantoms(names: Iterable[str], profile: Profile, folder: Path) -> None:
@@ -201,6 +222,7 @@ def _fill(cell: Cell, root: Path, there: Callable[[Path], set], category: str, r
     else:
         settings = cell_settings(cell, category, row, profile)
         cell.run = Run(cell.dataset, str(root), cell.method, cell.category, settings, cell.seed)
+        cell.run.check_settings()
         if lacks := [folder for folder in cell.run.auxiliary_roots.values() if not folder.exists()]:
             cell.run, cell.missing, cell.lacks = None, "no data", lacks
 

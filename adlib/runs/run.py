@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,6 +20,9 @@ from adlib.training_set import TRAINING_SETTINGS, check_training_settings, choos
 # others go to the method.
 IMAGE_SETTINGS = ("size", "crop", "window", "resize", "sides", "mask_resize", "fit", "tile")
 DATA_SETTINGS = ("mask_rule", "items", "normal_names", "normal", "abnormal", "normal_test", "masks")
+
+LARGEST_SIDE = 32768  # pixels
+LONGEST_WORD = 4096  # characters of a setting
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,44 @@ class Run:
         samples = self.loaded_samples
         supervised = getattr(model_class(self.method), "training_samples", None)
         return supervised(self.dataset, samples) if supervised else samples
+
+    def check_settings(self) -> None:
+        """Raise InputError for what cannot be run on any data: an unknown method, parameter or device, a setting of a
+        wrong kind, a seed that no generator takes.
+        """
+        from adlib.detector import choose_device
+        from adlib.images import ImageSet
+        from adlib.samples import COLUMNS
+
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise InputError(f"seed={self.seed!r}: a seed is a whole number from 0 to 4294967295.")
+        for name, value in self.settings.items():
+            if not isinstance(name, str) or not _is_plain(value):
+                raise InputError(
+                    f"{name}={value!r}: a setting is a number, a word, true, false, null, or a list of these."
+                )
+            if name in ("weights", "backbone") and not isinstance(value, str | None):
+                raise InputError(f"{name}={value!r}: expected a name or the path of a file.")
+            if isinstance(value, str) and len(value) > LONGEST_WORD:
+                raise InputError(f"{name}={value[:40]!r}... has {len(value)} characters: no name or path is as long.")
+        try:
+            self.create_model()
+            images = ImageSet(pd.DataFrame(columns=COLUMNS), **self.image_settings)
+            if max(images.size) > LARGEST_SIDE:
+                raise InputError(f"size={self.image_settings['size']} is more than {LARGEST_SIDE} pixels a side.")
+            choose_device(self.device)
+            Path(self.root).exists()
+        except InputError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+            lines = str(error).splitlines() or [""]
+            if isinstance(error, OSError):
+                raise InputError(f"{self.root} cannot be looked at: {error.strerror}.") from error
+            raise InputError(
+                f"{self.method} on {self.device} does not take {given or 'these settings'} ({lines[0]}): "
+                f"`adlib models {self.method}` shows what it has and its defaults."
+            ) from error
 
     @cached_property
     def image_settings(self) -> dict:
@@ -233,6 +275,7 @@ class Run:
         """
         from adlib.detector import choose_device
 
+        self.check_settings()
         model = self.create_model()
         choose_device(self.device)
         model.check_networks()
@@ -390,7 +433,22 @@ def _number(text: str) -> int | float | str:
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
 
 
+def _is_plain(value) -> bool:
+    """Whether a setting can be written into a record and read again as it was."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(one) for one in value)
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(one) for name, one in value.items())
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int | bool)
+
+
 def _is_path(text: str) -> bool:
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+        path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long for a name, or nobody's home
+        return False
     # Without a slash, "bundled" stays a word also where somebody has a folder of that name.
     return path.is_file() or text.endswith(".safetensors") or ("/" in text and path.is_dir())

@@ -34,6 +34,14 @@ class Busy(Exception):
     """Another process is working on the run."""
 
 
+def check_is_output(out: Path) -> Path:
+    """`out`, if it is a folder that `adlib run` or `adlib reproduce` has written into; raises InputError otherwise."""
+    if not any((out / name).is_dir() for name in ("runs", "notebooks", "plans")):
+        there = "has no runs, notebooks or plans in it" if out.is_dir() else "is no folder"
+        raise InputError(f"{out} {there}: give the folder that was the --out of `adlib run` or `adlib reproduce`.")
+    return out
+
+
 class Store:
     """The runs below a folder."""
 
@@ -144,13 +152,14 @@ class Store:
             ) from error
 
     @contextmanager
-    def claim(self, key: str, wait: float = -1) -> Iterator[Path | None]:
+    def claim(self, key: str, wait: float = -1, again: bool = False) -> Iterator[Path | None]:
         """Work on a run alone: yields a folder to work in, or None if the run is finished by now.
 
         The folder is empty but for what an attempt that failed or was killed has left: its checkpoint, attempts.json.
         wait: how many seconds to wait while another process works on the same run, before Busy is raised; -1 for ever.
         What is in the folder when the block ends becomes the run, at once and whole, if a record is in it; otherwise
-        it is dropped, but for a checkpoint.
+        it is dropped, but for a checkpoint. again: work on it even if it is finished; a finished run is then replaced
+        by a finished one alone.
         """
         self._lock_file(key).parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self._lock_file(key), timeout=wait)
@@ -159,7 +168,8 @@ class Store:
         except Timeout as error:
             raise Busy(key) from error
         try:
-            if self.is_finished(key):
+            finished = self.is_finished(key)
+            if finished and not again:
                 yield None
                 return
             partial = self.partial(key)
@@ -172,7 +182,7 @@ class Store:
                 checkpoint.replace(partial / checkpoint.name)
             try:
                 yield partial
-                if (partial / "record.json").exists():
+                if (partial / "record.json").exists() and not (finished and _status(partial) != FINISHED):
                     _delete([partial / "attempts.json"])  # the record has them
                     _replace(self.path(key))  # a failed attempt or a damaged run
                     partial.replace(self.path(key))
@@ -181,6 +191,24 @@ class Store:
                 _delete([entry for entry in _entries(partial) if not _outlives(entry)] if resumable else [partial])
         finally:
             lock.release()
+
+    def delete(self, key: str) -> bool:
+        """Delete a run with all that it has left, a killed one's checkpoint too; False while some process works on it.
+
+        Half deleted, by a kill, it is what a run is that was killed: nothing that looks finished.
+        """
+        self._lock_file(key).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self._lock_file(key), timeout=0):
+                partial = self.partial(key)
+                if partial.exists() or partial.is_symlink():
+                    _replace(partial)
+                if self.path(key).exists() or self.path(key).is_symlink():
+                    self.path(key).replace(partial)
+                    _replace(partial)
+        except Timeout:
+            return False
+        return True
 
     def partial(self, key: str) -> Path:
         """Where a run is worked on, and where one that was killed has left its progress."""
@@ -193,6 +221,10 @@ class Store:
     def write_failure(self, folder: Path, record: dict) -> None:
         """Leave a failed run's record in its claimed folder."""
         write_record(folder, record)
+
+
+def _status(folder: Path) -> str:
+    return read_json(folder / "record.json").get("status", "")
 
 
 def _entries(folder: Path) -> list[Path]:

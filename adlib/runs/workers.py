@@ -82,6 +82,7 @@ class Workers:
             import dask
 
             dask.config.set(_SETTINGS | _given_by_hand())
+            environment.allow_open_files(1 if self.scheduler else self.jobs or default_jobs())
             if not self.scheduler:
                 self._cluster = _local_cluster(self.jobs or default_jobs())
             try:

@@ -255,6 +255,78 @@ def test_runs_are_listed_by_the_command_line(tmp_path):
     assert (tmp_path / "runs.csv").read_text().count("too large") == 1
 
 
+def three_runs(folder: Path) -> tuple[Store, list[Run]]:
+    """Finished, cut and failed."""
+    store, runs = Store(folder / "runs"), quick_runs(3)
+    finished(store, runs[0])
+    finished(store, runs[1])
+    (store.path(runs[1].key) / "predictions" / "maps.npy").write_bytes(b"1")
+    with store.claim(runs[2].key) as partial:
+        store.write_failure(partial, failure(runs[2], "out of memory", "too large"))
+    return store, runs
+
+
+@pytest.mark.parametrize(
+    ("selection", "left"),
+    [(["--status", "failed"], [0, 1]), (["--status", "damaged"], [0, 2]), (["0000000000000000"], [1, 2])],
+)
+def test_runs_are_deleted_as_selected_after_asking(tmp_path, selection, left):
+    store, runs = three_runs(tmp_path)
+    command = ["runs", "--out", str(tmp_path), *selection, "--delete"]
+    asked = CliRunner().invoke(app, command, input="n\n")
+    assert "Delete these 1 runs? [y/N]: n" in asked.stdout
+    assert len(list(store.folder.glob("0*"))) == 3
+    done = CliRunner().invoke(app, [*command, "--yes"])
+    assert "1 runs deleted." in done.stdout
+    assert sorted(entry.name for entry in store.folder.glob("*[0-9a-f]")) == [runs[number].key for number in left]
+
+
+def test_a_run_that_is_worked_on_is_not_deleted(tmp_path):
+    store, runs = three_runs(tmp_path)
+    with store.claim(runs[2].key) as partial:
+        done = CliRunner().invoke(app, ["runs", "--out", str(tmp_path), runs[2].key, "--delete", "--yes"])
+        assert partial.is_dir()
+    assert done.exit_code == 1
+    assert "some process works on it" in done.output
+    assert store.record(runs[2].key)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--status", "falied"], "a run is finished, failed, running, damaged"),
+        (["--delete", "--yes"], "Say which runs"),
+        (["0000000000000000", "--delete", "--rerun", "--yes"], "not both"),
+        (["ffff", "--delete"], "has the key 'ffff'"),
+    ],
+)
+def test_what_selects_no_runs_is_refused_in_a_sentence(tmp_path, arguments, message):
+    store, _ = three_runs(tmp_path)
+    done = CliRunner().invoke(app, ["runs", "--out", str(tmp_path), *arguments])
+    assert isinstance(done.exception, InputError)
+    assert message in str(done.exception)
+    assert len(list(store.folder.glob("0*"))) == 3
+
+
+def test_a_finished_run_that_is_done_again_is_replaced_by_a_finished_one_alone(workers, tmp_path):
+    store, (run,) = Store(tmp_path), quick_runs(1)
+    run_all([run], store, workers, False, leaves_a_record())
+    before = store.record(run.key)
+    for status in ("failed", "finished"):
+        with store.claim(run.key, again=True) as partial:
+            assert partial is not None
+            more = {"kind": "error", "reason": "why"} if status == "failed" else {"metrics": {"image_auroc": 1.0}}
+            write_json(partial / "record.json", before | {"status": status} | more)
+        assert store.is_finished(run.key)
+        assert (store.record(run.key) == before) == (status == "failed")
+
+
+def test_a_report_of_a_folder_that_is_none_is_refused(tmp_path):
+    done = CliRunner().invoke(app, ["report", "--out", str(tmp_path)])
+    assert "has no runs, notebooks or plans in it" in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
 # The estimate
 
 

@@ -25,7 +25,7 @@ from test_batch import leaves_a_record, quick_runs
 from adlib import InputError
 from adlib.runs import Run, Store
 from adlib.runs.batch import run_all
-from adlib.runs.execute import Conditions, NotebookFailed, execute
+from adlib.runs.execute import Conditions, NotebookFailed, _short_folder, execute
 from adlib.runs.kernels import KernelServer, can_fork
 from adlib.runs.record import FAILED, write_json
 from adlib.runs.workers import Workers
@@ -192,6 +192,47 @@ def test_a_failure_is_recorded_under_the_planned_key_whatever_became_of_the_data
     assert record["data"]["fingerprint"] == fingerprint
     assert store.record(key) == record
     assert not {"key", "samples", "fingerprint"} & given.__dict__.keys()  # nothing was read again
+
+
+def test_a_run_just_typed_that_fails_of_wrong_input_leaves_nothing(tree, tmp_path, monkeypatch):
+    store, run = Store(tmp_path / "store"), Run("folder", str(tree), "padim", "thing", SMALL)
+
+    def fails(*_):
+        raise failed
+
+    monkeypatch.setattr("adlib.runs.execute.execute_notebook", fails)
+    for kind, worked, error in [("wrong input", True, InputError), ("kernel died", False, NotebookFailed)]:
+        failed = NotebookFailed(kind, "why")
+        failed.worked = worked
+        with pytest.raises(error, match="why"):
+            execute(run, store, False, keep_mistakes=False)
+        assert [entry.name for entry in store.folder.iterdir()] == [".locks"]
+    failed = NotebookFailed("error", "why")  # behind the first cells it is work, and stays
+    assert execute(run, store, False, keep_mistakes=False)["kind"] == "error"
+
+
+def test_sockets_find_a_short_folder_where_the_temporary_one_has_a_long_name(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert len(_short_folder()) < 80
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="too long a name for sockets"):
+        _short_folder()
+
+
+def test_few_open_files_are_said_and_more_are_taken_where_allowed():
+    code = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (64, {hard})); "
+    code += "from adlib.runs.environment import allow_open_files; allow_open_files({jobs}); "
+    code += "print(r.getrlimit(r.RLIMIT_NOFILE)[0])"
+
+    def limited(**values) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-c", code.format(**values)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    assert limited(hard=1024, jobs=4).stdout == "1024\n"
+    assert "may open 64 files, and 1 runs at once need about 160: raise the limit" in limited(hard=64, jobs=1).stderr
 
 
 # Kernels of real runs

@@ -170,6 +170,28 @@ def test_a_value_that_is_no_yaml_gets_one_line():
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"size": "abc"}}, "size='abc'"),
+        ({"settings": {"size": None}}, "size=None"),
+        ({"settings": {"size": 10**21}}, "more than 32768 pixels a side"),
+        ({"settings": {"window": [1]}}, r"window=\[1\]"),
+        ({"settings": {"coreset_ratio": float("nan")}}, "coreset_ratio=nan: a setting is a number"),
+        ({"settings": {"weights": ["a"]}}, r"weights=\['a'\]: expected a name"),
+        ({"settings": {"colour": "blue"}}, "patchcore has no parameter colour"),
+        ({"seed": -1}, "seed=-1: a seed is a whole number"),
+        ({"seed": True}, "seed=True: a seed is a whole number"),
+        ({"device": "cudaa"}, "is not a torch device"),
+        ({"method": "patchcor"}, "Unknown model 'patchcor'"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is_begun(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        execute(run_on(tmp_path / "nowhere", **changes), Store(tmp_path / "out" / "runs"), False)
+    assert not (tmp_path / "out").exists()
+
+
 # Store
 
 
@@ -294,8 +316,30 @@ def test_profiles_are_named_and_checked(tmp_path):
         read_profile("fast")
     with pytest.raises(InputError, match="needs data: give --data DIR"):
         read_profile("paper")
-    with pytest.raises(InputError, match="is not a profile"):
-        read_profile(str(write_profile(tmp_path, colour="blue")), data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"colour": "blue"}, "is not a profile"),
+        ({"methods": {"patchcor": {}}}, "methods names 'patchcor', which does not exist; did you mean 'patchcore'"),
+        ({"methods": {"patchcore": 3}}, "is not a profile"),
+        ({"methods": []}, "is not a profile"),
+        ({"categories": {"padin": 1}}, "did you mean 'padim'"),
+        ({"categories": {"other": -1}}, "categories, other is -1"),
+        ({"joint": ["uniat"]}, "did you mean 'uniad'"),
+        ({"joint": "uniad"}, "is not a profile"),
+        ({"seeds": 0}, "is not a profile"),
+        ({"seeds": "many"}, "is not a profile"),
+        ({"phantoms": {"mvtec": {}}}, "phantoms names 'mvtec'"),
+        ({"data": 3}, "is not a profile"),
+    ],
+)
+def test_a_profile_of_wrong_values_is_refused_in_a_sentence(tmp_path, content, message):
+    file = tmp_path / "profile.yaml"
+    file.write_text(json.dumps({"data": str(tmp_path)} | content))
+    with pytest.raises(InputError, match=message):
+        read_profile(str(file))
 
 
 # Execution
