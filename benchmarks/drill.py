@@ -3,7 +3,8 @@
     python benchmarks/drill.py [--rounds N] [--runs N] [--jobs N] [--seed N]
 
 Each round starts a batch (a process of its own, as `adlib reproduce` is) on one store. While it works, kernels,
-workers or the batch end by kill -9, predictions are cut, a record is spoiled, or the data are taken away for a moment.
+workers or the batch end by kill -9, a kernel is stopped so that it hangs, predictions are cut, a record is spoiled, or
+the data are taken away for a moment. Links that go down are tests/runs/test_links.py's.
 After the last round a batch without faults ends the work. What must hold: every run is finished, no record that was
 whole was written again, every record says what evaluating its predictions says. Prints how many faults there were.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "runs")]
 
 from conftest import make_tree  # noqa: E402
 from test_batch import leaves_a_record, quick_runs  # noqa: E402
@@ -30,9 +31,11 @@ from test_faults import command_line  # noqa: E402
 from adlib.papers import list_papers  # noqa: E402
 from adlib.runs import Run, Store  # noqa: E402
 from adlib.runs.batch import run_all  # noqa: E402
+from adlib.runs.execute import Conditions  # noqa: E402
 from adlib.runs.plan import plan, read_profile, write_plan  # noqa: E402
 from adlib.runs.workers import Workers  # noqa: E402
 
+QUIET = 600  # seconds that a batch may take from the last fault to its end
 SETTINGS = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 32, "crop": None}
 
 
@@ -63,9 +66,12 @@ def do_harm(rng: random.Random, process: subprocess.Popen, store: Store, tree: P
     kernels = [each for each in below if each.ppid() in servers]
     workers = [psutil.Process(pid).parent() for pid in servers if psutil.Process(pid).ppid() != process.pid]
     finished = [entry.parent for entry in store.folder.glob("[0-9a-f]*/record.json")]
-    kind = rng.choice(["kernel", "worker", "batch", "cut predictions", "corrupt record", "data gone"])
+    kinds = ["kernel", "kernel stopped", "worker", "batch", "cut predictions", "corrupt record", "data gone"]
+    kind = rng.choice(kinds)
     if kind == "kernel" and kernels:
         rng.choice(kernels).kill()
+    elif kind == "kernel stopped" and kernels:
+        rng.choice(kernels).suspend()
     elif kind == "worker" and workers:
         rng.choice(workers).kill()
     elif kind == "batch":
@@ -108,7 +114,10 @@ def fault_drill(rounds: int, number: int, jobs: int, seed: int) -> None:
             rewritten += sum(after.get(key, at) != at for key, at in before.items() if key not in damaged)
             if kind == "batch":
                 break
-        process.wait()
+        try:
+            process.wait(QUIET)
+        except subprocess.TimeoutExpired:
+            raise SystemExit(f"a batch has not ended within {QUIET} s of the last fault") from None
         psutil.wait_procs(psutil.Process().children(recursive=True), timeout=30)
     before = whole(store, runs)
     assert batch(tree, store, number, jobs).wait() == 0
@@ -190,7 +199,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.batch:
         tree, folder, number, jobs = given.batch
-        records = run_all(drill_runs(Path(tree), int(number)), Store(folder), int(jobs), False)
+        with Workers(int(jobs), conditions=Conditions(stall_limit=10)) as workers:
+            records = run_all(drill_runs(Path(tree), int(number)), Store(folder), workers, False)
         sys.exit(any(record["status"] != "finished" for record in records))
     if given.only != "scale":
         fault_drill(given.rounds, given.runs, given.jobs, given.seed)
