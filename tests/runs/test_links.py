@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 NAMESPACES = ["unshare", "--map-root-user", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
 
 HOSTS = """
-import os, psutil, subprocess, sys, threading, time
+import contextlib, os, psutil, subprocess, sys, threading, time
 sys.path[:0] = [{tests!r}, {repository!r}]
 os.environ["PYTHONPATH"] = {repository!r}
 os.environ["DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP"] = {tcp!r}
@@ -93,8 +93,9 @@ CUT = (
     + """
 def kill_the_scheduler():
     for process in psutil.process_iter():
-        if "distributed.cli.dask_scheduler" in process.cmdline():
-            process.kill()
+        with contextlib.suppress(psutil.Error):  # ended meanwhile
+            if "distributed.cli.dask_scheduler" in process.cmdline():
+                process.kill()
 
 def wait(seconds):
     return lambda: time.sleep(seconds)
