@@ -37,7 +37,7 @@ def select_runs(store: Store, keys: Iterable[str] = (), status: str | None = Non
     a status that does not exist, and for a key that no run has.
     """
     if status is not None and status not in STATUSES:
-        raise InputError(f"--status {status!r}: a run is {', '.join(STATUSES)}.")
+        raise InputError(f"Unknown status {status!r}: a run is {', '.join(STATUSES)}.")
     keys = list(keys)
     conditions = {name: value for name, value in conditions.items() if value is not None}
     table, running, damaged = store.table(), sorted(store.running()), store.damaged()
