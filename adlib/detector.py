@@ -31,6 +31,7 @@ from adlib.features.feature_cache import LIMIT, FeatureCache
 from adlib.images import ImageSet
 from adlib.parameters import keeping
 from adlib.predictions import Predictions
+from adlib.samples import UNKNOWN
 from adlib.tiles import Mosaic
 
 MAPS_IN_MEMORY = 2 * 10**9  # bytes of maps beyond which they are kept in a file while predicting
@@ -226,6 +227,9 @@ class Detector:
         """Raise InputError for images that this method cannot learn from, as far as it is seen without opening them."""
         if len(images) == 0:
             raise InputError("There is no image to fit on.")
+        if (images.labels == UNKNOWN).any():
+            first = images.samples.loc[images.labels == UNKNOWN, "image"].iloc[0]
+            raise InputError(f"fit needs labelled images, but of {first} it is not known whether it is normal.")
         if (images.labels == 1).any() and not self.accepts_anomalous:
             first = images.samples.loc[images.labels == 1, "image"].iloc[0]
             raise InputError(f"fit needs normal images only, but {first} is labelled anomalous.")

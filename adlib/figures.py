@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from adlib.analysis import largest_defect, read_grey
 from adlib.images import read_image, read_mask
 from adlib.predictions import Predictions
+from adlib.samples import UNKNOWN
 
 NORMAL, ANOMALOUS = "#4477aa", "#cc3311"  # told apart by colour-blind readers too
 OUTLINE = "#00e5ff"  # ground truth
@@ -173,11 +174,15 @@ def show_illustrations(model, predictions: Predictions, indices: list[int]) -> F
 
 
 def score_histogram(predictions: Predictions) -> Figure:
-    """Image scores of normal and anomalous images; the overlap is what AUROC measures."""
+    """Image scores of normal and anomalous images; the overlap is what AUROC measures. Unknown ones, where there are
+    some, stand in grey.
+    """
     figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
     bins = np.histogram_bin_edges(predictions.scores, 40)
-    for label, name, colour in ((0, "normal", NORMAL), (1, "anomalous", ANOMALOUS)):
+    for label, name, colour in ((0, "normal", NORMAL), (1, "anomalous", ANOMALOUS), (UNKNOWN, "unknown", "0.6")):
         scores = predictions.scores[predictions.samples["label"] == label]
+        if label == UNKNOWN and not len(scores):
+            continue
         axis.hist(scores, bins, label=f"{name} ({len(scores)})", color=colour, alpha=0.6)
     axis.set(xlabel="image score", ylabel="images")
     axis.legend(frameon=False)

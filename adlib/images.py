@@ -24,7 +24,7 @@ from adlib.errors import InputError
 from adlib.masks import Fate, check_resize, check_rule, fit_mask, read_mask
 from adlib.parameters import Count, checked
 from adlib.pictures import image_shape, read_image
-from adlib.samples import check_columns, fingerprint
+from adlib.samples import UNKNOWN, check_columns, fingerprint, is_known
 from adlib.tiles import check_tile, corners
 
 
@@ -138,7 +138,7 @@ class ImageSet(Dataset):
         table = self.samples.loc[self.samples.index.repeat(len(places))].reset_index(drop=True)
         table["tile"] = [f"{top} {left}" for top, left in places] * len(self.samples)
         side, labels = self.tile[0], np.repeat(self.labels, len(places)).reshape(len(self.samples), -1)
-        for index in np.flatnonzero(self.samples["mask"] != ""):
+        for index in np.flatnonzero((self.samples["mask"] != "") & is_known(self.samples)):
             mask = self._mask(index)[0]
             labels[index] = [mask[top : top + side, left : left + side].any() for top, left in places]
         table["label"] = labels.reshape(-1)
@@ -146,7 +146,7 @@ class ImageSet(Dataset):
 
     @property
     def labels(self) -> np.ndarray:
-        """int8 [N]: 0 normal, 1 anomalous."""
+        """int8 [N]: 0 normal, 1 anomalous, -1 unknown."""
         return self.samples["label"].to_numpy("int8")
 
     @property
@@ -229,7 +229,8 @@ class ImageSet(Dataset):
             return np.zeros(self.shape, bool), Fate()
         image = self.samples["image"].iat[index]
         mask = read_mask(path, shape=image_shape(image), image=image, rule=self._rule(index))
-        if self._corners is None and mask.any() != self.samples["label"].iat[index]:
+        label = self.samples["label"].iat[index]
+        if self._corners is None and label != UNKNOWN and mask.any() != label:
             said, seen = ("normal", "not empty") if mask.any() else ("anomalous", "empty")
             raise InputError(f"{image} is labelled {said} but its mask {path} is {seen}: correct one of them.")
         size = resizing.resized_shape(mask.shape, self.size, self.sides, self.fit)

@@ -14,7 +14,7 @@ import pandas as pd
 from adlib.errors import InputError
 from adlib.file_hashes import file_hash
 from adlib.files import read_json, write_text
-from adlib.samples import OPTIONAL, check_columns
+from adlib.samples import OPTIONAL, check_columns, is_known
 
 FILES = ("samples.csv", "settings.json", "maps.npy")  # of saved predictions; the last where there are maps
 CHECKSUMS = "checksums.json"  # their hashes
@@ -53,6 +53,12 @@ class Predictions:
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
         maps = None if self.maps is None else self.maps[rows]
         return Predictions(self.scores[rows], maps, self.samples.iloc[rows], self.settings, self.folder)
+
+    @cached_property
+    def known(self) -> "Predictions":
+        """The predictions of the images whose label is known, which alone are counted; itself if all are."""
+        known = is_known(self.samples)
+        return self if known.all() else self.select(known)
 
     @cached_property
     def images(self):
@@ -140,7 +146,8 @@ def changed_file(folder: Path) -> str:
 def evaluate(predictions: Predictions, masks: np.ndarray | None = None, pro_variants: Iterable[str] = ()) -> dict:
     """All ranking metrics of a set of predictions, image and pixel level.
 
-    masks: bool [N, H, W] ground truth at the maps' size; None reads the mask files. pro_variants: names of further
+    Images whose label is unknown are left out. masks: bool [N, H, W] ground truth at the maps' size, of all images;
+    None reads the mask files. pro_variants: names of further
     definitions of PRO (adlib.metrics.PRO_LABELS) that are computed as well, for a paper that used them.
     Returns image_auroc, image_ap, image_f1max, pixel_auroc, pixel_ap, pixel_f1max, aupro (limit 0.3), as floats
     between 0 and 1, and NaN where undefined; `reasons` then says why, per metric. Where aupro is defined,
@@ -148,6 +155,9 @@ def evaluate(predictions: Predictions, masks: np.ndarray | None = None, pro_vari
     """
     from adlib.metrics import image_metrics, pixel_metrics, pro_variant
 
+    if (known := predictions.known) is not predictions:
+        masks = None if masks is None else np.asarray(masks)[is_known(predictions.samples)]
+        return evaluate(known, masks, pro_variants)
     values = image_metrics(predictions.samples["label"].to_numpy(), predictions.scores)
     reasons = values.pop("reasons", {})
     pixel_names = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", *pro_variants)

@@ -4,11 +4,11 @@ Columns, all present, in this order:
 
 image     path of the image file
 mask      path of the ground-truth mask, "" where there is none (normal images; sets without pixel labels)
-label     0 normal, 1 anomalous
+label     0 normal, 1 anomalous, -1 unknown: such images are scored and listed, and counted nowhere
 split     "train", "val" or "test"
 category  what is inspected ("bottle", "CDIP"); one detector is fitted per category
 group     modality or sub-class, "" where a dataset has none
-defect    name of the defect type, "good" for normal images
+defect    name of the defect type, "good" for normal images, for unknown ones the name of their folder or "unknown"
 
 And where there is something to say, in this order:
 
@@ -35,6 +35,7 @@ from adlib.files import is_unicode
 COLUMNS = ["image", "mask", "label", "split", "category", "group", "defect"]
 OPTIONAL = ["item", "mask_rule"]
 SPLITS = ("train", "val", "test")
+UNKNOWN = -1  # the label of an image of which nobody has said yet whether it is normal
 PHANTOM_MARKER = "PHANTOM.json"  # every drawn stand-in has this file in its root, from its first image on
 PHANTOM_LISTING = "PHANTOM.files"  # beside it: the path of each of its files below the root, one a line
 
@@ -62,13 +63,21 @@ def make_samples(rows: Iterable[dict], source: str | Path) -> pd.DataFrame:
     text = [column for column in COLUMNS if column != "label"]
     table[text] = table[text].astype(str)
 
-    label = pd.to_numeric(table["label"], errors="coerce")
-    _refuse(~label.isin([0, 1]), table, source, "has a label that is neither 0 (normal) nor 1 (anomalous)")
+    said = table["label"].where(table["label"].astype(str).str.strip().str.casefold() != "unknown", UNKNOWN)
+    label = pd.to_numeric(said, errors="coerce")
+    wrong = "has a label that is neither 0 (normal) nor 1 (anomalous) nor -1 (unknown)"
+    _refuse(~label.isin([0, 1, UNKNOWN]), table, source, wrong)
     table["label"] = label.astype("int8")
     _refuse(~table["split"].isin(SPLITS), table, source, f"has a split that is none of {', '.join(SPLITS)}")
     table.loc[(table["label"] == 0) & (table["defect"] == ""), "defect"] = "good"
     table.loc[(table["label"] == 1) & (table["defect"] == ""), "defect"] = "anomalous"
-    _refuse((table["defect"] == "good") & (table["label"] == 1), table, source, "is labelled 1 but named good")
+    table.loc[(table["label"] == UNKNOWN) & (table["defect"] == ""), "defect"] = "unknown"
+    for value in (1, UNKNOWN):
+        wrong = (table["defect"] == "good") & (table["label"] == value)
+        _refuse(wrong, table, source, f"is labelled {value} but named good")
+    for split in ("train", "val"):
+        wrong = (table["label"] == UNKNOWN) & (table["split"] == split)
+        _refuse(wrong, table, source, f"is not known to be normal or not (label -1), but its split is {split}")
     _refuse(table["image"].duplicated(), table, source, "is listed twice")
     return table.sort_values(["split", "category", "image"], ignore_index=True)
 
@@ -93,6 +102,11 @@ def check_columns(samples: pd.DataFrame) -> pd.DataFrame:
                 f"{name!a} is a name that no record and no table can hold, for it is no Unicode: rename it."
             )
     return samples.reset_index(drop=True)
+
+
+def is_known(samples: pd.DataFrame) -> np.ndarray:
+    """bool [N]: which images are labelled normal or anomalous; only these are counted, in metrics and everywhere."""
+    return (samples["label"] != UNKNOWN).to_numpy()
 
 
 def select(samples: pd.DataFrame, **conditions) -> pd.DataFrame:
@@ -158,13 +172,14 @@ def draw_share(samples: pd.DataFrame, share: float, generator: np.random.Generat
 
 
 def count(samples: pd.DataFrame) -> pd.DataFrame:
-    """Images per category: columns `train`, `test_normal`, `test_anomalous` (and `val` where there is one)."""
-    kind = samples["split"].where(
-        samples["split"] != "test", samples["label"].map({0: "test_normal", 1: "test_anomalous"})
-    )
+    """Images per category: columns `train`, `test_normal`, `test_anomalous`; and `val`, `test_unknown` where there are
+    some.
+    """
+    kinds = {0: "test_normal", 1: "test_anomalous", UNKNOWN: "test_unknown"}
+    kind = samples["split"].where(samples["split"] != "test", samples["label"].map(kinds))
     table = pd.crosstab(samples["category"], kind)
-    wanted = ["train", "val", "test_normal", "test_anomalous"]
-    table = table.reindex(columns=[name for name in wanted if name != "val" or name in table], fill_value=0)
+    wanted, where_some = ["train", "val", "test_normal", "test_anomalous", "test_unknown"], ("val", "test_unknown")
+    table = table.reindex(columns=[name for name in wanted if name not in where_some or name in table], fill_value=0)
     return table.rename_axis(columns=None)
 
 

@@ -116,3 +116,22 @@ def test_predictions_of_any_damage_are_refused_and_never_waited_for(tmp_path, na
     {"pipe": os.mkfifo, "folder": Path.mkdir, "rubbish": lambda file: file.write_bytes(b"[1, 2")}[kind](folder / name)
     with pytest.raises(InputError, match=r"does not hold predictions|not what the detector said"):
         Predictions.load(folder)
+
+
+def test_images_of_unknown_label_change_no_metric(perfect):
+    labels, defects = perfect.samples["label"].to_numpy().copy(), perfect.samples["defect"].to_numpy().copy()
+    labels[[0, 7]], defects[[0, 7]] = -1, "unsorted"
+    unsure = Predictions(1 - perfect.scores, perfect.maps, perfect.samples.assign(label=labels, defect=defects))
+    unsure.settings = perfect.settings
+    unsure.scores[1:7] = perfect.scores[1:7]
+    metrics, masks = evaluate(unsure), unsure.masks
+    assert [metrics[name] for name in ("image_auroc", "pixel_auroc", "aupro")] == pytest.approx([1, 1, 1])
+    assert evaluate(unsure, masks=masks) == metrics == evaluate(unsure.known)
+    assert len(unsure.known) == 6
+
+
+def test_unknown_images_alone_leave_every_metric_undefined_with_a_reason(perfect):
+    unsure = Predictions(perfect.scores, None, perfect.samples.assign(label=-1, defect="unsorted"), perfect.settings)
+    metrics = evaluate(unsure)
+    assert np.isnan(metrics["image_auroc"])
+    assert "image_auroc" in metrics["reasons"]

@@ -35,7 +35,7 @@ _NAMES = [
 
 # Sets in which every picture outside ground_truth is a sample.
 _TREES = {"btad", "cxr_ad", "folder", "isp_ad", "mpdd", "mvtec_ad", "texture_ad", "three_cad"}
-FOLDER_OPTIONS = ("normal_names", "normal", "abnormal", "normal_test", "masks")
+FOLDER_OPTIONS = ("normal_names", "unknown_names", "normal", "abnormal", "normal_test", "masks")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def load_samples(
     mask_rule: what is foreground in the mask files, where it must be told (adlib.masks); it is kept in a column.
     items: a regular expression that finds in a file's name what the image shows, for items that are photographed
         several times (adlib.samples.name_items).
-    options: of "folder" alone: normal_names, normal, abnormal, normal_test, masks (adlib.datasets.folder).
+    options: of "folder" alone (adlib.datasets.folder): normal_names, unknown_names, normal, abnormal, normal_test,
+        masks.
     Images are not opened here: `adlib check` does that. Raises InputError for an unknown name or category, a
     missing folder, an empty class, an anomalous image without a mask, and a phantom that is not whole.
     """

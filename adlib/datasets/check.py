@@ -56,6 +56,8 @@ def check(
     remarks += left_out(name, root, samples, category, options)
     if torn := table_of.torn_items(samples):
         problems.append(f"{len(torn)} items have images in training and in another split, such as {torn[0]}.")
+    if unknown := int((~table_of.is_known(samples)).sum()):
+        remarks.append(f"The label of {unknown} test images is unknown: they are scored and listed, never counted.")
     fates = None if size is None else _Fates(size, crop)
 
     by_content = defaultdict(list)

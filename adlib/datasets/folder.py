@@ -3,7 +3,8 @@
 A tree: one category (root/train/good, root/test/good, root/test/<defect>) or several (root/<category>/train ...).
 Normal images lie in folders named good, ok or normal, in small or capital letters (normal_names says otherwise); masks
 in ground_truth/<defect>/ as NAME_mask.png, NAME.png or NAME_gt.png. Without any ground_truth folder the images are
-scored, their pixels are not.
+scored, their pixels are not. Images below test in folders named unknown, unsorted, unlabelled, to_review and so on
+(unknown_names says otherwise) are scored and listed, and counted nowhere.
 
 A CSV file: the column `image`, and of `mask, label, split, category, group, defect, item, mask_rule` those that apply;
 any usual encoding and separator (adlib.datasets.lists). Paths are relative to the CSV file. Without `label`, an image
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from adlib.datasets import Facts
-from adlib.datasets.folders import NORMAL_NAMES, by_stem, folders_in, images_in, pair_masks
+from adlib.datasets.folders import NORMAL_NAMES, UNKNOWN_NAMES, by_stem, folders_in, images_in, pair_masks
 from adlib.datasets.lists import read_list
 from adlib.datasets.mvtec_tree import MASK_ENDINGS, read_categories, read_category
 from adlib.errors import InputError
@@ -42,6 +43,7 @@ def samples(
     root: Path,
     category: str | None = None,
     normal_names: str | list[str] | None = None,
+    unknown_names: str | list[str] | None = None,
     normal: str | Path | None = None,
     abnormal: str | Path | None = None,
     normal_test: str | Path | None = None,
@@ -51,6 +53,7 @@ def samples(
     """Samples of a tree, of a CSV file, or of two folders.
 
     normal_names: what folders of normal images are called in a tree, a list or a text with commas; else NORMAL_NAMES.
+    unknown_names: of folders below test/ of which nobody knows yet what they show; the same, else UNKNOWN_NAMES.
     normal, abnormal, normal_test: folders that follow no layout, below root or by their full path; the category is
         root's name. masks: the folder of their masks, named as in a tree; without one no pixels are scored.
     items: as in load_samples.
@@ -72,13 +75,20 @@ def samples(
         if category not in set(table["category"]):
             raise InputError(f"No category {category!r} in {root}: found {sorted(set(table['category']))}.")
         return select(table, category=category)
-    if isinstance(normal_names, str):
-        normal_names = normal_names.split(",")
-    names = tuple(str(name).strip() for name in normal_names or NORMAL_NAMES)
-    options = {"normal_names": names, "masks_required": False}
+    options = {
+        "normal_names": _names(normal_names, NORMAL_NAMES),
+        "unknown_names": _names(unknown_names, UNKNOWN_NAMES),
+        "masks_required": False,
+    }
     if (root / "train").is_dir() and category in (None, root.name):
         return read_category(root, root.name, **options)
     return read_categories(root, category, **options)
+
+
+def _names(given: str | list[str] | None, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of folders as a person gives them: a list, or a text with commas; the usual ones if none is given."""
+    given = given.split(",") if isinstance(given, str) else given
+    return tuple(str(name).strip() for name in given or usual)
 
 
 def place_of_two(

@@ -20,11 +20,22 @@ NEVER_DATA = {"__macosx", "__pycache__", "@eadir", "@tmp", "#recycle", "@recycle
 NEVER_DATA |= {"$recycle.bin", "recycler", "system volume information", "lost+found", "desktop.ini"}
 NEVER_DATA |= {"thumbs.db", "ehthumbs.db", "thumbs", "thumbnails", "thumbnail"}
 NORMAL_NAMES = ("good", "ok", "normal")
+# Folders below test/ of images of which nobody has said yet what they are.
+UNKNOWN_NAMES = ("unknown", "unsorted", "unlabelled", "unlabeled", "undecided", "to_review", "to_check", "to_sort")
 
 
 def is_data(name: str) -> bool:
     """Whether a file or folder of this name may be data: not hidden, not left behind by a system or a tool."""
     return not name.startswith((".", "~$")) and name.casefold() not in NEVER_DATA
+
+
+def is_named(name: str, names: Iterable[str]) -> bool:
+    """Whether a folder's name is one of these, in small or capital letters, with "_", "-", " " or nothing between."""
+
+    def plain(text: str) -> str:
+        return text.casefold().replace("_", "").replace("-", "").replace(" ", "")
+
+    return plain(name) in {plain(other) for other in names}
 
 
 def folders_in(folder: Path) -> list[Path]:

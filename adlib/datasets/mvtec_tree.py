@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from adlib.datasets.folders import by_stem, find_categories, folders_in, images_in, need_images, pair_masks
+from adlib.datasets.folders import by_stem, find_categories, folders_in, images_in, is_named, need_images, pair_masks
 from adlib.errors import InputError
-from adlib.samples import make_samples
+from adlib.samples import UNKNOWN, make_samples
 
 MASK_ENDINGS = ("_mask", "", "_gt")  # NAME_mask.png, NAME.png, NAME_gt.png
 
@@ -37,6 +37,7 @@ def read_category(
     *,
     group: str = "",
     normal_names: tuple[str, ...] = ("good",),
+    unknown_names: tuple[str, ...] = (),
     mask_endings: tuple[str, ...] = MASK_ENDINGS,
     masks_required: bool = True,
     train_required: bool = True,
@@ -45,6 +46,7 @@ def read_category(
 
     group: modality or sub-class, for the column of that name.
     normal_names: names of the folders whose images are normal, in small or capital letters.
+    unknown_names: names of the folders below test/ whose images may be either; the same. They need no masks.
     mask_endings: what a mask's name has after its image's name, the usual one first.
     masks_required: every anomalous image must have a mask. If False, a category without any ground_truth/
         folder is read with image labels alone; one that has some masks must still have all.
@@ -59,6 +61,7 @@ def read_category(
     for split in ("train", "val", "validation", "test"):
         for kind in folders_in(folder / split) if (folder / split).is_dir() else ():
             normal = kind.name.casefold() in normal_names
+            unknown = not normal and split == "test" and is_named(kind.name, unknown_names)
             if split == "train" and not normal:
                 raise InputError(
                     f"{kind} is in train/ but not named {' or '.join(normal_names)}: training images must be "
@@ -67,14 +70,14 @@ def read_category(
             for image in need_images(kind):
                 row = {
                     "image": str(image),
-                    "label": int(not normal),
+                    "label": UNKNOWN if unknown else int(not normal),
                     "split": "val" if split == "validation" else split,
                     "category": category,
                     "group": group,
                     "defect": "good" if normal else kind.name,
                 }
                 rows.append(row)
-                if not normal:
+                if not (normal or unknown):
                     own = truth / split / kind.name  # masks sorted by split, as the images are
                     defective.setdefault(own if own.is_dir() else truth / kind.name, []).append(row)
     if with_masks:  # of all splits together: none of them may take what belongs to another

@@ -7,8 +7,9 @@ import numpy as np
 from adlib.errors import InputError
 from adlib.inspector.joined import Joined
 from adlib.inspector.panels import Decision
-from adlib.inspector.selection import opening_threshold, outcomes
+from adlib.inspector.selection import both_classes, opening_threshold, outcomes
 from adlib.metrics import decision_metrics
+from adlib.samples import UNKNOWN
 
 
 class Decisions:
@@ -29,7 +30,7 @@ class Decisions:
         for method, value in enumerate(given):
             scores = self._scores[:, method]
             self.set(method, opening_threshold(self._labels, scores) if value is None else value)
-        both = 0 < self._labels.sum() < len(self._labels)
+        both = both_classes(self._labels)
         self._oracles = [
             threshold if both and value is None else None
             for threshold, value in zip(self.thresholds, given, strict=True)
@@ -56,12 +57,13 @@ class Decisions:
         return self.thresholds[method] if self.follows[method] else self.own[method]
 
     def outcomes(self, method: int) -> np.ndarray:
-        """[N] "TP", "FP", "FN" or "TN"."""
+        """[N] "TP", "FP", "FN" or "TN"; "?" where the label is unknown."""
         return outcomes(self._labels, self._scores[:, method], self.thresholds[method])
 
     def metrics(self, method: int) -> dict:
-        """`adlib.metrics.decision_metrics` of all samples."""
-        return decision_metrics(self._labels, self._scores[:, method], self.thresholds[method])
+        """`adlib.metrics.decision_metrics` of all samples whose label is known."""
+        known = self._labels != UNKNOWN
+        return decision_metrics(self._labels[known], self._scores[known, method], self.thresholds[method])
 
     def of(self, index: int, shared_scale: bool = True) -> list[Decision]:
         """What each method says about one sample."""

@@ -69,7 +69,7 @@ class Joined:
 
     @property
     def labels(self) -> np.ndarray:
-        """int8 [N]: 0 normal, 1 anomalous."""
+        """int8 [N]: 0 normal, 1 anomalous, -1 unknown."""
         return self.samples["label"].to_numpy("int8")
 
     @property

@@ -10,7 +10,9 @@ import numpy as np
 from adlib.inspector import render
 from adlib.inspector.joined import Joined
 from adlib.inspector.selection import OUTCOMES
+from adlib.samples import UNKNOWN
 
+LABELS = {0: "normal", 1: "anomalous", UNKNOWN: "unknown"}
 _threads = ThreadPoolExecutor(4, thread_name_prefix="adlib-inspector")  # OpenCV frees the interpreter while it works
 
 
@@ -104,7 +106,7 @@ def draw_sample(
     maps = [joined.map(index, method) for method in range(len(decisions))]
     name = joined.samples["image"].iat[index].replace("\\", "/").rpartition("/")[2]
     sample = joined.samples.iloc[index]
-    said = f"{name}, {'anomalous' if sample['label'] else 'normal'}"
+    said = f"{name}, {LABELS[sample['label']]}"
     marked = "" if truth is None else ", ground truth outlined" if look.truth else ""
 
     def image() -> dict:

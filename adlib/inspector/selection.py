@@ -8,8 +8,9 @@ import pandas as pd
 from adlib.errors import InputError
 from adlib.metrics import threshold_best_f1
 from adlib.predictions import Predictions
+from adlib.samples import UNKNOWN
 
-OUTCOMES = {"TP": "found", "FP": "false alarm", "FN": "missed", "TN": "passed"}
+OUTCOMES = {"TP": "found", "FP": "false alarm", "FN": "missed", "TN": "passed", "?": "label unknown"}
 WRONG = ("FP", "FN")
 ORDERS = {
     "stored": "as stored",
@@ -27,9 +28,13 @@ def called_anomalous(scores: np.ndarray, threshold) -> np.ndarray:
 
 
 def outcomes(labels: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Per sample "TP", "FP", "FN" or "TN"; positive is anomalous. labels, scores: [N]."""
+    """Per sample "TP", "FP", "FN" or "TN", where positive is anomalous, or "?" where the label is unknown.
+
+    labels, scores: [N].
+    """
     called = called_anomalous(scores, threshold)
-    return np.where(labels == 1, np.where(called, "TP", "FN"), np.where(called, "FP", "TN"))
+    decided = np.where(labels == 1, np.where(called, "TP", "FN"), np.where(called, "FP", "TN"))
+    return np.where(labels == UNKNOWN, "?", decided)
 
 
 def score_ranks(scores: np.ndarray) -> np.ndarray:
@@ -60,7 +65,7 @@ def suspicious_normals(labels: np.ndarray, scores: np.ndarray, quantile: float =
     anomalous = labels == 1
     if not anomalous.any():
         return np.zeros(len(labels), bool)
-    return ~anomalous & (scores > np.quantile(scores[anomalous], quantile, axis=0)).all(axis=1)
+    return (labels == 0) & (scores > np.quantile(scores[anomalous], quantile, axis=0)).all(axis=1)
 
 
 def suspected_label_errors(predictions: Predictions | Mapping[str, Predictions], quantile: float = 0.5) -> pd.DataFrame:
@@ -81,10 +86,16 @@ def suspected_label_errors(predictions: Predictions | Mapping[str, Predictions],
     return table[found].sort_values("rank", ascending=False, kind="stable", ignore_index=True)
 
 
+def both_classes(labels: np.ndarray) -> bool:
+    """Whether some of the images are normal and some anomalous, as far as it is known."""
+    return bool((labels == 0).any() and (labels == 1).any())
+
+
 def opening_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     """The threshold of the best F1 on these labels, an ORACLE, or the middle of the scores if one class is missing."""
-    if 0 < labels.sum() < len(labels):
-        return float(threshold_best_f1(labels, scores))
+    if both_classes(labels):
+        known = labels != UNKNOWN
+        return float(threshold_best_f1(labels[known], scores[known]))
     return float((scores.min().astype(np.float64) + scores.max()) / 2)
 
 

@@ -250,7 +250,7 @@ class Inspector(widgets.VBox):
             self.controls.sample.value = self.controls.sample_scores.value = ""
         else:
             sample = self.joined.samples.iloc[self.index]
-            facts = {"image": self.joined.path(self.index), "label": "anomalous" if sample["label"] else "normal"}
+            facts = {"image": self.joined.path(self.index), "label": panels.LABELS[sample["label"]]}
             facts |= {name: sample[name] for name in ("category", "group", "defect", "split")}
             facts |= {"mask": self.joined.path(self.index, "mask") or "none"}
             more = [name for name in sample.index if name not in {*facts, "label"}]

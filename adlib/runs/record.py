@@ -126,6 +126,7 @@ def _intervals(predictions, replicates: int = 1000) -> dict[str, dict]:
     from adlib.metrics.bootstrap import bootstrap_images
     from adlib.samples import items
 
+    predictions = predictions.known
     samples = predictions.samples
     found = bootstrap_images(samples["label"].to_numpy(), predictions.scores, replicates, items=items(samples))
     reasons = found.pop("reasons", {})
@@ -161,6 +162,7 @@ def _oracle_decisions(predictions, metrics: dict) -> dict:
         return {}
     from adlib.metrics import decision_metrics
 
+    predictions = predictions.known
     return _without_nan(decision_metrics(predictions.samples["label"].to_numpy(), predictions.scores, threshold))
 
 
@@ -170,6 +172,7 @@ def _metrics_by(column: str, predictions, pro_variants) -> dict[str, dict]:
     """
     from adlib.predictions import evaluate
 
+    predictions = predictions.known
     names = predictions.samples[column]
     if names.nunique() < 2:
         return {}

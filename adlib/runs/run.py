@@ -19,7 +19,7 @@ from adlib.training_set import TRAINING_SETTINGS, check_training_settings, choos
 # These settings go to the ImageSet, DATA_SETTINGS to load_samples, TRAINING_SETTINGS choose the training images, all
 # others go to the method.
 IMAGE_SETTINGS = ("size", "crop", "window", "resize", "sides", "mask_resize", "fit", "tile")
-DATA_SETTINGS = ("mask_rule", "items", "normal_names", "normal", "abnormal", "normal_test", "masks")
+DATA_SETTINGS = ("mask_rule", "items", "normal_names", "unknown_names", "normal", "abnormal", "normal_test", "masks")
 
 LARGEST_SIDE = 32768  # pixels
 LONGEST_WORD = 4096  # characters of a setting

@@ -11,7 +11,7 @@ from adlib import InputError, load_samples
 from adlib.datasets import left_out
 from adlib.datasets.check import check
 from adlib.runs import Run
-from adlib.samples import select, torn_items
+from adlib.samples import count, select, torn_items
 
 
 @pytest.fixture
@@ -284,3 +284,41 @@ def test_the_check_says_beforehand_what_a_size_takes_away(tmp_path):
 def test_an_item_in_training_and_test_is_a_problem(thing):
     problems = check("folder", thing, progress=False, items=r"\d+").problems
     assert any("4 items have images in training and in another split, such as 000" in text for text in problems)
+
+
+@pytest.mark.parametrize("name", ["unsorted", "Unknown", "un-labelled", "To Review", "to_check"])
+def test_images_in_a_folder_of_unknown_ones_are_neither_normal_nor_anomalous_and_need_no_mask(thing, name):
+    (thing / "test" / name).mkdir()
+    shutil.copy(thing / "train" / "good" / "000.png", thing / "test" / name / "new.png")
+    table = load_samples("folder", thing)
+    assert table.loc[table["defect"] == name, "label"].tolist() == [-1]
+    assert count(table)["test_unknown"].tolist() == [1]
+    assert count(table)["test_anomalous"].tolist() == [4]
+    assert any(
+        "label of 1 test images is unknown" in remark for remark in check("folder", thing, progress=False).remarks
+    )
+
+
+def test_which_folders_are_of_unknown_images_can_be_said(thing):
+    (thing / "test" / "square").rename(thing / "test" / "neu")
+    shutil.rmtree(thing / "ground_truth")
+    assert set(load_samples("folder", thing)["label"]) == {0, 1}
+    assert set(load_samples("folder", thing, unknown_names="neu, alt")["label"]) == {0, -1}
+
+
+def test_a_folder_of_unknown_images_must_not_be_learnt_from(thing):
+    (thing / "train" / "unsorted").mkdir()
+    shutil.copy(thing / "train" / "good" / "000.png", thing / "train" / "unsorted" / "new.png")
+    with pytest.raises(InputError, match="training images must be normal"):
+        load_samples("folder", thing)
+
+
+def test_a_list_can_say_that_a_label_is_unknown(tmp_path):
+    for name in ("a", "b", "c"):
+        write(tmp_path / f"{name}.png", np.zeros((8, 8), np.uint8))
+    (tmp_path / "list.csv").write_text("image,split,label\na.png,train,0\nb.png,test,Unknown\nc.png,test,-1\n")
+    table = load_samples("folder", tmp_path / "list.csv")
+    assert table.set_index("split")["label"].to_dict() == {"train": 0, "test": -1}
+    (tmp_path / "list.csv").write_text("image,split,label\na.png,train,unknown\n")
+    with pytest.raises(InputError, match="not known to be normal or not"):
+        load_samples("folder", tmp_path / "list.csv")

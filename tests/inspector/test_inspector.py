@@ -591,3 +591,16 @@ def test_a_step_is_quick_with_many_samples(tmp_path):
         inspector.step(1)
         inspector.draw()
     assert (time.process_time() - start) / 10 < 0.3
+
+
+def test_an_unknown_label_has_no_outcome_and_is_not_counted(first, tmp_path):
+    labels = np.array([0, 0, 0, -1, 1, 1, 1, -1])
+    unsure = Predictions(first.scores, first.maps, first.samples.assign(label=labels, defect="x"), first.settings)
+    widget = inspect(unsure, notes=tmp_path / "notes.csv", threshold=0.5)
+    assert widget.decisions.outcomes(0).tolist() == ["TN", "TN", "TN", "?", "FN", "TP", "TP", "?"]
+    metrics = widget.decisions.metrics(0)
+    assert (metrics["tp"], metrics["fp"], metrics["fn"], metrics["tn"]) == (2, 0, 1, 3)
+    assert "3 normal and 3 anomalous and 2 unknown images" in widget.controls.histogram.value
+    assert len(widget.shown) == 8
+    assert not suspicious_normals(labels, first.scores[:, None])[3]
+    assert inspect(unsure, notes=tmp_path / "notes.csv").decisions.is_oracle(0)
