@@ -53,6 +53,8 @@ class Facts:
     joint: "meant" for one model of all categories of a data set; "possible" if its paper has one per category and fit
         takes images of several all the same; "no target" if fit never sees the target.
     surrogate: whether only part of the method is published, so that ours stands in for it: tables say so.
+    outlines: whether its maps outline defects. Where not, they explain the image's score (class activation maps), and
+        no pixel metric of them is compared.
     """
 
     family: str = ""
@@ -62,6 +64,7 @@ class Facts:
     trained: bool = True
     joint: str = "possible"
     surrogate: bool = False
+    outlines: bool = True
 
 
 def room_for_maps(shape: tuple[int, int, int]) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adlib import papers
+from adlib.report.known_answers import Verdict, known_answers, verdict
 from adlib.report.pages import render_report
 from adlib.runs.batch import execute_all, run_all
 from adlib.runs.environment import REPOSITORY
@@ -30,11 +31,14 @@ PHANTOMS = REPOSITORY / "data" / "phantoms"
 
 @dataclass
 class Outcome:
-    """index: the report's first page; done: finished runs; failures: one line per failed run or notebook."""
+    """index: the report's first page; done: finished runs; failures: one line per failed run or notebook; known: what
+    the runs on plain phantoms found of what was drawn (adlib.report.known_answers).
+    """
 
     index: Path
     done: int
     failures: list[str]
+    known: Verdict
 
 
 def make_plan(names: list[str], profile: Profile) -> list[Cell]:
@@ -66,7 +70,8 @@ def reproduce(
     notebooks = [task for name in names for task in paper_notebooks(name, profile, out)]
     notebooks += [(notebook, {"out": str(out)} if reads else {}) for notebook, reads in papers.ACROSS.items()]
     failures += execute_all(notebooks, out / "notebooks", jobs, progress)
-    return Outcome(render_report(out), len(records) - sum(r["status"] == FAILED for r in records), failures)
+    done = len(records) - sum(record["status"] == FAILED for record in records)
+    return Outcome(render_report(out), done, failures, verdict(known_answers(out, names)))
 
 
 @contextmanager

@@ -318,7 +318,10 @@ def reproduce(
     ] = "",
     cache_limit: CacheLimit = "20GB",
 ) -> None:
-    """Do every run of the papers' tables, execute their notebooks, render the report. Call again to resume."""
+    """Do every run of the papers' tables, execute their notebooks, render the report. Call again to resume.
+
+    On plain phantoms, as in the profile smoke, a run that does not find what was drawn counts as failed work.
+    """
     import signal
 
     from adlib.memory.patch_store import parse_bytes
@@ -344,8 +347,12 @@ def reproduce(
     print(f"{outcome.done} runs done, {len(outcome.failures)} failures.")
     for failure in outcome.failures:
         print(f"failed: {failure}", file=sys.stderr)
+    for line in outcome.known.lines:
+        print(f"not found: {line}", file=sys.stderr)
+    if outcome.known.sentence:
+        print(f"{outcome.known.sentence}.")
     print(outcome.index)
-    if outcome.failures:
+    if outcome.failures or outcome.known.lines:
         raise typer.Exit(1)
 
 

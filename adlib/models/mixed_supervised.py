@@ -141,7 +141,7 @@ class MixedSupervised(Detector):
     """
 
     name = "mixed_supervised"
-    facts = Facts("supervised classifier", 2025, "labelled synthetic and real defects, or neither")
+    facts = Facts("supervised classifier", 2025, "labelled synthetic and real defects, or neither", outlines=False)
     accepts_anomalous = True
 
     def __init__(

@@ -6,6 +6,11 @@ from html import escape
 
 from IPython.display import HTML
 
+STYLE = (
+    "background:#b00020;color:#fff;padding:.6em 1em;border-radius:4px;font-weight:600;"
+    "-webkit-print-color-adjust:exact;print-color-adjust:exact"
+)
+HEADS_SHOWN, LONGEST_HEAD = 3, 40  # in the one line; letters of a statement before its colon
 FEW_WORDS = 8  # shorter statements that differ in a word are different ones
 
 
@@ -13,21 +18,29 @@ def banner(warnings: Iterable[str]) -> HTML:
     """A red box with the distinct warnings ("" is none), or one plain line without any. Styles are inline: it looks
     the same in JupyterLab, in the HTML report and on paper.
 
-    warnings: of one run or of many. One that several runs have says of how many; those that differ in one word alone
-    (the name of a data set) are one statement.
+    warnings: of one run or of many. Several take one line that names them, and a fold with their sentences. One that
+    several runs have says of how many; those that differ in one word alone (the name of a data set) are one statement.
     """
     statements = _statements(filter(None, warnings))
     if not statements:
         return HTML('<p class="adlib-clear">Real data, trained weights.</p>')
-    style = (
-        "background:#b00020;color:#fff;padding:.6em 1em;border-radius:4px;font-weight:600;"
-        "-webkit-print-color-adjust:exact;print-color-adjust:exact"
-    )
     lines = "<br>".join(
         escape(text) + (f' <span style="font-weight:400">({count} runs)</span>' if count > 1 else "")
         for text, count in statements
     )
-    return HTML(f'<div class="adlib-warning" role="alert" style="{style}">{lines}</div>')
+    if len(statements) > 1:
+        lines = f"<details><summary>{escape(_headline([text for text, _ in statements]))}</summary>{lines}</details>"
+    return HTML(f'<div class="adlib-warning" role="alert" style="{STYLE}">{lines}</div>')
+
+
+def _headline(texts: list[str]) -> str:
+    """What several statements are about, in a line: "Phantom data, bundled weights and 3 more: ..."."""
+    heads = [head.rstrip(".") for head in (text.partition(":")[0] for text in texts) if len(head) <= LONGEST_HEAD]
+    heads = list(dict.fromkeys(heads[:HEADS_SHOWN]))
+    others = len(texts) - len(heads)
+    named = ", ".join([heads[0], *(head[0].lower() + head[1:] for head in heads[1:])]) if heads else ""
+    more = f"{' and ' if heads else ''}{others} {'more' if heads else 'warnings'}" if others else ""
+    return f"{named}{more}: read before the numbers"
 
 
 def _statements(warnings: Iterable[str]) -> list[tuple[str, int]]:

@@ -89,16 +89,18 @@ def _records(paper: str, out: str | Path, tables: list[str] | None = None) -> li
     return [record | {"setting": setting} for record, setting in found if record and record["status"] == FINISHED]
 
 
-def warnings_of(paper: str, out: str | Path) -> list[str]:
-    """All that a reader must know before believing our numbers in a paper's tables."""
-    return [text for record in _records(paper, out) for text in record["warnings"]]
+def warnings_of(paper: str, out: str | Path, tables: list[str] | None = None) -> list[str]:
+    """All that a reader must know before believing our numbers in a paper's tables: these, or all if None."""
+    return [text for record in _records(paper, out, tables) for text in record["warnings"]]
 
 
-def paper_banner(paper: str, out: str | Path) -> HTML:
-    """The banner above a paper's tables; where no run is done it says that there is no number of ours."""
-    if not _records(paper, out):
+def paper_banner(paper: str, out: str | Path, tables: list[str] | None = None) -> HTML:
+    """The banner above a paper's tables, of the runs behind these tables (None for all); where no run is done it says
+    that there is no number of ours.
+    """
+    if not _records(paper, out, tables):
         return HTML("<p>None of our runs for these tables is done: the numbers are the published ones alone.</p>")
-    return banner(warnings_of(paper, out))
+    return banner(warnings_of(paper, out, tables))
 
 
 def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> pd.DataFrame:

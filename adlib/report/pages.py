@@ -12,6 +12,7 @@ from adlib.errors import InputError
 from adlib.files import write_text
 from adlib.report.banner import banner
 from adlib.report.harmless import policy
+from adlib.report.known_answers import floor_sentence, known_answers, verdict
 from adlib.report.notebooks import notebook_title, read_notebook, render_notebook, style
 from adlib.report.provenance import code_sentence, record_code
 from adlib.report.table_html import comparison_page
@@ -54,6 +55,8 @@ def render_report(out: str | Path) -> Path:
         script=script,
         policy=policy(script),
         banner=banner(text for record in done for text in record["warnings"]).data if done else "",
+        known=verdict(known_answers(out, [name for name, readable in plans.items() if readable])),
+        floors=floor_sentence(),
         provenance=code_sentence(map(record_code, done)),
         done=len(done),
         failures=[_failed_row(record, titles, pages) for record in records if record["status"] == FAILED],

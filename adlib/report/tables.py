@@ -138,7 +138,7 @@ def _our_value(record: dict, category: str, metric: str) -> float:
 
     category: of the table, "cloth/subclass4" for a sub-class. A run on several categories has them one by one.
     """
-    value = _part(record, category).get(metric)
+    value = part_of(record, category).get(metric)
     if value is None:
         return float("nan")
     return value if metric in AS_FRACTION else 100 * value
@@ -146,12 +146,12 @@ def _our_value(record: dict, category: str, metric: str) -> float:
 
 def _our_interval(record: dict, category: str, metric: str) -> tuple[float, float]:
     """The bootstrap interval of a metric in the paper's unit; NaN where none is kept."""
-    found = _part(record, category).get("intervals", {}).get(metric) or {}
+    found = part_of(record, category).get("intervals", {}).get(metric) or {}
     scale = 1 if metric in AS_FRACTION else 100
     return tuple(float("nan") if found.get(end) is None else scale * found[end] for end in ("low", "high"))
 
 
-def _part(record: dict, category: str) -> dict:
+def part_of(record: dict, category: str) -> dict:
     """Metrics by name, and "intervals", of the part of a record that stands for a category or sub-class of a table."""
     category, _, group = category.partition("/")
     if group:

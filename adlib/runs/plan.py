@@ -269,4 +269,6 @@ def write_plan(cells: list[Cell], profile: Profile, out: Path) -> None:
     for paper in {cell.paper for cell in cells}:
         mine = [cell.as_dict() for cell in cells if cell.paper == paper]
         content = {"paper": paper, "profile": profile.name, "data": profile.data, "cells": mine}
+        if profile.data == "phantoms":
+            content["difficulty"] = profile.difficulty
         write_json(out / "plans" / f"{paper}.json", content)

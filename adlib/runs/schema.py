@@ -143,7 +143,7 @@ RUN = {
 }
 DATA = {"fingerprint": (TEXT, STATUSES), "phantom": (OBJECT_OR_NULL, STATUSES), "counts": (COUNTS, ())}
 CODE = {"version": (TEXT, ()), "commit": (TEXT, ()), "dirty": (YES_NO_UNKNOWN, ()), "unknown": (TEXT, ())}
-PLAN = {"cells": (OBJECTS, STATUSES), "paper": (TEXT, ()), "profile": (TEXT, ()), "data": (TEXT, ())}
+PLAN = {"cells": (OBJECTS, STATUSES)} | {name: (TEXT, ()) for name in ("paper", "profile", "data", "difficulty")}
 CELL = {name: (TEXT, STATUSES) for name in ("table", "method", "dataset", "category", "setting", "missing")}
 CELL |= {"paper": (TEXT, ()), "seed": (WHOLE, STATUSES), "key": (RUN_KEY_OR_NONE, STATUSES)}
 

@@ -280,8 +280,12 @@ def test_a_paper_without_runs_claims_nothing(tmp_path):
 
 def test_banner_is_red_only_with_reason_and_escapes():
     red = banner(["<script>", "<script>", "two"]).data
-    assert red.count("&lt;script&gt;") == 1
+    assert red.count("&lt;script&gt; <span") == 1
     assert "#b00020" in red
+    assert "<summary>&lt;script&gt;, two: read before the numbers</summary>" in red
+    assert "<details>" not in banner(["One alone stands in full."]).data
+    many = banner([f"{name}: why." for name in ("A", "B", "C", "D")] + ["without a head " * 4]).data
+    assert "<summary>A, b, c and 2 more: read before the numbers</summary>" in many
     for none in ([], [""]):
         assert "adlib-warning" not in banner(none).data
 
@@ -292,6 +296,7 @@ def test_banner_counts_the_runs_of_a_statement_and_joins_those_on_several_data_s
     assert "drawn by adlib, not cxr_ad, miic. They say" in page
     assert page.count("(3 runs)") == 1
     assert page.count("<br>") == 2  # the two short ones are no one statement
+    assert "<summary>Phantom data, random weights, bundled weights: read before the numbers</summary>" in page
     assert "Random weights.<br>Bundled weights." in page
 
 

@@ -1,0 +1,134 @@
+"""Known answers: on plain phantoms the truth was planted, and any method that works finds it.
+
+This file says what "finds" means, method by method, and judges the runs behind the papers' tables by it. It looks at
+runs on plain phantoms alone (adlib.phantoms.plain): on other data nobody knows what a method should reach.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from adlib import papers
+from adlib.models import list_models, model_class
+from adlib.report.tables import part_of, read_plan
+from adlib.runs.record import FINISHED
+from adlib.runs.store import Store
+
+# What a run on plain phantoms has to reach, as a share. Pixels count where the method's maps outline defects.
+FLOORS = {"image_auroc": 0.85, "pixel_auroc": 0.85}
+# Methods that judge a whole picture by how well it is drawn again: a budget of minutes blurs all of it.
+LOWER_FLOORS = {method: {"image_auroc": 0.75} for method in ("fanogan", "ganomaly", "iad_inpainting")}
+
+PLAIN = "plain"
+COLUMNS = ["paper", "table", "method", "dataset", "category", "setting", "seed", "key", "metric", "value", "floor"]
+COLUMNS += ["state", "found"]
+
+
+def floors(method: str) -> dict[str, float]:
+    """What a method's runs on plain phantoms have to reach, by metric: image AUROC, and pixel AUROC where its maps
+    outline defects (adlib.detector.Facts).
+    """
+    found = FLOORS | LOWER_FLOORS.get(method, {})
+    facts = model_class(method).facts if method in list_models() else None  # a plug-in that is gone
+    outlines = facts is None or (facts.maps and facts.outlines)
+    return {name: floor for name, floor in found.items() if outlines or not name.startswith("pixel_")}
+
+
+def on_plain_phantoms(record: dict) -> bool:
+    """Whether the data of a finished run are plain phantoms, as their marker said."""
+    options = (record["data"]["phantom"] or {}).get("options")
+    return isinstance(options, dict) and options.get("difficulty") == PLAIN
+
+
+def known_answers(out: str | Path, names: Iterable[str] | None = None) -> pd.DataFrame:
+    """Every cell of the papers' tables that a run on plain phantoms fills, judged: one row per cell and floor.
+
+    out: the folder with runs/ and plans/. names: papers, None for all.
+    Columns: paper, table, method, dataset, category, setting, seed, key (of the run), metric, value (a share; NaN where
+    it is undefined or there is no run yet), floor, state ("done", "failed", "to do"), found (whether the value reaches
+    the floor). A joint run is judged category by category, sub-classes together. Cells on other data are left out, and
+    so are those that the profile leaves out.
+    Raises InputError for a damaged plan.
+    """
+    store, rows = Store(Path(out) / "runs"), []
+    for paper in papers.list_papers() if names is None else names:
+        plan = read_plan(paper, out) or {"cells": []}
+        for cell in plan["cells"]:
+            record = store.record(cell["key"]) if cell["key"] else None
+            done = record is not None and record["status"] == FINISHED
+            if not (on_plain_phantoms(record) if done else cell["key"] and plan.get("difficulty") == PLAIN):
+                continue
+            state = "done" if done else "failed" if record else "to do"
+            place = [cell[name] for name in COLUMNS[1:8]]
+            for metric, floor in floors(cell["method"]).items():
+                value = part_of(record, cell["category"]).get(metric) if done else None
+                value = float("nan") if value is None else value
+                rows.append([paper, *place, metric, value, floor, state, value >= floor])
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"value": float, "floor": float, "found": bool})
+
+
+@dataclass
+class Verdict:
+    """cells: how many cells were judged or are to be, each once though several tables show it; found: in how many what
+    was drawn was found; to_do: how many have no run yet; lines: one for every cell whose run failed or found too
+    little, by how much.
+    """
+
+    cells: int
+    found: int
+    to_do: int
+    lines: list[str]
+
+    @property
+    def sentence(self) -> str:
+        """ "81 of 81 found what was drawn"; "" where no run is on plain phantoms."""
+        if not self.cells:
+            return ""
+        waiting = f", {self.to_do} still to do" if self.to_do else ""
+        return f"{self.found} of {self.cells} found what was drawn{waiting}"
+
+
+def verdict(answers: pd.DataFrame) -> Verdict:
+    """The answers of `known_answers` in a sentence, and those cells by name that did not find what was drawn."""
+    lines, found, to_do = [], 0, 0
+    cells = answers.drop_duplicates(["key", "category", "metric"]).groupby(["key", "category"], sort=False)
+    for _, cell in cells:
+        state = cell["state"].iloc[0]
+        found += bool(cell["found"].all())
+        to_do += state == "to do"
+        if state != "to do" and not cell["found"].all():
+            lines.append(_line(cell, state))
+    return Verdict(len(cells), found, to_do, lines)
+
+
+def _line(cell: pd.DataFrame, state: str) -> str:
+    """ "padim on miic/MIIC: image AUROC 0.412, at least 0.85"."""
+    first = cell.iloc[0]
+    setting = f" ({first['setting']})" if first["setting"] else ""
+    seed = f", seed {first['seed']}" if first["seed"] else ""
+    where = f"{first['method']}{setting} on {first['dataset']}/{first['category']}{seed}"
+    if state == "failed":
+        return f"{where}: the run failed"
+    missed = cell[~cell["found"]]
+    told = [
+        f"{row.metric.replace('_auroc', ' AUROC')} {'undefined' if pd.isna(row.value) else format(row.value, '.3f')}"
+        f", at least {row.floor:g}"
+        for row in missed.itertuples()
+    ]
+    return f"{where}: {'; '.join(told)}"
+
+
+def floor_sentence() -> str:
+    """What has to be reached, in one sentence."""
+    usual = " and ".join(f"{name.replace('_auroc', ' AUROC')} of {floor:g}" for name, floor in FLOORS.items())
+    lower = "; ".join(
+        f"{name.replace('_auroc', ' AUROC')} of {floor:g} for {method}"
+        for method, found in LOWER_FLOORS.items()
+        for name, floor in found.items()
+    )
+    return (
+        f"Found means at least: {usual} where the method's maps outline defects; {lower}. Judged are the runs on plain "
+        "phantoms: large blots, planted in a few pieces photographed again and again, which any working method finds."
+    )
