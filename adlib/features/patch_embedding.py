@@ -51,13 +51,16 @@ def pooling_kernel(channels: int, size: int, together: int) -> tuple[torch.Tenso
     return own.reshape(len(kernel), channels // groups, 3, 3), groups
 
 
-def concatenated_embedding(features: list[torch.Tensor], enlargement: str = "bilinear") -> torch.Tensor:
+def concatenated_embedding(
+    features: list[torch.Tensor], enlargement: str = "bilinear", window: int = 3
+) -> torch.Tensor:
     """The common embedding: 3x3 means, enlarged to the finest grid, concatenated. [B, h * w, sum of C].
 
-    enlargement: "bilinear", or "nearest".
+    enlargement: "bilinear", or "nearest". window: side of the neighbourhood, odd; 1 takes the features as they are.
     """
     grid = features[0].shape[-2:]
-    means = [_to_grid(F.avg_pool2d(stage, kernel_size=3, stride=1, padding=1), grid, enlargement) for stage in features]
+    means = (F.avg_pool2d(stage, kernel_size=window, stride=1, padding=window // 2) for stage in features)
+    means = [_to_grid(mean, grid, enlargement) for mean in means]
     return torch.cat(means, 1).flatten(2).transpose(1, 2)
 
 

@@ -56,6 +56,11 @@ class PatchStore:
         self.patches[rows] = patches.cpu().numpy()
         self.filled = rows.stop
 
+    def trim(self) -> None:
+        """Give up the room that was not filled."""
+        self.projections, self.patches = self.projections[: self.filled], self.patches[: self.filled]
+        self.shard_rows = min(self.shard_rows, max(1, self.filled))
+
     def take(self, rows: torch.Tensor) -> torch.Tensor:
         """The patches of these rows, float32 [len(rows), size]."""
         order = np.argsort(rows.numpy())  # a disk is read forward

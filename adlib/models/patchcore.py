@@ -15,15 +15,23 @@ to the finest grid, concatenated at full width (1536 channels for a wide ResNet-
 Other readings, as parameters:
 - moviad, which the MIIC benchmark ran: embedding="concatenated", enlargement="nearest", distance="euclidean",
   image_score="reweighted", coreset_ratio=1, coreset_limit=10000.
+- AnomalyDINO (Damm, Laszkiewicz, Lederer, Fischer, "AnomalyDINO: Boosting Patch-based Few-shot Anomaly Detection with
+  DINOv2", WACV 2025, arXiv 2405.14529), this memory with the tokens of a foundation model, on images of 448 pixels:
+  backbone="vit_small_patch14_dinov2.lvd142m" (of DINOv3 "vit_small_patch16_dinov3.lvd1689m"), stages=(11,),
+  normed=True, embedding="tokens", distance="cosine", coreset_ratio=1, image_score="worst"; and masked=True for objects
+  before a plain background. Its turned copies of few training images are left to the training set (adlib.training_set).
 """
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 from adlib.anomaly_map import smooth, upsample
 from adlib.detector import Detector, Facts
+from adlib.errors import InputError
 from adlib.features.backbones import Backbone
+from adlib.features.foreground import foreground
 from adlib.features.patch_embedding import concatenated_embedding, pooled_embedding
 from adlib.memory.coreset import k_centre_greedy_in_shards
 from adlib.memory.memory_bank import BankSearch, random_projection
@@ -35,7 +43,9 @@ class PatchCore(Detector):
     """PatchCore. Images of 256 pixels, centre crop 224, as in the paper's main results.
 
     backbone, weights, stages: the frozen features (adlib.features.backbones).
-    embedding: "pooled" (official) or "concatenated"; embedding_size: width of the pooled one.
+    normed: tokens of a transformer after its last normalisation (adlib.features.backbones).
+    embedding: "pooled" (official), "concatenated", or the "tokens" themselves, which is concatenated without means over
+        neighbours; embedding_size: width of the pooled one.
     coreset_ratio: share of all patches that is kept: 0.1 in the main results, 0.01 for larger images.
     coreset_limit: keep no more patches than this, or None. Bounds memory and time on large sets.
     projection_size: dimensions in which the coreset is chosen; 0 chooses on the full embedding.
@@ -44,9 +54,10 @@ class PatchCore(Detector):
         in parts (adlib.memory.coreset), which the detector warns of.
     neighbours: k; the patch score is the mean of the k smallest distances.
     enlargement: of coarser stages in the concatenated embedding, and of the map: "bilinear" or "nearest".
-    distance: "squared" (official) or "euclidean".
-    image_score: "max", the largest patch score (official), or "reweighted" by the `support` stored patches around its
-        nearest one (the paper's eq. 7).
+    distance: "squared" (official), "euclidean", or "cosine": 1 - cosine.
+    image_score: "max", the largest patch score (official); "reweighted" by the `support` stored patches around its
+        nearest one (the paper's eq. 7); or "worst": the mean of the largest `worst_share` of the patch scores.
+    masked: whether patches of the background count for nothing (adlib.features.foreground).
     smoothing: sigma of the anomaly map's blur in pixels, 0 for none.
     """
 
@@ -60,7 +71,7 @@ class PatchCore(Detector):
         backbone: str = "wide_resnet50_2.tv_in1k",
         weights: str = "pretrained",
         stages: Stages = (2, 3),
-        embedding: Literal["pooled", "concatenated"] = "pooled",
+        embedding: Literal["pooled", "concatenated", "tokens"] = "pooled",
         embedding_size: Count = 1024,
         coreset_ratio: ShareAboveZero = 0.1,
         coreset_limit: Count | None = None,
@@ -68,10 +79,13 @@ class PatchCore(Detector):
         memory: str | Whole | None = None,
         neighbours: Count = 1,
         enlargement: Literal["bilinear", "nearest"] = "bilinear",
-        distance: Literal["squared", "euclidean"] = "squared",
-        image_score: Literal["max", "reweighted"] = "max",
+        distance: Literal["squared", "euclidean", "cosine"] = "squared",
+        image_score: Literal["max", "reweighted", "worst"] = "max",
         support: Count = 9,
         smoothing: NotNegative = 4.0,
+        normed: bool = False,
+        masked: bool = False,
+        worst_share: ShareAboveZero = 0.01,
     ):
         if memory is not None:
             parse_bytes(memory)
@@ -82,12 +96,15 @@ class PatchCore(Detector):
         self.backbone_.to(self.device_)
         store = None
         for _, batch in self.batches(images, 8, progress, "fit"):
-            patches = self.embed(batch)[0]  # [B, h * w, D]
+            patches, counted, _ = self.compared(batch)
             if store is None:
                 store = self._store(len(images) * patches.shape[1], patches.shape[2])
-            store.add(patches.flatten(0, 1))
+            store.add(patches[counted])
 
+        store.trim()
         total = len(store.projections)
+        if not total:
+            raise InputError("masked=True took all of the training images for background: use masked=False for them.")
         count = max(1, int(total * self.coreset_ratio))
         if self.coreset_limit:
             count = min(count, self.coreset_limit)
@@ -120,17 +137,32 @@ class PatchCore(Detector):
         features = self.backbone_(batch)
         if self.embedding == "pooled":
             return pooled_embedding(features, self.embedding_size), features[0].shape[-2:]
-        return concatenated_embedding(features, self.enlargement), features[0].shape[-2:]
+        window = 1 if self.embedding == "tokens" else 3
+        return concatenated_embedding(features, self.enlargement, window), features[0].shape[-2:]
+
+    def compared(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Size]:
+        """The embeddings as the memory holds them, of length 1 where only their direction counts; which of them count,
+        bool [B, h * w]; and the grid.
+        """
+        patches, grid = self.embed(batch)
+        counted = foreground(patches, grid) if self.masked else torch.ones_like(patches[..., 0], dtype=torch.bool)
+        return F.normalize(patches, dim=-1) if self.distance == "cosine" else patches, counted, grid
 
     def score_batch(self, batch):
-        patches, grid = self.embed(batch)
+        patches, counted, grid = self.compared(batch)
         self.search_ = BankSearch.of(self.memory_bank_, self.search_)
         distances = self.search_.nearest(patches.flatten(0, 1), self.neighbours)
-        distances = (distances.clamp_min(0).sqrt() if self.distance == "euclidean" else distances).mean(1)
-        patch_scores = distances.view(len(batch), *grid)
+        if self.distance == "euclidean":
+            distances = distances.clamp_min(0).sqrt()
+        if self.distance == "cosine":  # of unit vectors the squared distance is 2 - 2 cosine
+            distances = distances / 2
+        patch_scores = (distances.mean(1).view(len(batch), -1) * counted).view(len(batch), *grid)
         maps = smooth(upsample(patch_scores, batch.shape[-2:], self.enlargement), self.smoothing)
         if self.image_score == "max":
             return patch_scores.amax((1, 2)), maps
+        if self.image_score == "worst":
+            number = max(1, int(self.worst_share * patch_scores[0].numel()))
+            return patch_scores.flatten(1).topk(number).values.mean(1), maps
         return self.reweighted(patches, patch_scores.flatten(1)), maps
 
     def reweighted(self, patches: torch.Tensor, patch_scores: torch.Tensor) -> torch.Tensor:
@@ -148,4 +180,4 @@ class PatchCore(Detector):
         return (1 - distances.softmax(1)[:, 0]) * worst
 
     def build(self, weights: str) -> None:
-        self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_)
+        self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_, self.normed)
