@@ -1,5 +1,6 @@
 """Backbones: frozen feature extractors by timm name. Where their weights come from: adlib.features.weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -66,8 +67,12 @@ class Backbone(nn.Module):
         return looked_up(self, x, self.compute)
 
     def compute(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return self.asked(self.net, x)
+
+    def asked(self, network: Callable, x: torch.Tensor):
+        """network of the normalised images, or the sentence for images of a size that it does not take."""
         try:
-            return self.net(normalised(self, x))
+            return network(normalised(self, x))
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, RuntimeError, ValueError) as error:

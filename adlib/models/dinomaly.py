@@ -18,6 +18,7 @@ From the paper and, where it is silent, from what is known of the official code.
 Not compared with the official code's numbers: its foundation weights were not at hand.
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -41,23 +42,15 @@ class Tokens(Backbone):
 
     def __init__(self, name, stages, weights, seed=0):
         super().__init__(name, stages, weights, seed)
-        self.inside = getattr(self.net, "model", None)
-        if not hasattr(self.inside, "num_prefix_tokens"):
-            raise InputError(
-                f"backbone={name!r} is no plain vision transformer of timm's, whose tokens dinomaly needs."
-            )
+        if not hasattr(getattr(self.net, "model", None), "num_prefix_tokens"):
+            raise InputError(f"backbone={name!r} is no plain vision transformer of timm's, which dinomaly needs.")
 
     @torch.no_grad()
     def tokens(self, x: torch.Tensor) -> list[torch.Tensor]:
-        maps = self(x)  # with the errors of a Backbone for sizes that do not fit
-        prefix = self.inside.num_prefix_tokens
-        if not prefix:
-            return [each.flatten(2).transpose(1, 2) for each in maps]
-        normal = (x - self.mean) / self.std
-        found = self.inside.forward_intermediates(
-            normal, indices=list(self.stages), return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
-        )
-        return [torch.cat([before, patches], 1) for patches, before in found]
+        options = {"return_prefix_tokens": True, "output_fmt": "NLC", "intermediates_only": True}
+        ask = partial(self.net.model.forward_intermediates, indices=list(self.stages), **options)
+        found = self.asked(ask, x)
+        return [torch.cat(stage[::-1], 1) if isinstance(stage, tuple) else stage for stage in found]
 
 
 class Bottleneck(nn.Module):

@@ -312,6 +312,15 @@ def feed(width: int, hidden: int) -> int:
     return 2 * width * hidden + width + hidden
 
 
+def transformer_block(width: int, hidden: int) -> int:
+    """Attention, perceptron, two norms."""
+    return attention(width) + feed(width, hidden) + 4 * width
+
+
+DINOMALY = feed(64, 256) + 4 * transformer_block(64, 256)
+TEST_VIT = 3 * 16**2 * 64 + 64 + 64 + (1 + 10**2) * 64 + 5 * transformer_block(64, 192)
+
+
 def tokens(channels: int, side: int, width: int, hidden: int, layers: int) -> int:
     """Of UniAD and OneNIP: into tokens and back, positions of side x side, encoder (two norms per layer)."""
     layer = attention(width) + feed(width, hidden) + 4 * width
@@ -433,6 +442,9 @@ ROWS = [
     Row("uniad", {"epochs": 0}, 224, uniad(272, 14), uniad(272, 14) + B4, [(272, 14, 14)],
         {"reconstruction.decoder.3.query": (196, 256), "reconstruction.rows": (14, 128)}),
     Row("uniad", {"backbone": R18, "epochs": 1}, 64, uniad(512, 4), uniad(512, 4) + R18_PARAMETERS, [(512, 4, 4)]),
+    # bottleneck and four blocks; of the transformer, patches of 16, class token, places, and blocks 0 to 4
+    Row("dinomaly", {"backbone": "test_vit", "stages": (1, 2, 3, 4), "heads": 2, "steps": 1}, 64, DINOMALY,
+        DINOMALY + TEST_VIT, [(64, 4, 4)] * 4),
     # 8.37 million
     Row("onenip", {"epochs": 0}, 224, onenip(272, 14), onenip(272, 14) + B4, [(272, 14, 14)],
         {"prompts": (1, 272, 14, 14), "refiner.net.8.weight": (1, 128, 1, 1)}),

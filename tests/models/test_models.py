@@ -73,6 +73,17 @@ QUICK = {
         "image_weight": (0.0, 0.2),
         "segmentation_width": 32,
     },
+    "dinomaly": {
+        "backbone": "test_vit",
+        "weights": "random",
+        "stages": (1, 2, 3, 4),
+        "heads": 2,
+        "steps": 60,
+        "easy_steps": 40,
+        "warmup": 10,
+        "batch_size": 4,
+        "smoothing": 2.0,
+    },
     "draem": {
         "epochs": 40,
         "batch_size": 2,

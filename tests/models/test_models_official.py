@@ -48,7 +48,8 @@ def asked(name: str, images: ImageSet, monkeypatch, **settings) -> dict:
 # What the official codes' loaders say (mixed_supervised and iad_inpainting: no public code, our choice; EfficientAD's
 # reader of single images never has a smaller batch).
 DROP_LAST = {
-    "adaclip": False, "cfa": True, "cfrg": False, "crad": False, "ddad": True, "destseg": True, "draem": False,
+    "adaclip": False, "cfa": True, "cfrg": False, "crad": False, "ddad": True, "destseg": True,
+    "dinomaly": True, "draem": False,
     "efficientad": False, "fanogan": True, "fastflow": True, "ganomaly": True, "glass": False, "iad_inpainting": True,
     "mixed_supervised": True, "msad": False, "msflow": False, "onenip": False, "pyramidflow": True, "rd4ad": False,
     "rdpp": False, "realnet": False, "riad": False, "simplenet": False, "stfpm": False, "supersimplenet": False,
