@@ -48,7 +48,9 @@ def test_loaded_it_gives_the_same_bits(fitted, splits, tmp_path):
 def test_image_score_is_the_largest_of_the_chosen_map(fitted, splits):
     predictions = fitted.predict(splits[1], device="cpu", progress=False)
     np.testing.assert_array_equal(predictions.scores, predictions.maps.max((1, 2)))
-    raw = create_model(fitted.name, **QUICK[fitted.name], image_score="raw").fit(splits[0], device="cpu", progress=False)
+    raw = create_model(fitted.name, **QUICK[fitted.name], image_score="raw").fit(
+        splits[0], device="cpu", progress=False
+    )
     assert (raw.predict(splits[1], device="cpu", progress=False).scores > predictions.scores).all()
 
 

@@ -394,7 +394,7 @@ def test_the_ablation_of_the_paper_is_the_one_that_is_tried():
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: next(iter(ablation)))
 def test_every_row_of_the_ablation_trains_and_scores(ablation, splits):
-    model = create_model("cfrg", **SMALL["cfrg"], **ablation, smoothing=0).fit(splits[0], "cpu", progress=False)
+    model = create_model("cfrg", **SMALL["cfrg"], **ablation, smoothing=0).fit(splits[0], device="cpu", progress=False)
     parts = {"bottleneck", "decoder", "student", "segmentation"}
     parts -= {"bottleneck", "decoder"} if "recovery" in ablation else set()
     parts -= {"student", "segmentation"} if "segmentation" in ablation else set()
