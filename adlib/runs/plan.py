@@ -120,7 +120,7 @@ def _check_profile(content: object) -> None:
         for key, value in (content.get(name) or {}).items():
             if not isinstance(value, dict):
                 raise ValueError(f"{name}: {key} is {value!r}, not names with values")
-    if (content.get("seeds") or 1) < 1:
+    if content.get("seeds") is not None and content["seeds"] < 1:
         raise ValueError(f"seeds is {content['seeds']}, and must be 1 or more")
 
 
