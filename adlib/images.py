@@ -52,7 +52,8 @@ class ImageSet(Dataset):
         image anew for tiles in random order.
 
     A column `mirror` of the table ("", "horizontal", "vertical", "both"; adlib.training_set) mirrors single items; an
-    image that is listed several times for it is decoded and cached once.
+    image that is listed several times for it is decoded and cached once. A column `middle` names the side, in stored
+    pixels, of the square around a picture's centre that is all that is read of it; 0 for the whole picture.
 
     images[i] is {"image": float32 [3, H, W] in [0, 1], "mask": bool [H, W], "label": int, "index": int}.
     Masks are cropped as the images are; an anomalous image without a mask file has an all-False mask here, so ask
@@ -218,7 +219,7 @@ class ImageSet(Dataset):
 
     def _load(self, index: int) -> np.ndarray:
         pixels = read_image(self.samples["image"].iat[index], self.window)
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        pixels = self._middle(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), index)
         size = resizing.resized_shape(pixels.shape[1:], self.size, self.sides, self.fit)
         pixels = resizing.padded(resizing.resize(pixels, size, self.resize), self.size if self.fit == "pad" else size)
         return np.broadcast_to(self._cropped(pixels), (3, *self.whole))
@@ -233,6 +234,7 @@ class ImageSet(Dataset):
         if self._corners is None and label != UNKNOWN and mask.any() != label:
             said, seen = ("normal", "not empty") if mask.any() else ("anomalous", "empty")
             raise InputError(f"{image} is labelled {said} but its mask {path} is {seen}: correct one of them.")
+        mask = self._middle(mask, index)
         size = resizing.resized_shape(mask.shape, self.size, self.sides, self.fit)
         if self.fit == "pad":
             small, fate = fit_mask(mask, size, (0, 0), size, self.mask_resize)
@@ -241,6 +243,14 @@ class ImageSet(Dataset):
             corner = resizing.crop_corner(size, self.whole)
             small, fate = fit_mask(mask, size, corner, self.whole, self.mask_resize)
         return np.ascontiguousarray(self._tile_of(self._mirrored(small, index), index)), fate
+
+    def _middle(self, pixels: np.ndarray, index: int) -> np.ndarray:
+        """Pixels [..., H, W] of an item, or the square around their centre that its row names."""
+        side = int(self.samples["middle"].iat[index]) if "middle" in self.samples else 0
+        if not side:
+            return pixels
+        top, left = resizing.crop_corner(pixels.shape[-2:], (side, side))
+        return pixels[..., top : top + side, left : left + side]
 
     def _rule(self, index: int) -> str:
         return self.samples["mask_rule"].iat[index] if "mask_rule" in self.samples else ""

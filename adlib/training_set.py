@@ -9,6 +9,9 @@ train_contamination  this share of them gives way to defective test images, whic
                      tested: defects that nobody screened
 train_enlarged       mirrored images join each category until it has so many: all mirrored left to right first, then
                      all upside down, then all both ways
+train_real           so many real defects join each category, labelled anomalous, for a method that learns from such:
+                     the same ones that mixed supervision injects with this seed, and fewer always among more
+train_real_kind      of which kind they are; "mixed", the default, is of all kinds
 """
 
 import zlib
@@ -18,14 +21,22 @@ import pandas as pd
 
 from adlib.errors import InputError
 
-TRAINING_SETTINGS = ("train_limit", "train_share", "train_contamination", "train_enlarged")
+TRAINING_SETTINGS = (
+    "train_limit",
+    "train_share",
+    "train_contamination",
+    "train_enlarged",
+    "train_real",
+    "train_real_kind",
+)
+SYNTHETIC = "synthetic"  # how samples name a defect that was drawn into a normal patch
 MIRRORED = ("horizontal", "vertical", "both")  # in the order in which they join
 
 
 def check_training_settings(settings: dict) -> dict:
     """The settings that are set, or InputError naming the one that makes no sense."""
     settings = {name: value for name, value in settings.items() if value is not None}
-    for name in ("train_limit", "train_enlarged"):
+    for name in ("train_limit", "train_enlarged", "train_real"):
         value = settings.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name}={value!r} must be a number of images, at least 1.")
@@ -34,6 +45,11 @@ def check_training_settings(settings: dict) -> dict:
         possible = isinstance(value, int | float) and not isinstance(value, bool)
         if not possible or not (0 < value <= 1 if name == "train_share" else 0 <= value < 1):
             raise InputError(f"{name}={value!r} must be a share {bounds}.")
+    kind = settings.get("train_real_kind", "mixed")
+    if not isinstance(kind, str) or kind == "none":
+        raise InputError(f"train_real_kind={kind!r} must name a kind of defects, or be 'mixed' for all of them.")
+    if "train_real_kind" in settings and "train_real" not in settings:
+        raise InputError(f"train_real_kind={kind!r} says of which kind real defects are: set train_real, their number.")
     if "train_limit" in settings and "train_share" in settings:
         raise InputError("train_limit and train_share were both given: one of them says how many images are learned.")
     return settings
@@ -46,28 +62,36 @@ def choose_training_images(
     train_share: float | None = None,
     train_contamination: float | None = None,
     train_enlarged: int | None = None,
+    train_real: int | None = None,
+    train_real_kind: str | None = None,
 ) -> pd.DataFrame:
     """The samples table of a run with these settings; without any, the table as it is.
 
     samples: of a run, with its training and test rows (adlib.samples). Labelled defects in the training split, of
-    supervised methods, stay as they are. Categories are treated one by one, those of a joint run among them. Smaller
-    limits, shares and contaminations are contained in larger ones of the same seed.
+    supervised methods, stay as they are; with train_real so many of each category are kept. Categories are treated one
+    by one, those of a joint run among them. Smaller limits, shares and contaminations are contained in larger ones of
+    the same seed.
     With train_enlarged the table has the column `mirror`: "", "horizontal", "vertical" or "both", as ImageSet
     understands it; no file is written.
     Raises InputError for settings that make no sense, for more defects than the test images spare (one has to be left),
-    and for an enlargement to fewer images than there are, or to more than four times as many.
+    for an enlargement to fewer images than there are, or to more than four times as many, and for more real defects
+    than there are.
     """
     given = {
         "train_limit": train_limit,
         "train_share": train_share,
         "train_contamination": train_contamination,
         "train_enlarged": train_enlarged,
+        "train_real": train_real,
+        "train_real_kind": train_real_kind,
     }
     given = check_training_settings(given)
     if not given:
         return samples
     normal = (samples["split"] == "train") & (samples["label"] == 0)
     parts = [samples[~normal]]
+    if "train_real" in given:
+        parts[0] = _with_real(parts[0], sorted(set(samples["category"])), seed, given)
     for category, rows in samples[normal].groupby("category", sort=True):
         rng = np.random.default_rng([seed, zlib.crc32(category.encode())])  # alone and in a joint run the same images
         rows = rows.iloc[np.sort(rng.permutation(len(rows))[: _count(len(rows), given)])]
@@ -80,6 +104,28 @@ def choose_training_images(
     if "mirror" in chosen:
         chosen["mirror"] = chosen["mirror"].fillna("")
     return chosen.sort_values(["split", "category"], kind="stable", ignore_index=True)
+
+
+def choose_real(samples: pd.DataFrame, defects: str, number: int | None, seed: int) -> np.ndarray:
+    """Rows of the real defects to learn from, in random order: int [N].
+
+    Real is what is labelled 1 and not named "synthetic". defects: "mixed" for all kinds, "none", or the one kind of
+    that name. number: at most so many, None for all. The rows are shuffled once, by the seed alone, and taken from the
+    beginning: fewer are always among more, as in the paper, and those of one kind keep the order they have among all.
+    Raises InputError for a kind of which there is none.
+    """
+    if number is not None and number < 0:
+        raise InputError(f"number={number} must be None, for all real defects, or 0 and more.")
+    real = samples[(samples["label"] == 1) & (samples["defect"] != SYNTHETIC)].sort_values(["defect", "image"])
+    if defects == "none" or number == 0 or (defects == "mixed" and real.empty):
+        return np.empty(0, int)
+    shuffled = real.iloc[np.random.default_rng(seed).permutation(len(real))]
+    if defects != "mixed":
+        shuffled = shuffled[shuffled["defect"] == defects]
+        if shuffled.empty:
+            known = ", ".join(["none", "mixed", *sorted(set(real["defect"]))])
+            raise InputError(f"defects={defects!r}, but the training images hold no such real defect: {known}.")
+    return shuffled.index.to_numpy()[:number]
 
 
 def _count(there: int, settings: dict) -> int:
@@ -106,6 +152,24 @@ def _contaminated(
     return pd.concat([kept, unscreened]).sort_values("image"), moved.index
 
 
+def _with_real(rows: pd.DataFrame, categories: list[str], seed: int, settings: dict) -> pd.DataFrame:
+    """The rows, of whose real defects in the training split each category keeps the number that is asked for."""
+    kind, number = settings.get("train_real_kind", "mixed"), settings["train_real"]
+    training = rows["split"] == "train"
+    kept = [rows[~training]]
+    for category in categories:
+        there = rows[training & (rows["category"] == category)]
+        chosen = choose_real(there, kind, number, seed)
+        if len(chosen) < number:
+            of_kind = "" if kind == "mixed" else f" of the kind {kind}"
+            raise InputError(
+                f"train_real={number}, but {category} has {len(chosen)} real defects{of_kind} for training: "
+                "ask for fewer."
+            )
+        kept.append(there.loc[np.sort(chosen)])
+    return pd.concat(kept)
+
+
 def _enlarged(rows: pd.DataFrame, category: str, number: int, rng: np.random.Generator) -> pd.DataFrame:
     """The rows, and mirrored ones below them until there are `number`."""
     if not len(rows) <= number <= (1 + len(MIRRORED)) * len(rows):
@@ -123,7 +187,8 @@ def describe_training_set(samples: pd.DataFrame, chosen: pd.DataFrame) -> dict:
     """What the choice made of the training images, for a record: numbers, by category.
 
     samples, chosen: the table before and after `choose_training_images`. there: normal training images; learned:
-    different ones of them that are learned from; unscreened: defects that pass for normal; mirrored: further images.
+    different ones of them that are learned from; unscreened: defects that pass for normal; mirrored: further images;
+    real, where there are any: the files of the real defects that joined, labelled as such.
     """
     found = {}
     for category, rows in samples[(samples["split"] == "train") & (samples["label"] == 0)].groupby("category"):
@@ -133,4 +198,8 @@ def describe_training_set(samples: pd.DataFrame, chosen: pd.DataFrame) -> dict:
         learned = len(images & set(rows["image"]))
         counts = {"there": len(rows), "learned": learned, "unscreened": len(images) - learned}
         found[category] = counts | {"mirrored": int(mirrored)}
+        labelled = (chosen["split"] == "train") & (chosen["label"] == 1) & (chosen["category"] == category)
+        joined = chosen[labelled & ~chosen["image"].isin(samples["image"])]
+        if len(joined):
+            found[category]["real"] = joined["image"].tolist()
     return found

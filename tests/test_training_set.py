@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from adlib import ImageSet, InputError, phantoms
+from adlib.pictures import read_image
 from adlib.runs import Run
 from adlib.runs.run import distinct_titles
 from adlib.samples import make_samples
-from adlib.training_set import choose_training_images, describe_training_set
+from adlib.training_set import choose_real, choose_training_images, describe_training_set
 
 
 def table(train: int = 10, defects: int = 6, categories=("a", "b")):
@@ -83,6 +84,10 @@ def test_mirrored_images_join_until_there_are_so_many():
         ({"train_contamination": 0.6}, "needs 6 defective images, and one to be left for testing; there are 6"),
         ({"train_enlarged": 41}, "train_enlarged=41, but a has 10 training images: mirroring makes 40 of them at most"),
         ({"train_enlarged": 9}, "set train_limit as well"),
+        ({"train_real": 0}, "train_real=0 must be a number of images, at least 1"),
+        ({"train_real": 3, "train_real_kind": "none"}, "train_real_kind='none' must name a kind"),
+        ({"train_real_kind": "area"}, "set train_real, their number"),
+        ({"train_real": 3}, "train_real=3, but a has 0 real defects for training: ask for fewer"),
     ],
 )
 def test_what_cannot_be_asked_for(settings, sentence):
@@ -139,6 +144,69 @@ def test_the_training_set_is_part_of_a_runs_identity(root):
 def test_a_zero_shot_method_has_no_training_images_to_choose(root):
     with pytest.raises(InputError, match="train_limit: adaclip learns from other data sets"):
         assert not Run("three_cad", str(root), "adaclip", "AI", {"train_limit": 5}).samples
+
+
+# Real defects
+
+
+@pytest.fixture(scope="module")
+def prints(tmp_path_factory):
+    """ISP-AD's phantom, of which each modality has 3 real area and 4 point defects for training, of twice the size."""
+    counts = {"ASM": (6, 4, 2, 2), "LSM-1": (6, 4, 2, 2)}
+    out = tmp_path_factory.mktemp("phantom") / "isp_ad"
+    return phantoms.draw("isp_ad", out, size=64, counts=counts, real=(3, 4))
+
+
+def printed(root, method="supersimplenet", category="ASM", seed=0, **settings):
+    return Run("isp_ad", str(root), method, category, {"size": 32, **settings}, seed)
+
+
+def joined(run):
+    samples = run.samples
+    return samples[(samples["split"] == "train") & (samples["label"] == 1)]
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("mixed", 0), ("mixed", 3), ("points", 3)])
+def test_real_defects_are_those_that_mixed_supervision_injects_with_this_seed(prints, kind, seed):
+    run = printed(prints, seed=seed, train_real=3, train_real_kind=kind)
+    there = printed(prints, "mixed_supervised").all_samples
+    injected = there["image"].iloc[choose_real(there[there["split"] == "train"], kind, 3, seed)]
+    assert set(joined(run)["image"]) == set(injected)
+    assert len(joined(run)) == 3
+    fewer = printed(prints, seed=seed, train_real=2, train_real_kind=kind)
+    assert set(joined(fewer)["image"]) < set(joined(run)["image"])
+    assert set(describe_training_set(run.all_samples, run.samples)["ASM"]["real"]) == set(injected)
+
+
+def test_real_defects_join_every_category_of_a_joint_run_and_the_test_stays_as_it_is(prints):
+    run = printed(prints, category="", train_real=5)
+    assert joined(run)["category"].value_counts().to_dict() == {"ASM": 5, "LSM-1": 5}
+    tested = [one[one["split"] == "test"]["image"].tolist() for one in (run.samples, run.all_samples)]
+    assert tested[0] == tested[1]
+    assert run.key != printed(prints, category="", train_real=4).key
+
+
+def test_a_real_defect_is_shown_at_the_patches_scale(prints):
+    run = printed(prints, train_real=1)
+    images = run.images("train")
+    assert images.samples["middle"].tolist() == [64] + 6 * [0]
+    whole = read_image(images.samples["image"].iat[0])
+    assert whole.shape[:2] == (128, 128)
+    alone = ImageSet(images.samples.iloc[[0]], size=64)
+    assert np.array_equal(255 * alone.pixels(0)[0].numpy(), whole[32:96, 32:96].astype(np.float32))
+
+
+def test_where_real_defects_have_no_place(prints, root):
+    for run, sentence in [
+        (printed(prints, train_real=8), "train_real=8, but ASM has 7 real defects for training"),
+        (printed(prints, train_real=4, train_real_kind="area"), "ASM has 3 real defects of the kind area"),
+        (printed(prints, train_real=4, train_real_kind="dust"), "no such real defect"),
+        (printed(prints, "glass", train_real=4), "glass learns from normal images alone"),
+        (printed(prints, "mixed_supervised", train_real=4), "mixed_supervised injects real defects itself"),
+        (small(root, "supersimplenet", train_real=4), "three_cad has no real defects apart for training; isp_ad has"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            assert run.samples is None
 
 
 # Titles

@@ -232,8 +232,9 @@ def run(
     """Fit and score one method on one category, as a notebook; prints where the record and the page are.
 
     Settings are the method's parameters; size, crop, sides, resize, window of the images; and train_limit, train_share,
-    train_contamination, train_enlarged of the training set: --set resize=linear --set train_limit=500. How the data are
-    read: mask_rule, mask_resize, items, normal_names, unknown_names, normal_test, masks (data/README.md).
+    train_contamination, train_enlarged, train_real, train_real_kind of the training set: --set resize=linear --set
+    train_limit=500. How the data are read: mask_rule, mask_resize, items, normal_names, unknown_names, normal_test,
+    masks (data/README.md).
     """
     from adlib.datasets.folder import place_of_two
     from adlib.memory.patch_store import parse_bytes

@@ -129,6 +129,18 @@ def load_samples(
     return samples
 
 
+def training_defects(name: str, samples: pd.DataFrame) -> pd.DataFrame:
+    """The real defects that a dataset has apart for training, labelled anomalous, below the samples table's categories.
+
+    Raises InputError for a dataset that has none apart, and where they are not on disk.
+    """
+    module = _module(name)
+    if not hasattr(module, "training_defects"):
+        have = ", ".join(known for known in list_datasets() if hasattr(_module(known), "training_defects"))
+        raise InputError(f"{name} has no real defects apart for training; {have} has: leave train_real out.")
+    return module.training_defects(samples)
+
+
 def left_out(
     name: str, root: str | Path, samples: pd.DataFrame, category: str | None = None, options: dict | None = None
 ) -> list[str]:

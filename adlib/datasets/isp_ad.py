@@ -2,7 +2,8 @@
 
 `samples` reads the unsupervised part: the MVTec scheme once per modality, 256 x 256 PNG (RGB for LSM-1 and LSM-2, grey
 for ASM), defect folders of any name. `supervised_samples` reads the HDF5 files of normal and synthetic patches,
-`real_defects` the folders of real defective patches (512 x 512) that the mixed supervised method injects.
+`real_defects` the folders of real defective patches (512 x 512) that the mixed supervised method injects, and
+`training_defects` those for other methods (the setting train_real, adlib.training_set).
 """
 
 import re
@@ -15,7 +16,10 @@ from adlib.datasets import Facts
 from adlib.datasets.folders import folders_in, need_images
 from adlib.datasets.mvtec_tree import read_categories
 from adlib.errors import InputError
+from adlib.pictures import image_shape
 from adlib.samples import make_samples
+
+REAL_FOLDER = "real_defects"  # in a modality's folder: real_defects/area, real_defects/points
 
 FACTS = Facts(
     title="ISP-AD",
@@ -109,6 +113,22 @@ def real_defects(folder: str | Path, category: str) -> pd.DataFrame:
         for image in need_images(kind)
     ]
     return make_samples(rows, folder)
+
+
+def training_defects(samples: pd.DataFrame) -> pd.DataFrame:
+    """The real defects that lie beside a table's modalities, as training samples to join its normal patches.
+
+    samples: of the unsupervised part. The picture of a real defect has 512 pixels where a patch has 256: of a larger
+    one the column `middle` names the side, in pixels, of the part around its centre that is as large as a patch, and so
+    shows the defect at the patches' scale; 0 for a picture no larger than a patch.
+    Raises InputError where a modality has no such folder.
+    """
+    parts = []
+    for category, rows in samples.groupby("category", sort=True):
+        defects = real_defects(Path(rows["image"].iloc[0]).parents[2] / REAL_FOLDER, category)
+        side = max(image_shape(rows["image"].iloc[0]))
+        parts.append(defects.assign(middle=[side if min(image_shape(name)) > side else 0 for name in defects["image"]]))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _modality(name: str) -> str:

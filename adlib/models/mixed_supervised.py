@@ -42,7 +42,8 @@ from adlib.features.backbones import build_network, fill_network, hold_statistic
 from adlib.images import ImageSet
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Whole
 from adlib.training.loop import PRECISIONS, to_device, train
-from adlib.training.patch_stream import AUGMENTATIONS, SYNTHETIC, PatchStream, choose_real, supervised_part
+from adlib.training.patch_stream import AUGMENTATIONS, PatchStream, supervised_part
+from adlib.training_set import SYNTHETIC, choose_real
 
 LAST_STAGE = 4  # of a ResNet: layer4
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a grey value (ITU-R BT.601)

@@ -10,9 +10,12 @@ the classification head with features that are not adapted). The last epoch is k
   grid of 64, for which it is the same), and never from cells smaller than two positions, which hold no noise;
 - beside real defects every normal image comes equally often, where theirs draws the rarely drawn ones more often.
 
-Supervised: give `fit` images of which some are labelled 1, with masks. Each comes as it is, mirrored both ways and
+Supervised: give `fit` images of which some are labelled 1. Each comes as it is, mirrored both ways and
 turned by 180 degrees, with as many normal images. The official settings for it are threshold=0.6,
-stop_gradient=False, clip_norm=1.0.
+stop_gradient=False, clip_norm=1.0. The official code needs masks. That an anomalous image may come without one is our
+extension, for sets whose real defects have image labels alone (ISP-AD): where its defect lies is unknown, so that no
+noise is added to it, its pixels count for neither loss of the map, and the classification alone learns from it. With
+stop_gradient=False the map learns of it through the classification.
 
 Other readings, as parameters:
 - VisA: threshold=0.6.
@@ -133,9 +136,11 @@ def truncated_loss(maps: torch.Tensor, masks: torch.Tensor, margin: float = 0.5)
 
 
 def focal_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 4.0) -> torch.Tensor:
-    """Mean cross-entropy, of which well-judged values weigh little; float logits and bool targets of one shape."""
+    """Mean cross-entropy, of which well-judged values weigh little; float logits and bool targets of one shape. 0 for
+    none.
+    """
     entropy = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
-    return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()
+    return ((1 - torch.exp(-entropy)) ** gamma * entropy).sum() / max(1, entropy.numel())
 
 
 # Real defects
@@ -144,7 +149,8 @@ def focal_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 4.0) 
 class BalancedImages(Dataset):
     """A set's anomalous images, each in four positions, and as many normal ones: other normal ones in every epoch.
 
-    Item: {"image": float32 [3, H, W] in [0, 1], "mask": bool [H, W], "label": int}. It depends on (seed, epoch, index).
+    Item: {"image": float32 [3, H, W] in [0, 1], "mask": bool [H, W], "label": int, "known": bool, whether it is known
+    which pixels are anomalous}. It depends on (seed, epoch, index).
     """
 
     TURNS = ((), (1,), (2,), (1, 2))  # axes of a picture [C, H, W] that are reversed
@@ -152,6 +158,7 @@ class BalancedImages(Dataset):
     def __init__(self, images: ImageSet, seed: int):
         self.source = images
         self.anomalous, self.normal = np.flatnonzero(images.labels == 1), np.flatnonzero(images.labels == 0)
+        self.masked = (images.samples["mask"] != "").to_numpy()
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers keep a copy of self
 
@@ -165,15 +172,15 @@ class BalancedImages(Dataset):
         half = len(self) // 2
         if index < half:
             turn, which = divmod(index, len(self.anomalous))
-            item = self.source[int(self.anomalous[which])]
-            axes = self.TURNS[turn]
+            row, axes = int(self.anomalous[which]), self.TURNS[turn]
+            item = self.source[row]
             picture, mask = item["image"].flip(axes), item["mask"].flip([axis - 1 for axis in axes])
-            return {"image": picture, "mask": mask, "label": 1}
+            return {"image": picture, "mask": mask, "label": 1, "known": bool(self.masked[row])}
         # All normal images in random order, then all again in another order, and so on through the epochs.
         cycle, place = divmod(int(self._epoch) * half + index - half, len(self.normal))
         order = np.random.default_rng([self.seed, cycle]).permutation(self.normal)
         item = self.source[int(order[place])]
-        return {key: item[key] for key in ("image", "mask", "label")}
+        return {key: item[key] for key in ("image", "mask", "label")} | {"known": True}
 
 
 class SuperSimpleNet(Detector):
@@ -266,8 +273,8 @@ class SuperSimpleNet(Detector):
         """The normal images' frozen features, or balanced images where some are anomalous."""
         if not (images.labels == 1).any():
             return frozen_features(self, images, self.cache_gib, progress)
-        if (images.labels == 1).all() or not images.has_masks:
-            raise InputError("To learn from real defects, fit needs normal images too, and a mask of every defect.")
+        if (images.labels == 1).all():
+            raise InputError("To learn from real defects, fit needs normal images too.")
         return BalancedImages(images, self.seed_)
 
     def build(self, weights: str) -> None:
@@ -287,25 +294,26 @@ class SuperSimpleNet(Detector):
         return self.adaptor_(upscaled(features, self.align_corners))
 
     def losses(self, batch: torch.Tensor | list[torch.Tensor] | dict) -> dict[str, torch.Tensor]:
-        """batch: normal images or their features; or images with masks and labels, {"image", "mask", "label"}."""
+        """batch: normal images or their features; or items of BalancedImages ("known" may be absent: all masks are)."""
         supervised = isinstance(batch, dict)
         adapted = self.adapted(features_of(self, batch["image"] if supervised else batch))
         grid = adapted.shape[-2:]
         masks = torch.zeros(len(adapted), *grid, dtype=torch.bool, device=adapted.device)
         labels = torch.zeros(len(adapted), dtype=torch.bool, device=adapted.device)
+        known = ~labels
         if supervised:
             small = F.interpolate(batch["mask"][:, None].float(), size=grid, mode="bilinear", align_corners=False)
-            masks, labels = small[:, 0] >= 0.5, batch["label"] > 0
+            masks, labels, known = small[:, 0] >= 0.5, batch["label"] > 0, batch.get("known", known)
         # Everything twice; the noise of the two differs, and leaves what is anomalous already as it is.
-        adapted, masks, labels = (torch.cat([part, part]) for part in (adapted, masks, labels))
+        adapted, masks, labels, known = (torch.cat([part, part]) for part in (adapted, masks, labels, known))
         rng = np.random.default_rng(int(torch.randint(2**62, ())))  # of torch's generator, which checkpoints keep
-        noisy = blobs(len(adapted), grid, self.threshold, rng).to(adapted.device) & ~masks
+        noisy = blobs(len(adapted), grid, self.threshold, rng).to(adapted.device) & ~masks & known[:, None, None]
         adapted = adapted + self.noise * torch.randn_like(adapted) * noisy[:, None]
         masks = masks | noisy
         maps, scores = self.heads_(adapted)
         return {
-            "truncated": truncated_loss(maps, masks),
-            "focal": focal_loss(maps, masks),
+            "truncated": truncated_loss(maps[known], masks[known]),
+            "focal": focal_loss(maps[known], masks[known]),
             "classification": focal_loss(scores, labels | masks.flatten(1).any(1)),
         }
 

@@ -49,7 +49,24 @@ class Run:
             raise InputError(
                 f"{', '.join(self.training_settings)}: {self.method} learns from other data sets, as a whole."
             )
-        return choose_training_images(self.all_samples, self.seed, **self.training_settings)
+        samples = self.all_samples
+        if "train_real" in self.training_settings:
+            samples = pd.concat([samples, self._real_defects()], ignore_index=True)
+            samples["middle"] = samples["middle"].fillna(0).astype(int)
+        return choose_training_images(samples, self.seed, **self.training_settings)
+
+    def _real_defects(self) -> pd.DataFrame:
+        """The dataset's real defects for training, if the method has a place for them."""
+        from adlib.datasets import training_defects
+        from adlib.models import model_class
+
+        if hasattr(model_class(self.method), "training_samples"):
+            raise InputError(f"train_real: {self.method} injects real defects itself, see its parameters.")
+        if not model_class(self.method).accepts_anomalous:
+            raise InputError(
+                f"train_real: {self.method} learns from normal images alone, and has no place for defects."
+            )
+        return training_defects(self.dataset, self.all_samples)
 
     @cached_property
     def data_settings(self) -> dict:

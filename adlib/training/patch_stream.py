@@ -21,8 +21,6 @@ from adlib.errors import InputError
 from adlib.images import ImageSet, image_shape
 from adlib.synthesis import RandomWalk
 
-REAL_FOLDER = "real_defects"  # in a modality's folder: real_defects/area, real_defects/points
-SYNTHETIC = "synthetic"  # how samples name a defect that was drawn into a normal patch
 BALANCE = 0.5  # share of normal patches that get a synthetic defect, where no synthetic ones are on disk
 
 # Samples
@@ -48,31 +46,9 @@ def supervised_part(samples: pd.DataFrame) -> pd.DataFrame:
         labels = "labels" if "labels" in hdf5.describe(files[0]) else None
         patches = isp_ad.supervised_samples(folder, files[0].name, labels_key=labels, category=category)
         parts += [rows[rows["split"] != "train"], patches]
-        if (folder / REAL_FOLDER).is_dir():
-            parts.append(isp_ad.real_defects(folder / REAL_FOLDER, category))
+        if (folder / isp_ad.REAL_FOLDER).is_dir():
+            parts.append(isp_ad.real_defects(folder / isp_ad.REAL_FOLDER, category))
     return pd.concat(parts, ignore_index=True)
-
-
-def choose_real(samples: pd.DataFrame, defects: str, number: int | None, seed: int) -> np.ndarray:
-    """Rows of the real defects to learn from, in random order: int [N].
-
-    Real is what is labelled 1 and not named "synthetic". defects: "mixed" for all kinds, "none", or the one kind of
-    that name. number: at most so many, None for all. The rows are shuffled once, by the seed alone, and taken from the
-    beginning: fewer are always among more, as in the paper, and those of one kind keep the order they have among all.
-    Raises InputError for a kind of which there is none.
-    """
-    if number is not None and number < 0:
-        raise InputError(f"number={number} must be None, for all real defects, or 0 and more.")
-    real = samples[(samples["label"] == 1) & (samples["defect"] != SYNTHETIC)].sort_values(["defect", "image"])
-    if defects == "none" or number == 0 or (defects == "mixed" and real.empty):
-        return np.empty(0, int)
-    shuffled = real.iloc[np.random.default_rng(seed).permutation(len(real))]
-    if defects != "mixed":
-        shuffled = shuffled[shuffled["defect"] == defects]
-        if shuffled.empty:
-            known = ", ".join(["none", "mixed", *sorted(set(real["defect"]))])
-            raise InputError(f"defects={defects!r}, but the training images hold no such real defect: {known}.")
-    return shuffled.index.to_numpy()[:number]
 
 
 # Pictures

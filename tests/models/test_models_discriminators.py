@@ -295,10 +295,40 @@ def test_supersimplenet_learns_from_real_defects(defects, test):
     model = create_model("supersimplenet", **settings).fit(defects, device="cpu", progress=False)
     assert len(model.losses_) == 2
     assert model.predict(test, device="cpu", progress=False).maps.shape == (6, 64, 64)
-    unmasked = defects.samples.assign(mask="")
-    for samples in (unmasked, defects.samples[defects.samples["label"] == 1]):
-        with pytest.raises(InputError, match="needs normal images too, and a mask of every defect"):
-            create_model("supersimplenet", **settings).fit(ImageSet(samples, size=64), device="cpu", progress=False)
+    alone = ImageSet(defects.samples[defects.samples["label"] == 1], size=64)
+    with pytest.raises(InputError, match="needs normal images too"):
+        create_model("supersimplenet", **settings).fit(alone, device="cpu", progress=False)
+
+
+def test_supersimplenet_learns_from_real_defects_without_masks(defects):
+    images = ImageSet(defects.samples.assign(mask=""), size=64)
+    assert [BalancedImages(images, 0)[index]["known"] for index in range(24)] == [False] * 12 + [True] * 12
+    model = create_model("supersimplenet", **SMALL["supersimplenet"]).fit(images, device="cpu", progress=False)
+    assert len(model.losses_) == 2
+    assert np.isfinite([list(losses.values()) for losses in model.losses_]).all()
+
+
+@pytest.mark.parametrize("built", ["supersimplenet"], indirect=True)
+def test_without_a_mask_a_defect_counts_for_the_classification_alone(built):
+    """Numbers: the map's losses are those of the other images, the classification is the focal loss of all."""
+    seen = []
+    built.heads_.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], *output)))
+    batch = {"image": torch.rand(4, 3, 64, 64), "mask": torch.zeros(4, 64, 64, dtype=torch.bool)}
+    batch |= {"label": torch.tensor([1, 0, 0, 1]), "known": torch.tensor([False, True, True, False])}
+    batch["mask"][0] = True  # not to be believed
+    with torch.no_grad():
+        losses, plain = built.losses(batch), torch.cat([built.adapted(built.backbone_(batch["image"]))] * 2)
+    features, maps, scores = seen[0]
+    noisy = ((features - plain).abs() > 1e-5).any(1)  # [8, 16, 16]
+    assert not noisy[[0, 3, 4, 7]].any()
+    others = [1, 2, 5, 6]
+    torch.testing.assert_close(losses["truncated"], truncated_loss(maps[others], noisy[others]))
+    torch.testing.assert_close(losses["focal"], focal_loss(maps[others], noisy[others]))
+    called = torch.tensor([True, False, False, True] * 2) | noisy.flatten(1).any(1)
+    torch.testing.assert_close(losses["classification"], focal_loss(scores, called))
+    batch["known"][:] = False
+    losses = built.losses(batch)
+    assert losses["truncated"] == losses["focal"] == 0
 
 
 # GLASS

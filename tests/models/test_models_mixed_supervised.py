@@ -19,7 +19,8 @@ from adlib.models.mixed_supervised import MixedSupervised, PatchClassifier, Pati
 from adlib.phantoms import draw, screen_print
 from adlib.runs.run import Run
 from adlib.samples import make_samples, select
-from adlib.training.patch_stream import AUGMENTATIONS, Augmentation, PatchStream, choose_real, supervised_part
+from adlib.training.patch_stream import AUGMENTATIONS, Augmentation, PatchStream, supervised_part
+from adlib.training_set import choose_real
 
 QUICK = {"backbone": "resnet18.tv_in1k", "weights": "random", "augmentation": "none", "batch_size": 4}
 
@@ -176,9 +177,7 @@ def test_a_stream_of_a_hundred_thousand_patches_reads_only_what_is_asked(tmp_pat
     images = ImageSet(supervised_samples(tmp_path, labels_key="labels"), size=32)
     stream = PatchStream(images, np.arange(100_000))
     opened = []
-    monkeypatch.setattr(
-        "adlib.images.hdf5.read_picture", lambda path: opened.append(path) or np.zeros((32, 32), np.uint8)
-    )
+    monkeypatch.setattr("adlib.hdf5.read_picture", lambda path: opened.append(path) or np.zeros((32, 32), np.uint8))
     assert len(stream) == 100_000
     item = stream[7]
     assert opened == [images.samples["image"].iat[7]]
