@@ -13,6 +13,7 @@ import pandas as pd
 
 from adlib.errors import InputError
 from adlib.images import image_shape, read_image, read_mask
+from adlib.metrics.regions import regions
 
 
 def read_grey(path: str) -> np.ndarray:
@@ -89,9 +90,8 @@ def defect_areas(samples: pd.DataFrame, unit: str = "component") -> pd.DataFrame
     """Area of every defect in pixels, and as a share of its image.
 
     unit: "component", each 8-connected region of a mask; or "image", all of a mask together.
-    Returns one row per defect: image, category, defect, area (pixels), ratio (of the image's pixels), aspect (long by
-    short side of the smallest rectangle around it, turned as it may be; each side lengthened by a pixel, so that a line
-    one pixel wide has a finite aspect). CXR-AD, Fig. 8; 3CAD, Fig. 3; Texture-AD, Fig. 3.
+    Returns one row per defect: image, category, defect, area (pixels), ratio (of the image's pixels), aspect (ratio, as
+    of adlib.metrics.regions). CXR-AD, Fig. 8; 3CAD, Fig. 3; Texture-AD, Fig. 3.
     """
     if unit not in ("component", "image"):
         raise InputError(f"unit={unit!r} must be 'component' or 'image'.")
@@ -100,21 +100,9 @@ def defect_areas(samples: pd.DataFrame, unit: str = "component") -> pd.DataFrame
         if not sample.mask:
             continue
         mask = read_mask(sample.mask, image_shape(sample.image), sample.image, getattr(sample, "mask_rule", ""))
-        number, regions = 2, mask.view(np.uint8)
-        if unit == "component":
-            number, regions = cv2.connectedComponents(regions, connectivity=8)
-        for region in range(1, number):
-            points = cv2.findNonZero((regions == region).view(np.uint8))
-            if points is not None:
-                (_, _), sides, _ = cv2.minAreaRect(points)
-                about = {
-                    "image": sample.image,
-                    "category": sample.category,
-                    "defect": sample.defect,
-                    "area": len(points),
-                }
-                aspect = (max(sides) + 1) / (min(sides) + 1)
-                rows.append(about | {"ratio": len(points) / mask.size, "aspect": aspect})
+        about = {"image": sample.image, "category": sample.category, "defect": sample.defect}
+        for pixels, _, aspect in regions(mask, joined=unit == "image"):
+            rows.append(about | {"area": len(pixels), "ratio": len(pixels) / mask.size, "aspect": aspect})
     return pd.DataFrame(rows, columns=["image", "category", "defect", "area", "ratio", "aspect"])
 
 

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from adlib.errors import InputError
 from adlib.metrics.inputs import image_pairs, is_array, labels_and_scores, to_numpy
 from adlib.metrics.ranking import image_metrics, pixel_metrics
+from adlib.metrics.regions import regions
 
 
 def image_metrics_by_defect(labels, scores, defects: Sequence[str]) -> dict[str, dict]:
@@ -51,27 +52,19 @@ def defect_regions(masks, maps=None) -> dict[str, np.ndarray]:
     """One row per 8-connected region of the masks, as columns.
 
     masks, maps: as in pixel_metrics; maps may be left out.
-    Returns arrays of one length: image (index), area (pixels), area_share (of its image), aspect_ratio (long
-    over short side of the smallest rotated rectangle around the pixel centres, 1 pixel added to each, as
-    3CAD's figure needs it); with maps also score_max and score_mean.
+    Returns arrays of one length: image (index), area (pixels), area_share (of its image), aspect_ratio (as of
+    adlib.metrics.regions); with maps also score_max and score_mean.
     """
-    import cv2
-
     rows: dict[str, list] = {name: [] for name in ("image", "area", "area_share", "aspect_ratio")}
     if maps is not None:
         rows.update(score_max=[], score_mean=[])
     pairs = image_pairs(masks, maps) if maps is not None else image_pairs((m, np.zeros(np.shape(m))) for m in masks)
     for image, (_, mask, scores) in enumerate(pairs):
-        if not mask.any():
-            continue
-        count, label = cv2.connectedComponents(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)
-        for region in range(1, count):
-            y, x = np.nonzero(label == region)
-            _, sides, _ = cv2.minAreaRect(np.stack([x, y], axis=1).astype(np.float32))
+        for y, x, aspect_ratio in regions(mask):
             rows["image"].append(image)
             rows["area"].append(len(y))
             rows["area_share"].append(len(y) / mask.size)
-            rows["aspect_ratio"].append((max(sides) + 1) / (min(sides) + 1))
+            rows["aspect_ratio"].append(aspect_ratio)
             if maps is not None:
                 rows["score_max"].append(float(scores[y, x].max()))
                 rows["score_mean"].append(float(scores[y, x].mean(dtype=np.float64)))

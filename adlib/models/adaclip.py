@@ -37,7 +37,7 @@ from adlib.features.clip_towers import ClipTowers, find_towers, tokenise
 from adlib.features.prompts import ANOMALOUS, NORMAL, TEMPLATES, HybridPrompts, fill_from_official, sentences
 from adlib.file_hashes import file_hash
 from adlib.images import ImageSet
-from adlib.models.draem import focal_loss
+from adlib.networks.losses import focal_loss
 from adlib.parameters import Count, NotNegative, Positive, Share
 from adlib.training.loop import PRECISIONS, train
 

@@ -32,7 +32,6 @@ from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.images import ImageSet
-from adlib.models.stfpm import split
 from adlib.networks.patch_description import (
     MARGIN,
     NETWORKS,
@@ -49,6 +48,7 @@ from adlib.networks.patch_description import (
 )
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Whole
 from adlib.synthesis import TextureFolder, texture_source
+from adlib.training.held_out import hold_out
 from adlib.training.loop import PRECISIONS, train
 
 DRAWN_PENALTY = "Penalty images: drawn textures, where the paper's are of ImageNet."
@@ -221,7 +221,7 @@ class EfficientAD(Detector):
         if self.penalty != "off":
             textures = texture_source(None if self.penalty == "drawn" else self.penalty, "antialias")
         if val is None:
-            images, val = split(images, self.validation_share, self.seed_)
+            images, val = hold_out(images, self.validation_share, self.seed_)
         self.build(images.shape)
         self.to(self.device_)
         self.origin_ = self.prepare_teacher(images, textures, progress)

@@ -24,9 +24,9 @@ from torch import nn
 
 from adlib.anomaly_map import upsample
 from adlib.detector import Detector, Facts
-from adlib.models.draem import structural_similarity
-from adlib.models.stfpm import split
+from adlib.networks.losses import structural_similarity
 from adlib.parameters import Count, NotNegative, Odd, Positive, Range, Share, ShareBelowOne, Some
+from adlib.training.held_out import hold_out
 from adlib.training.loop import PRECISIONS, train
 from adlib.training.pasted_textures import step_schedule
 
@@ -160,7 +160,7 @@ class RIAD(Detector):
         self.build()
         self.to(self.device_)
         if val is None:
-            images, val = split(images, self.validation_share, self.seed_)
+            images, val = hold_out(images, self.validation_share, self.seed_)
         optimiser = torch.optim.Adam(
             self.inpainting_.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
         )

@@ -17,18 +17,15 @@ Other readings, as parameters:
 
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 from adlib.anomaly_map import upsample
 from adlib.detector import Detector, Facts
 from adlib.features.backbones import Backbone, build_network, hold_statistics
-from adlib.images import ImageSet
 from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne, Stages
-from adlib.samples import draw_share, items
+from adlib.training.held_out import hold_out
 from adlib.training.loop import PRECISIONS, train
 
 
@@ -102,7 +99,7 @@ class STFPM(Detector):
         self.build(self.weights)
         self.to(self.device_)
         if val is None:
-            images, val = split(images, self.validation_share, self.seed_)
+            images, val = hold_out(images, self.validation_share, self.seed_)
 
         def mean_map() -> float:
             total = sum(self.score_batch(batch)[1].sum().item() for _, batch in self.batches(val, 32, False, "val"))
@@ -143,15 +140,3 @@ class STFPM(Detector):
     def build(self, weights: str) -> None:
         self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_)
         self.student_ = Student(self.backbone, self.stages, self.seed_)
-
-
-def split(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet | None]:
-    """The images without a random share of them, and that share: None if it would be all or nothing."""
-    if share == 0 or len(images) < 2:
-        return images, None
-    if items(images.samples) is None:
-        rows = train_test_split(range(len(images)), test_size=share, random_state=seed)
-    else:  # the images of one item on one side
-        held = set(draw_share(images.samples, share, np.random.default_rng(seed)))
-        rows = [row for row in range(len(images)) if row not in held], held
-    return tuple(ImageSet(images.samples.iloc[sorted(part)], cache=images.cache, **images.settings) for part in rows)

@@ -2,6 +2,9 @@
 
 Pure functions of the cells that `adlib.report.comparison` returns; published values and ours go in one at a time. A
 block is one category of a dataset in one paper: methods are ranked within it, 1 for the best, ties at their mean rank.
+
+Friedman's test and the studentised range are scipy's; scikit-posthocs adds statsmodels and pairs' p-values to them but
+not the critical difference, which its diagram wants to be given.
 """
 
 from dataclasses import dataclass

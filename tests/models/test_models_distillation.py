@@ -10,7 +10,7 @@ from torch import nn
 from adlib import ImageSet, InputError, create_model, load_model, load_samples
 from adlib.features.backbones import Backbone
 from adlib.models.rdpp import Projection, SimplexPatch, projection_loss, simplex_noise
-from adlib.models.stfpm import Student, level_distance, split
+from adlib.models.stfpm import Student, level_distance
 from adlib.networks.distillation import (
     Bottleneck,
     Decoder,
@@ -21,6 +21,7 @@ from adlib.networks.distillation import (
     teacher_shape,
 )
 from adlib.samples import select
+from adlib.training.held_out import hold_out
 
 SMALL = {"backbone": "resnet18.tv_in1k", "weights": "random", "batch_size": 2}
 METHODS = ("stfpm", "rd4ad", "rdpp")
@@ -187,13 +188,13 @@ def test_stfpm_keeps_the_epoch_that_is_lowest_on_held_out_images(train):
     assert all(torch.equal(a, b) for a, b in zip(best, tensors(model.student_), strict=True))
 
 
-def test_split_holds_out_a_share_and_never_everything(train):
-    rest, held_out = split(train, 0.2, seed=0)
+def test_hold_out_takes_a_share_and_never_everything(train):
+    rest, held_out = hold_out(train, 0.2, seed=0)
     assert (len(rest), len(held_out)) == (4, 1)
     assert sorted([*rest.samples["image"], *held_out.samples["image"]]) == sorted(train.samples["image"])
-    assert split(train, 0, seed=0) == (train, None)
+    assert hold_out(train, 0, seed=0) == (train, None)
     single = ImageSet(train.samples.iloc[:1], **train.settings)
-    assert split(single, 0.2, seed=0) == (single, None)
+    assert hold_out(single, 0.2, seed=0) == (single, None)
 
 
 # Reverse distillation

@@ -14,6 +14,7 @@ from torch import nn
 from adlib import ImageSet, create_model, list_models, load_samples
 from adlib.features.aligned_features import AlignedBackbone, pad_for
 from adlib.models import crad, draem, model_class, pyramidflow
+from adlib.networks.losses import structural_similarity
 from adlib.samples import select
 from adlib.training.pasted_textures import step_schedule
 
@@ -130,7 +131,7 @@ def test_draems_ssim_widens_its_range_while_a_restored_value_is_below_minus_a_ha
         above = (2 * means[0] * means[1] + c1) * (2 * (product - means[0] * means[1]) + c2)
         expected = above / ((means[0] ** 2 + means[1] ** 2 + c1) * (variance + c2))
         planes = (torch.full((1, 3, 1, 1), value) for value in (a, b))
-        assert draem.structural_similarity(*planes, span).item() == pytest.approx(expected, rel=1e-4)
+        assert structural_similarity(*planes, span).item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

@@ -14,6 +14,7 @@ from adlib.models import cfrg, destseg, draem
 from adlib.models.realnet import NO_SDAS, ForegroundPaste, foreground_mask
 from adlib.networks import realnet_blocks
 from adlib.networks.distillation import cosine_distance, distance_map
+from adlib.networks.losses import focal_loss, structural_similarity
 from adlib.papers import protocol
 from adlib.runs import Run
 from adlib.samples import select
@@ -243,9 +244,9 @@ def test_draem_has_the_published_size():
 
 def test_structural_similarity_by_hand():
     images = torch.rand(2, 3, 16, 16)
-    assert draem.structural_similarity(images, images).item() == pytest.approx(1, abs=1e-5)
+    assert structural_similarity(images, images).item() == pytest.approx(1, abs=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert draem.structural_similarity(images, images).item() == pytest.approx(1, abs=1e-5)
+        assert structural_similarity(images, images).item() == pytest.approx(1, abs=1e-5)
     # one pixel: all but the window's centre, of weight g, falls on the zeros past the border
     a, b = 0.8, 0.3
     line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
@@ -253,7 +254,7 @@ def test_structural_similarity_by_hand():
     covariance, variances = g * a * b - g * a * g * b, g * a**2 - (g * a) ** 2 + g * b**2 - (g * b) ** 2
     expected = (2 * g * a * g * b + 1e-4) * (2 * covariance + 9e-4)
     expected /= ((g * a) ** 2 + (g * b) ** 2 + 1e-4) * (variances + 9e-4)
-    found = draem.structural_similarity(torch.full((1, 3, 1, 1), a), torch.full((1, 3, 1, 1), b))
+    found = structural_similarity(torch.full((1, 3, 1, 1), a), torch.full((1, 3, 1, 1), b))
     assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -261,7 +262,7 @@ def test_draem_focal_loss_by_hand():
     logits = torch.tensor([[0.0, 0.0], [np.log(3), 0.0]]).reshape(1, 2, 1, 2)  # anomalous: 3/4 and 1/2
     mask = torch.tensor([[[True, False]]])
     expected = (0.25**2 * -np.log(0.75) + 0.5**2 * -np.log(0.5)) / 2
-    assert draem.focal_loss(logits, mask).item() == pytest.approx(expected, rel=1e-3)
+    assert focal_loss(logits, mask).item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_draem_segmentation_teaches_the_reconstruction(splits):
