@@ -26,13 +26,14 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.features.feature_cache import LIMIT, FeatureCache
 from adlib.images import ImageSet
 from adlib.parameters import keeping
 from adlib.predictions import Predictions
 from adlib.samples import UNKNOWN
 from adlib.tiles import Mosaic
+from adlib.training_set import TRAINING_SETTINGS
 
 MAPS_IN_MEMORY = 2 * 10**9  # bytes of maps beyond which they are kept in a file while predicting
 
@@ -101,7 +102,10 @@ class Detector:
     def create(cls, **parameters):
         known = list(inspect.signature(cls.__init__).parameters)[1:]
         if unknown := sorted(set(parameters) - set(known)):
-            raise InputError(f"{cls.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}.")
+            near = did_you_mean(
+                unknown[0], [*known, *list(inspect.signature(ImageSet.__init__).parameters)[2:], *TRAINING_SETTINGS]
+            )
+            raise InputError(f"{cls.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}.{near}")
         return cls(**parameters)
 
     @property

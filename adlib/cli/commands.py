@@ -13,14 +13,13 @@ from typing import Annotated
 import typer
 
 from adlib.cli.weights import distill, pretrain, weights_app
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.files import printable, spreadsheet_csv, write_text
 
 app = typer.Typer(
     name="adlib",
     help="Industrial visual anomaly detection: reproduce benchmarks, run methods, read reports.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -47,6 +46,23 @@ OF_THE_PATH = (
     *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR),
     *(errno.EPERM, errno.EROFS),
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from adlib import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print it and end")
+    ] = False,
+) -> None:
+    """Industrial visual anomaly detection: reproduce benchmarks, run methods, read reports."""
 
 
 def main() -> None:
@@ -173,7 +189,9 @@ def check(
     root, folders = place_of_two(dataset, root, normal, abnormal)
     options = parse_settings(set_ or [])
     if unknown := sorted(set(options) - set(DATA_SETTINGS)):
-        raise InputError(f"--set {unknown[0]}: check knows {', '.join(DATA_SETTINGS)}.")
+        raise InputError(
+            f"--set {unknown[0]}: check knows {', '.join(DATA_SETTINGS)}.{did_you_mean(unknown[0], DATA_SETTINGS)}"
+        )
     findings = check_dataset(dataset, root, category, size=size, crop=crop, **options | folders)
     print("images: train / test normal / test anomalous")
     print(findings.counts.to_string())
@@ -385,22 +403,27 @@ def runs(
     method: Annotated[str | None, typer.Option(help="of this method alone")] = None,
     status: Annotated[str | None, typer.Option(help="finished, failed, running or damaged")] = None,
     csv: Annotated[Path | None, typer.Option(help="write all columns to this file")] = None,
+    sort: Annotated[str, typer.Option(help="by this column, a metric's highest values first")] = "ended",
+    settings: Annotated[bool, typer.Option("--settings", help="say every run's settings, seed and device")] = False,
     delete: Annotated[bool, typer.Option("--delete", help="delete them, after asking")] = False,
     again: Annotated[bool, typer.Option("--rerun", help="do them again, finished ones too, after asking")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="of --rerun: runs at once on this machine")] = None,
 ) -> None:
-    """List the runs that are stored, oldest first, those under way, and those that are damaged; delete or redo them."""
+    """List the runs that are stored, oldest first or by --sort, those under way and those that are damaged; delete or
+    redo them.
+    """
     import pandas as pd
 
     from adlib.runs.execute import Conditions
-    from adlib.runs.selection import delete_runs, rerun, select_runs
+    from adlib.runs.selection import delete_runs, rerun, select_runs, settings_text, sorted_runs
     from adlib.runs.store import Store
     from adlib.runs.workers import Workers, default_jobs
 
     store = Store(out.expanduser().resolve() / "runs")
     selected = bool(keys or dataset or category or method or status)
     found = select_runs(store, keys or [], status, dataset=dataset, category=category, method=method)
+    found.table = sorted_runs(found.table, sort)
     if csv is not None:
         write_text(csv, spreadsheet_csv(found.table))
     for row in found.table.to_dict("records"):
@@ -408,6 +431,8 @@ def runs(
         numbers = " ".join(f"{name} {value:.4f}" for name, value in numbers.items() if pd.notna(value))
         said = f"{row['kind']}: {row['reason']}" if row["reason"] else numbers
         print(printable(f"{row['key']} {row['status']:8} {row['title']} {said}"))
+        if settings:
+            print(printable(f"{'':25} {settings_text(store.record(row['key']))}"))
     for key in found.running:
         print(f"{key} running")
     for key, reason in found.damaged.items():
@@ -439,24 +464,44 @@ def runs(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="key of a run, or its beginning")],
+    second: Annotated[str, typer.Argument(help="key of another run on the same images")],
+    out: Out = Path("reports"),
+    pixels: Annotated[bool, typer.Option("--pixels", help="pixel metrics too, which takes minutes")] = False,
+    replicates: Annotated[int, typer.Option(min=100, help="of the bootstrap")] = 1000,
+) -> None:
+    """Is one run better than another on the same images? Differences with paired 95 % intervals."""
+    from adlib.runs.paired import compare_runs
+    from adlib.runs.store import Store
+
+    found = compare_runs(Store(out.expanduser().resolve() / "runs"), first, second, pixels, replicates)
+    for name, title in (("first", found.first), ("second", found.second)):
+        print(printable(f"{name:6} {title}"))
+    print(f"{found.images} images that both have and whose label is known; difference: first - second, in percent.")
+    print(found.table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.3g}"))
+
+
+@app.command()
 def table(
     paper: str,
     table: Annotated[str | None, typer.Argument(help="e.g. II; all benchmark tables if not given")] = None,
     out: Out = Path("reports"),
+    wide: Annotated[bool, typer.Option("--wide", help="a column per method, published / ours in each cell")] = False,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, latex or csv")] = "text",
 ) -> None:
-    """Print published, ours and difference, in percent."""
+    """Print published, ours and difference, in percent; as a long table, or a wide one with a column per method."""
     from adlib.papers import protocol
+    from adlib.report.table_text import FORMS, long_form, table_text, wide_form
     from adlib.report.tables import comparison
+
+    if form not in FORMS:
+        raise InputError(f"--format {form!r} must be one of {', '.join(FORMS)}.{did_you_mean(form, FORMS)}")
 
     for name in [table] if table else protocol(paper)["tables"]:
         cells = comparison(paper, name, out)
-        print(f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else ""))
-        shown = cells.drop(
-            columns=["paper", "table", "phantom", "recomputed", "runs", "code"]
-            + ["setting"] * (not cells["setting"].any())
-            + ["aupro"] * ("pro" not in set(cells["metric"]))
-        )
-        print(shown.to_string(index=False, na_rep="-", float_format="%.2f"))
+        title = f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else "")
+        print(table_text(wide_form(cells) if wide else long_form(cells), form, title), end="")
 
 
 @app.command()

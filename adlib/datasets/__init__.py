@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from adlib import plugins
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.masks import check_rule
 from adlib.samples import check_phantom, name_items, phantom_root
 
@@ -69,7 +69,8 @@ def _module(name: str):
     if name in _NAMES:
         return import_module(f"adlib.datasets.{name}")
     if name not in list_datasets():
-        raise InputError(f"Unknown dataset {name!r}; known are {', '.join(list_datasets())}.")
+        known = list_datasets()
+        raise InputError(f"Unknown dataset {name!r}; known are {', '.join(known)}.{did_you_mean(name, known)}")
     module = plugins.load("adlib.datasets", name)
     if not isinstance(getattr(module, "FACTS", None), Facts) or not callable(getattr(module, "samples", None)):
         raise InputError(f"The dataset {name!r} has to be a module with FACTS and samples(root, category): {module}.")
@@ -116,7 +117,8 @@ def load_samples(
     options = {option: value for option, value in options.items() if value is not None}
     if unknown := sorted(set(options) - set(FOLDER_OPTIONS)):
         known = ", ".join(("mask_rule", "items", *FOLDER_OPTIONS))
-        raise InputError(f"{unknown[0]} is no option of load_samples; there are {known}.")
+        near = did_you_mean(unknown[0], ("mask_rule", "items", *FOLDER_OPTIONS))
+        raise InputError(f"{unknown[0]} is no option of load_samples; there are {known}.{near}")
     if options and name != "folder":
         raise InputError(f"{min(options)} is for the dataset 'folder' alone: {name} has a layout of its own.")
     if name == "folder":

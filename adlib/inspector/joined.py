@@ -100,7 +100,7 @@ class Joined:
         """
         settings = list(self._predictions.values())[method].settings
         shape = (1, 1)
-        if settings.get("sides") == "shorter":
+        if settings.get("sides") == "shorter" or settings.get("fit") == "pad":
             with suppress(InputError):
                 shape = image_shape(self.samples["image"].iat[index])
         return resizing.frame(shape, settings)

@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from adlib import plugins
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.files import parse_json
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def model_class(name: str) -> type:
     from adlib.detector import Detector
 
     if name not in list_models():
-        raise InputError(f"Unknown model {name!r}; known are {', '.join(list_models())}.")
+        raise InputError(
+            f"Unknown model {name!r}; known are {', '.join(list_models())}.{did_you_mean(name, list_models())}"
+        )
     found = import_module(f"adlib.models.{name}") if name in own_models() else plugins.load("adlib.models", name)
     if not isinstance(found, type):
         classes = [one for one in vars(found).values() if isinstance(one, type) and issubclass(one, Detector)]

@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from adlib import plugins
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 
 # Notebooks about all papers together, each with whether it reads our runs.
 ACROSS = {"60_across_papers": True, "61_published_tables_audit": False}
@@ -40,7 +40,9 @@ def _folder(name: str) -> Path:
         return _FOLDER / name
     if name in plugins.plugins("adlib.papers"):
         return plugins.folder("adlib.papers", name)
-    raise InputError(f"Unknown paper {name!r}; known are {', '.join(list_papers())}.")
+    raise InputError(
+        f"Unknown paper {name!r}; known are {', '.join(list_papers())}.{did_you_mean(name, list_papers())}"
+    )
 
 
 def protocol(name: str) -> dict:

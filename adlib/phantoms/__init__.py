@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from adlib import plugins
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.phantoms.files import announce, listed
 from adlib.samples import PHANTOM_LISTING, PHANTOM_MARKER, missing_of_phantom, phantom_marker
 
@@ -42,7 +42,8 @@ def _module(dataset: str):
     if dataset in _MODULES:
         return import_module(f"adlib.phantoms.{_MODULES[dataset]}")
     if dataset not in list_phantoms():
-        raise InputError(f"There is no phantom of {dataset!r}; there are {', '.join(list_phantoms())}.")
+        near = did_you_mean(dataset, list_phantoms())
+        raise InputError(f"There is no phantom of {dataset!r}; there are {', '.join(list_phantoms())}.{near}")
     module = plugins.load("adlib.phantoms", dataset)
     if not callable(getattr(module, "write", None)):
         raise InputError(f"The phantom of {dataset!r} has to be a module with write(out, *, seed=0): {module}.")

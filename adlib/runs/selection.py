@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.runs.batch import run_all
 from adlib.runs.run import Run
 from adlib.runs.store import Store
@@ -37,7 +37,7 @@ def select_runs(store: Store, keys: Iterable[str] = (), status: str | None = Non
     a status that does not exist, and for a key that no run has.
     """
     if status is not None and status not in STATUSES:
-        raise InputError(f"Unknown status {status!r}: a run is {', '.join(STATUSES)}.")
+        raise InputError(f"Unknown status {status!r}: a run is {', '.join(STATUSES)}.{did_you_mean(status, STATUSES)}")
     keys = list(keys)
     conditions = {name: value for name, value in conditions.items() if value is not None}
     table, running, damaged = store.table(), sorted(store.running()), store.damaged()
@@ -62,6 +62,36 @@ def select_runs(store: Store, keys: Iterable[str] = (), status: str | None = Non
         if chosen(key) and status in (None, "damaged") and (not conditions or key in listed)
     }
     return Selection(table, running, damaged)
+
+
+def sorted_runs(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows by a column of `Store.table`: "ended", and all that is text, ascending, numbers the highest first; rows
+    without a value last. Raises InputError for a column that no run has.
+    """
+    if not len(table):
+        return table
+    if column not in table:
+        known = [name for name in table if name != "reason"]
+        raise InputError(
+            f"Runs cannot be sorted by {column!r}: there are {', '.join(known)}.{did_you_mean(column, known)}"
+        )
+    ascending = not pd.api.types.is_numeric_dtype(table[column])
+    return table.sort_values(column, ascending=ascending, na_position="last", kind="stable", ignore_index=True)
+
+
+def settings_text(record: dict | None) -> str:
+    """All that a run sets, as its command line would say it: "size=256 coreset_ratio=0.1 seed=0 device=cpu"."""
+    run = (record or {}).get("run", {})
+    values = dict(run.get("settings", {})) | {name: run[name] for name in ("seed", "device") if name in run}
+    return " ".join(f"{name}={value}" for name, value in values.items())
+
+
+def one_key(store: Store, key: str) -> str:
+    """The whole key of the run that a beginning names. Raises InputError if it names none, or several."""
+    found = select_runs(store, [key]).keys
+    if len(found) > 1:
+        raise InputError(f"The key {key!r} is the beginning of {len(found)} runs: {', '.join(found[:5])}.")
+    return found[0]
 
 
 def delete_runs(store: Store, keys: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -28,7 +28,11 @@ def test_lists():
     ("arguments", "sentence"),
     [
         (["check", "mvtec_ad", "--root", "nowhere"], "nowhere does not exist. MVTec AD: download"),
-        (["run", "cxr_ad", "patchcor", "--root", "tests"], "Unknown model 'patchcor'"),
+        (["run", "cxr_ad", "patchcor", "--root", "tests"], "Did you mean 'patchcore'?"),
+        (["run", "folder", "patchcore", "--root", "tests", "--set", "coreset_rate=1"], "Did you mean 'coreset_ratio'?"),
+        (["run", "folder", "patchcore", "--root", "tests", "--set", "sizes=64"], "Did you mean 'size'?"),
+        (["check", "mvtecad", "--root", "tests"], "Did you mean 'mvtec_ad'?"),
+        (["table", "cxr_ad", "--format", "latx"], "Did you mean 'latex'?"),
         (["run", "folder", "patchcore", "--root", "tests", "--set", "size"], "expected name=value"),
         (["reproduce", "nature"], "Unknown paper 'nature'"),
         (["reproduce", "--profile", "paper"], "needs data: give --data DIR"),
@@ -116,3 +120,10 @@ def test_import_is_light():
     seconds, torch_loaded = subprocess.check_output([sys.executable, "-c", script], cwd=REPOSITORY, text=True).split()
     assert float(seconds) < 0.2
     assert torch_loaded == "False"
+
+
+def test_the_version_and_the_completion_of_a_shell_are_printed():
+    from adlib import __version__
+
+    assert adlib("--version").stdout.strip() == __version__
+    assert "completion" in adlib("--show-completion", "bash").stdout

@@ -4,12 +4,15 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_tree
 
-from adlib import ImageSet, Predictions, evaluate, load_samples
+from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.execute import _complete
+from adlib.runs.paired import compare_runs
+from adlib.runs.selection import sorted_runs
 from adlib.samples import select
 
 
@@ -173,3 +176,29 @@ def test_a_run_without_maps_is_whole_without_them(recorder, tmp_path):
         _complete(folder, [], maps=False)
     assert store.damaged() == {}
     assert Predictions.load(store.path(recorder.run.key) / "predictions").maps is None
+
+
+def test_two_stored_runs_are_compared_on_the_images_whose_label_is_known(stored, tmp_path):
+    store, folder = stored
+    record = json.loads((folder / "record.json").read_text())
+    with pytest.raises(InputError, match="are one run"):
+        compare_runs(store, record["key"], record["key"][:8])
+    other = Run(**record["run"] | {"seed": 7})
+    with store.claim(other.key) as place:
+        finish(Recorder(other), lambda predictions: predictions, place)
+        (place / "run.ipynb").write_text("{}")
+        _complete(place, [], maps=True)
+    found = compare_runs(store, record["key"][:10], other.key, pixels=True, replicates=100)
+    assert found.images == 8
+    table = found.table.set_index("metric")
+    assert {"image_auroc", "pixel_auroc"} <= set(table.index)
+    assert (table["difference"] == 0).all()
+    assert (table["low"] <= 0).all() and (table["high"] >= 0).all()
+
+
+def test_runs_are_sorted_by_a_metric_with_those_that_lack_it_last():
+    table = pd.DataFrame({"key": list("abc"), "image_auroc": [0.5, None, 0.9], "ended": ["2", "1", "3"]})
+    assert sorted_runs(table, "image_auroc")["key"].tolist() == ["c", "a", "b"]
+    assert sorted_runs(table, "ended")["key"].tolist() == ["b", "a", "c"]
+    with pytest.raises(InputError, match="Did you mean 'image_auroc'"):
+        sorted_runs(table, "imageauroc")
