@@ -144,7 +144,9 @@ def draw_image(
     if difficulty == "plain":
         # A real defect is shown at the patches' scale on twice their side: its blot is half as large a share of it.
         like, share = (kind, 0.5) if kind.startswith("real") else ("train", 1)
-        image, mask = piece(draw_image, category, like, index, seed=seed, size=size, defects=False)
+        # Of the supervised patches every second one is defective: normal and defective ones are of the same pieces.
+        number = index // 2 if kind in ("augmented", "synthetic") else index
+        image, mask = piece(draw_image, category, like, number, seed=seed, size=size, defects=False)
         image, mask = photographed_again(image, identity), mask.copy()
         if kind in DEFECTS and defects:
             image, where = plant(image, identity, share * (SMALL_BLOT if kind.endswith("points") else LARGE_BLOT))
