@@ -30,6 +30,10 @@ def palette(values, *colours):
     return picture
 
 
+def named(name, *values):
+    return pytest.param(*values, id=name)
+
+
 def saved(folder, picture, suffix=".png", **options):
     file = folder / f"mask{suffix}"
     picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
@@ -39,17 +43,16 @@ def saved(folder, picture, suffix=".png", **options):
 
 @pytest.mark.parametrize(
     ("picture", "pixels"),
-    {
-        "0 and 255": (TRUTH, 100),
-        "0 and 1": (TRUTH // 255, 100),
-        "one bit": (BOX, 100),
-        "16 bit": (BOX.astype(np.uint16) * 65535, 100),
-        "equal channels": (channels(TRUTH, TRUTH, TRUTH), 100),
-        "opaque": (channels(TRUTH, TRUTH, TRUTH, NOTHING + 255), 100),
-        "transparent where black": (channels(TRUTH, NOTHING, NOTHING, TRUTH), 100),
-        "grey palette": (Image.fromarray(TRUTH).convert("P", palette=Image.ADAPTIVE), 100),
-    }.values(),
-    ids=str,
+    [
+        named("0 and 255", TRUTH, 100),
+        named("0 and 1", TRUTH // 255, 100),
+        named("one bit", BOX, 100),
+        named("16 bit", BOX.astype(np.uint16) * 65535, 100),
+        named("equal channels", channels(TRUTH, TRUTH, TRUTH), 100),
+        named("opaque", channels(TRUTH, TRUTH, TRUTH, NOTHING + 255), 100),
+        named("transparent where black", channels(TRUTH, NOTHING, NOTHING, TRUTH), 100),
+        named("grey palette", Image.fromarray(TRUTH).convert("P", palette=Image.ADAPTIVE), 100),
+    ],
 )
 def test_a_plain_mask_is_read_without_a_word(tmp_path, picture, pixels):
     reading = inspect_mask(saved(tmp_path, picture), (64, 64))
