@@ -27,9 +27,8 @@ from torch import nn
 
 from adlib.detector import Detector, Facts
 from adlib.features.aligned_features import AlignedBackbone, distances, window_maximum
-from adlib.networks.flow_blocks import check_shapes
 from adlib.parameters import Count, NotNegative, Odd, Positive, Share, Stages
-from adlib.training.frozen_features import features_of, frozen_features
+from adlib.training.frozen_features import check_shapes, features_of, frozen_features
 from adlib.training.loop import PRECISIONS, train
 from adlib.training.pasted_textures import step_schedule
 

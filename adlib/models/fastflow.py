@@ -24,22 +24,18 @@ import torch
 from torch import nn
 
 from adlib.anomaly_map import upsample
-from adlib.detector import Detector, Facts
+from adlib.detector import Facts
 from adlib.features.backbones import Backbone
 from adlib.networks.flow_blocks import (
-    CouplingBlock,
-    Flow,
     ScaleNorms,
     TokenBackbone,
-    check_shapes,
-    convolutions,
+    convolutional_flow,
     log_likelihood,
     negative_log_likelihood,
-    tanh_clamp,
 )
 from adlib.parameters import Count, NotNegative, Odd, Positive, Stages
-from adlib.training.frozen_features import features_of, frozen_features
-from adlib.training.loop import PRECISIONS, train
+from adlib.training.feature_flow import FeatureFlow
+from adlib.training.loop import PRECISIONS
 
 # Steps of the flow, kernels that they take in turn, hidden channels per input channel.
 STEPS = {
@@ -64,11 +60,7 @@ class FastFlowNet(nn.Module):
     def __init__(self, shapes, steps, kernels, hidden_ratio, norm=True, affine=True):
         super().__init__()
         self.norms = ScaleNorms(shapes, affine) if norm else None
-        subnets = [convolutions(kernels[step % len(kernels)], hidden_ratio) for step in range(steps)]
-        self.flows = nn.ModuleList(
-            Flow([CouplingBlock(channels, subnet, lambda raw: tanh_clamp(raw, 2.0)) for subnet in subnets])
-            for channels, _, _ in shapes
-        )
+        self.flows = nn.ModuleList(convolutional_flow(shape[0], steps, kernels, hidden_ratio) for shape in shapes)
 
     def forward(self, features):
         outputs = [flow(stage) for flow, stage in zip(self.flows, self.normalised(features), strict=True)]
@@ -82,7 +74,7 @@ class FastFlowNet(nn.Module):
         return features if self.norms is None else self.norms(features)
 
 
-class FastFlow(Detector):
+class FastFlow(FeatureFlow):
     """FastFlow. Images of 256 pixels for ResNets, 384 for DeiT, 448 for CaiT; no crop.
 
     backbone: a ResNet, "deit_base_distilled_patch16_384.fb_in1k" or "cait_m48_448.fb_dist_in1k"; weights, stages: as of
@@ -132,36 +124,15 @@ class FastFlow(Detector):
         return net
 
     def fit_images(self, images, val, progress):
-        self.backbone_ = self.build_backbone(self.weights, self.seed_).to(self.device_)
-        data = frozen_features(self, images, self.cache_gib, progress)
-        first = self.backbone_(images.pixels(0)[None].to(self.device_))
-        self.shapes_ = [tuple(stage.shape[1:]) for stage in first]
-        self.flow_ = self.build_flow(self.shapes_).to(self.device_)
-
-        def loss(batch):
-            return negative_log_likelihood(*self.flow_(features_of(self, batch)))
-
+        self.build_for_images(images)
         trained = [value for value in self.flow_.parameters() if value.requires_grad]
         optimiser = torch.optim.Adam(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
-        settings = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "drop_last": True,
-            "precision": self.precision,
-        }
-        train(self, data, loss, {"flow": self.flow_}, optimiser, progress=progress, **settings)
+        self.train_flow(images, optimiser, progress, drop_last=True)
+
+    def loss(self, latents: list[torch.Tensor], log_det: torch.Tensor) -> torch.Tensor:
+        return negative_log_likelihood(latents, log_det)
 
     def score_batch(self, batch):
-        features = self.backbone_(batch)
-        check_shapes(features, self.shapes_)
-        maps = [upsample(-log_likelihood(z).exp(), batch.shape[-2:]) for z in self.flow_.latents(features)]
+        maps = [upsample(-log_likelihood(z).exp(), batch.shape[-2:]) for z in self.latents(batch)]
         anomaly_map = sum(maps) / len(maps)
         return anomaly_map.amax((1, 2)), anomaly_map
-
-    def state(self):
-        return {"shapes": torch.tensor(self.shapes_), **super().state()}
-
-    def build_for(self, state):
-        self.shapes_ = [tuple(shape) for shape in state.pop("shapes").tolist()]
-        self.backbone_ = self.build_backbone("random", 0)
-        self.flow_ = self.build_flow(self.shapes_)

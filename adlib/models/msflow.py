@@ -23,22 +23,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlib.detector import Detector, Facts
+from adlib.detector import Facts
 from adlib.features.backbones import Backbone
 from adlib.networks.flow_blocks import (
     CouplingBlock,
     Flow,
     at_least_float32,
     atan_clamp,
-    check_shapes,
     log_likelihood,
     negative_log_likelihood,
     scaled_tanh_clamp,
     tanh_clamp,
 )
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareAboveZero
-from adlib.training.frozen_features import features_of, frozen_features
-from adlib.training.loop import PRECISIONS, train
+from adlib.training.feature_flow import FeatureFlow
+from adlib.training.loop import PRECISIONS
 
 LIMIT = 1.9  # of log-scales
 CONDITION = 64  # channels of the position encoding
@@ -212,7 +211,7 @@ def likelihood_maps(latents: list[torch.Tensor], size: tuple[int, int]) -> tuple
     return 1 - product, total.amax((1, 2), keepdim=True) - total
 
 
-class MSFlow(Detector):
+class MSFlow(FeatureFlow):
     """MSFlow. Images of 512 pixels, no crop.
 
     backbone, weights: a ResNet (adlib.features.backbones). blocks: of the flows at its layers 1, 2 and 3.
@@ -254,35 +253,23 @@ class MSFlow(Detector):
         rising = 0.1 + 0.9 * epoch / warmup if epoch < warmup else 1.0
         return rising * 0.33 ** sum(epoch >= round(share * self.epochs) for share in self.decays)
 
+    def build_backbone(self, weights: str, seed: int) -> MSFlowBackbone:
+        return MSFlowBackbone(self.backbone, weights, seed)
+
+    def build_flow(self, shapes: list[tuple[int, int, int]]) -> MSFlowNet:
+        return MSFlowNet(shapes, self.blocks, self.clamp)
+
     def fit_images(self, images, val, progress):
-        self.backbone_ = MSFlowBackbone(self.backbone, self.weights, self.seed_).to(self.device_)
-        self.shapes_ = [tuple(stage.shape[1:]) for stage in self.backbone_(images.pixels(0)[None].to(self.device_))]
-        self.flow_ = MSFlowNet(self.shapes_, self.blocks, self.clamp).to(self.device_)
-        data = frozen_features(self, images, self.cache_gib, progress)
-
-        def loss(batch):
-            return negative_log_likelihood(*self.flow_(features_of(self, batch)))
-
+        self.build_for_images(images)
         optimiser = torch.optim.Adam(self.flow_.parameters(), lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.rate)
-        settings = {"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": False}
-        settings |= {"clip_norm": self.clip_norm}
-        settings |= {"precision": self.precision, "schedules": [schedule], "progress": progress}
-        train(self, data, loss, {"flow": self.flow_}, optimiser, **settings)
+        self.train_flow(images, optimiser, progress, schedules=[schedule], clip_norm=self.clip_norm, drop_last=False)
+
+    def loss(self, latents: list[torch.Tensor], log_det: torch.Tensor) -> torch.Tensor:
+        return negative_log_likelihood(latents, log_det)
 
     def score_batch(self, batch):
-        features = self.backbone_(batch)
-        check_shapes(features, self.shapes_)
-        latents = self.flow_.latents(features)
-        product, total = likelihood_maps(latents, batch.shape[-2:])
+        product, total = likelihood_maps(self.latents(batch), batch.shape[-2:])
         count = max(1, int(self.top * product[0].numel()))
         scores = product.flatten(1).topk(count).values.mean(1)
         return scores, total if self.maps == "sum" else product
-
-    def state(self):
-        return {"shapes": torch.tensor(self.shapes_), **super().state()}
-
-    def build_for(self, state):
-        self.shapes_ = [tuple(shape) for shape in state.pop("shapes").tolist()]
-        self.backbone_ = MSFlowBackbone(self.backbone, "random")
-        self.flow_ = MSFlowNet(self.shapes_, self.blocks, self.clamp)

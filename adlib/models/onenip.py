@@ -41,11 +41,11 @@ from adlib.errors import InputError
 from adlib.features.aligned_features import AlignedBackbone, distances, resized, window_maximum
 from adlib.images import ImageSet
 from adlib.networks.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
-from adlib.networks.flow_blocks import check_shapes
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Stages, Whole
 from adlib.samples import make_samples
 from adlib.synthesis import CutPaste, CutPaste3Way, CutPasteScar, SyntheticImages, TexturePaste
 from adlib.synthesis.texture_operations import ONENIP_OPERATIONS
+from adlib.training.frozen_features import check_shapes
 from adlib.training.loop import PRECISIONS, train
 from adlib.training.pasted_textures import TEXTURES, PastingDetector, step_schedule
 

@@ -29,23 +29,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.anomaly_map import upsample
-from adlib.detector import Detector, Facts
+from adlib.detector import Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.networks.flow_blocks import (
-    CouplingBlock,
     Flow,
     ScaleNorms,
     TokenBackbone,
-    check_shapes,
-    convolutions,
+    convolutional_flow,
     log_likelihood,
     negative_log_likelihood,
-    tanh_clamp,
 )
 from adlib.parameters import Count, NotNegative, Positive
-from adlib.training.frozen_features import features_of, frozen_features
-from adlib.training.loop import PRECISIONS, train
+from adlib.training.feature_flow import FeatureFlow
+from adlib.training.loop import PRECISIONS
 
 # Learning rate and batch size of the official configuration of each category of MVTec AD.
 MVTEC_AD = {
@@ -98,9 +95,7 @@ class UFlowNet(nn.Module):
         carried = 0
         for count in reversed(channels):
             width = count + carried
-            subnets = [convolutions((3, 1)[step % 2], 1.0) for step in range(steps)]
-            blocks = [CouplingBlock(width, subnet, lambda raw: tanh_clamp(raw, 2.0)) for subnet in subnets]
-            self.flows.append(Flow(blocks))
+            self.flows.append(convolutional_flow(width, steps, (3, 1), 1.0))
             carried = width // 2 // 4
 
     def forward(self, features):
@@ -241,7 +236,7 @@ def _leaves(branch: tuple) -> list[tuple[float, int]]:
     return leaves
 
 
-class UFlow(Detector):
+class UFlow(FeatureFlow):
     """U-Flow. Images of 448 pixels (the CaiT accept no other), no crop.
 
     backbone, second_backbone: two CaiT, or a ResNet whose layers 1 to 3 are taken, each through a trained LayerNorm;
@@ -285,49 +280,26 @@ class UFlow(Detector):
         norms = None if self.backbone.startswith("cait") else ScaleNorms(shapes)
         return UFlowNet([channels for channels, _, _ in shapes], self.steps, norms)
 
-    def loss(self, latents: list[torch.Tensor], log_det: torch.Tensor) -> torch.Tensor:
-        if not self.batch_weighted:
-            return negative_log_likelihood(latents, log_det)
-        return sum(0.5 * latent.float().square().sum() for latent in latents) - log_det.mean()
-
     @property
     def side_multiple(self) -> int:
         return 1 if self.backbone.startswith("cait") else 32
 
     def fit_images(self, images, val, progress):
-        self.backbone_ = self.build_backbone(self.weights, self.seed_).to(self.device_)
-        self.shapes_ = [tuple(stage.shape[1:]) for stage in self.backbone_(images.pixels(0)[None].to(self.device_))]
-        self.flow_ = self.build_flow(self.shapes_).to(self.device_)
-        data = frozen_features(self, images, self.cache_gib, progress)
-
-        def loss(batch):
-            return self.loss(*self.flow_(features_of(self, batch)))
-
+        self.build_for_images(images)
         optimiser = torch.optim.Adam(self.flow_.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.4, total_iters=self.schedule_steps)
-        settings = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "drop_last": False,
-            "precision": self.precision,
-        }
-        train(self, data, loss, {"flow": self.flow_}, optimiser, schedules=[schedule], progress=progress, **settings)
+        self.train_flow(images, optimiser, progress, schedules=[schedule], drop_last=False)
+
+    def loss(self, latents: list[torch.Tensor], log_det: torch.Tensor) -> torch.Tensor:
+        if not self.batch_weighted:
+            return negative_log_likelihood(latents, log_det)
+        return sum(0.5 * latent.float().square().sum() for latent in latents) - log_det.mean()
 
     def score_batch(self, batch):
-        features = self.backbone_(batch)
-        check_shapes(features, self.shapes_)
-        latents = self.flow_.latents(features)
+        latents = self.latents(batch)
         if self.score == "significance":
             anomaly_map = -log_nfa(latents, batch.shape[-2:])
         else:
             maps = [upsample(log_likelihood(z).exp(), batch.shape[-2:]) for z in latents]
             anomaly_map = 1 - torch.stack(maps).mean(0)
         return anomaly_map.amax((1, 2)), anomaly_map
-
-    def state(self):
-        return {"shapes": torch.tensor(self.shapes_), **super().state()}
-
-    def build_for(self, state):
-        self.shapes_ = [tuple(shape) for shape in state.pop("shapes").tolist()]
-        self.backbone_ = self.build_backbone("random", 0)
-        self.flow_ = self.build_flow(self.shapes_)

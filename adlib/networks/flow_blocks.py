@@ -158,6 +158,15 @@ class Flow(nn.Module):
         return z
 
 
+def convolutional_flow(channels: int, steps: int, kernels: tuple[int, ...], hidden_ratio: float) -> Flow:
+    """The flow of FastFlow and U-Flow: so many coupling blocks, whose convolutions have these kernels in turn.
+
+    hidden_ratio: hidden channels of their subnets per input channel. Log-scales lie within 2.
+    """
+    subnets = [convolutions(kernels[step % len(kernels)], hidden_ratio) for step in range(steps)]
+    return Flow([CouplingBlock(channels, subnet, lambda raw: tanh_clamp(raw, 2.0)) for subnet in subnets])
+
+
 class InvertibleConvolution(nn.Module):
     """1x1 convolution W = P L (U + diag(s)) with |det W| = 1, so that it changes no volume.
 
@@ -262,13 +271,3 @@ class TokenBackbone(Backbone):
             )
         x = (x - self.mean) / self.std
         return self.net.forward_intermediates(x, indices=list(self.stages), norm=True, intermediates_only=True)
-
-
-def check_shapes(features: list[torch.Tensor], shapes: list[tuple[int, int, int]]) -> None:
-    """Raises InputError unless the feature maps have the shapes (C, h, w) that the detector was fitted on."""
-    found = [tuple(stage.shape[1:]) for stage in features]
-    if found != list(shapes):
-        raise InputError(
-            f"This detector was fitted on images that gave feature maps {list(shapes)}; these give {found}. "
-            "Predict with the size and crop of the training images."
-        )

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from adlib.detector import Detector
+from adlib.errors import InputError
 from adlib.images import ImageSet
 
 
@@ -53,3 +54,13 @@ def frozen_features(
 def features_of(detector: Detector, batch: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
     """The feature maps of a batch, whether it holds them already or is of images float [B, 3, H, W]."""
     return detector.backbone_(batch) if isinstance(batch, torch.Tensor) else batch
+
+
+def check_shapes(features: list[torch.Tensor], shapes: list[tuple[int, int, int]]) -> None:
+    """Raises InputError unless the feature maps have the shapes (C, h, w) that the detector was fitted on."""
+    found = [tuple(stage.shape[1:]) for stage in features]
+    if found != list(shapes):
+        raise InputError(
+            f"This detector was fitted on images that gave feature maps {list(shapes)}; these give {found}. "
+            "Predict with the size and crop of the training images."
+        )
