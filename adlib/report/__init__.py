@@ -26,6 +26,7 @@ from adlib.report.ranks import (
 from adlib.report.run_details import (
     below_limits,
     pooled_table,
+    real_defect_runs,
     recall_by_defect,
     segmentations,
     share_of_gap,
@@ -59,6 +60,7 @@ __all__ = [
     "rank_agreement",
     "rank_heat_map",
     "rank_tests",
+    "real_defect_runs",
     "recall_by_defect",
     "run_illustration",
     "run_table",

@@ -1,5 +1,5 @@
 """What the runs behind a paper's tables say beyond them: scores pooled over sub-classes, recall by kind of defect,
-masks; and readings of a comparison (shares of a gap, limits that are met)."""
+masks; runs that learned from real defects in other ways; and readings of a comparison (shares of a gap, limits)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,10 +8,15 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
+from adlib import papers
+from adlib.datasets.isp_ad import REAL_FOLDER
 from adlib.errors import InputError
+from adlib.metrics import decision_metrics, threshold_best_f1
+from adlib.models import model_class
 from adlib.predictions import Predictions
 from adlib.report.tables import read_plan
 from adlib.runs.record import FINISHED
+from adlib.runs.run import Run
 from adlib.runs.store import Store
 
 NONE = HTML("<p>None of these runs is done.</p>")
@@ -122,3 +127,76 @@ def below_limits(table: pd.DataFrame, metric: str, limits: Mapping[str, float]) 
             answers = np.where(rows[column].isna(), "", np.where(rows[column] < limit, "yes", "no"))
             found[f"{column} below {limit:g} ({name})"] = answers
     return pd.DataFrame(found, index=rows.index)
+
+
+def real_defect_runs(paper: str, out: str | Path) -> pd.DataFrame | HTML:
+    """Stored runs that learned from a dataset's real defects in another way than the paper's tables, beside its rows.
+
+    These are runs with the setting train_real, those that paste the real defects' pictures as textures, and those that
+    learn from real defects alone (mixed_supervised with synthetic=False); and the same methods' runs without any, to
+    compare with. Columns: category, method, learned (what tells the run apart, or the paper's row), whose ("published"
+    or "ours"), seed, mcc (a fraction), recall and fpr in percent, recall of each kind of defect in percent, and whether
+    fpr is below each of the paper's limits. Ours at the threshold of best F1 on the test images (an oracle), as the
+    paper's. A sentence where no such run is done.
+    """
+    about, store = papers.protocol(paper), Store(Path(out) / "runs")
+    datasets = {dataset for table in about["tables"].values() for dataset in table["datasets"]}
+    records = [record for record in store.records() if record["status"] == FINISHED]
+    ours = [(Run(**record["run"]), record["key"]) for record in records if record["run"]["dataset"] in datasets]
+    methods = {run.method for run, _ in ours if _learned_from(run)}
+    ours = [(run, key) for run, key in ours if run.method in methods and (_learned_from(run) or not _injects(run))]
+    rows = [row for run, key in ours for row in _decisions(run, Predictions.load(store.path(key) / "predictions"))]
+    if not rows:
+        return HTML("<p>No run that learns from real defects in another way is done.</p>")
+    rows = _published_decisions(paper, {row["category"] for row in rows}) + rows
+    table = pd.DataFrame(rows).sort_values("category", kind="stable", ignore_index=True)
+    for name, limit in papers.stated(paper, "fpr_limits").items():
+        answers = np.where(table["fpr"] < limit, "yes", "no")
+        table[f"fpr below {limit:g} ({name})"] = np.where(table["fpr"].isna(), "", answers)
+    return table.round({column: 2 if column == "mcc" else 1 for column in table if column not in ("seed", "fpr")})
+
+
+def _injects(run: Run) -> bool:
+    """Whether a run's method injects real defects by itself: its runs with synthetic ones are the paper's tables."""
+    return hasattr(model_class(run.method), "training_samples")
+
+
+def _learned_from(run: Run) -> str:
+    """How a run learned from real defects: "mixed 10", "textures real_defects/area", "mixed 10, real alone"; or ""."""
+    if number := run.settings.get("train_real"):
+        return f"{run.settings.get('train_real_kind') or 'mixed'} {number}"
+    textures = str(run.settings.get("textures") or "")
+    if REAL_FOLDER in Path(textures).parts:
+        return f"textures {textures[textures.rindex(REAL_FOLDER) :]}"
+    if _injects(run) and run.settings.get("synthetic", True) is False:
+        return f"{run.settings.get('defects', 'mixed')} {run.settings.get('number') or 'all'}, real alone"
+    return ""
+
+
+def _decisions(run: Run, found: Predictions) -> Iterator[dict]:
+    """Decisions of a run, one row per category."""
+    for category, samples in found.samples.reset_index(drop=True).groupby("category"):
+        labels, scores = samples["label"].to_numpy(), found.scores[samples.index]
+        threshold = threshold_best_f1(labels, scores)
+        values = decision_metrics(labels, scores, threshold)
+        row = {"category": category, "method": run.method, "learned": _learned_from(run) or "none", "whose": "ours"}
+        row |= {"seed": run.seed, "mcc": values["mcc"]} | {name: 100 * values[name] for name in ("recall", "fpr")}
+        for defect, group in samples[labels == 1].groupby("defect"):
+            row[f"recall of {defect}"] = 100 * float((found.scores[group.index] >= threshold).mean())
+        yield row
+
+
+def _published_decisions(paper: str, categories: set[str]) -> list[dict]:
+    """The rows of the paper's tables whose settings are numbers of real defects."""
+    tables = [name for name, table in papers.protocol(paper)["tables"].items() if "settings" in table]
+    printed = papers.published(paper)
+    printed = printed[printed["table"].isin(tables) & printed["category"].isin(categories)]
+    keys = ["category", "method", "setting"]
+    wide = printed[printed["metric"].isin(["mcc", "recall", "fpr"])].pivot(index=keys, columns="metric", values="value")
+    order = printed[keys].drop_duplicates().itertuples(index=False, name=None)
+    rows = wide.loc[[key for key in order if key in wide.index]].reset_index().to_dict("records")
+    return [
+        {"category": row["category"], "method": row["method"], "learned": row["setting"], "whose": "published"}
+        | {name: row[name] for name in ("mcc", "recall", "fpr") if name in row}
+        for row in rows
+    ]

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from adlib import InputError, Predictions
-from adlib.report import below_limits, recall_by_defect, run_details, share_of_gap
+from adlib.report import below_limits, real_defect_runs, recall_by_defect, run_details, share_of_gap
+from adlib.runs import Run
 from adlib.runs.store import Store
 
 
@@ -56,3 +57,52 @@ def test_recall_by_defect_counts_each_kind(two_runs):
 def test_pooled_score_stands_beside_the_mean_over_groups(two_runs):
     (row,) = run_details.pooled_table("isp_ad", two_runs).to_dict("records")
     assert (row["groups"], row["pooled"], row["mean over groups"], row["difference"]) == (2, 80.0, 70.0, 10.0)
+
+
+# Real defects in other methods
+
+
+def stored(out, method, settings, scores, seed=0):
+    """A finished run on ASM: 4 normal images, 2 area and 2 point defects."""
+    run = Run("isp_ad", "/data", method, "ASM", settings, seed)
+    key = f"{len(list((out / 'runs').glob('*'))):016x}"
+    samples = pd.DataFrame({"image": list("abcdefgh"), "mask": "", "label": [0] * 4 + [1] * 4, "split": "test"})
+    samples = samples.assign(category="ASM", group="ASM", defect=4 * ["good"] + 2 * ["area"] + 2 * ["points"])
+    folder = Store(out / "runs").path(key)
+    folder.mkdir(parents=True)
+    Predictions(np.array(scores, np.float32), None, samples, {}).save(folder / "predictions")
+    return {"status": "finished", "key": key, "run": run.as_dict()}
+
+
+def test_runs_with_real_defects_stand_beside_the_papers_rows(tmp_path, monkeypatch):
+    clear, blind = [0.1] * 4 + [0.9] * 4, [0.5, 0.5, 0.5, 0.8, 0.2, 0.9, 0.7, 0.7]
+    records = [
+        stored(tmp_path, "supersimplenet", {"train_real": 9, "train_real_kind": "area"}, clear),
+        stored(tmp_path, "supersimplenet", {}, blind),
+        stored(tmp_path, "glass", {"textures": "/data/ASM/real_defects/area"}, clear),
+        stored(tmp_path, "mixed_supervised", {"synthetic": False, "probability": 0.5}, clear),
+        stored(tmp_path, "mixed_supervised", {"number": 9}, clear),  # a row of Table 3, shown there
+        stored(tmp_path, "padim", {}, clear),
+    ]
+    monkeypatch.setattr(run_details.Store, "records", lambda self: records)
+    found = real_defect_runs("isp_ad", tmp_path)
+    ours = found[found["whose"] == "ours"].set_index(["method", "learned"])
+    assert ours.index.tolist() == [
+        ("supersimplenet", "area 9"),
+        ("supersimplenet", "none"),
+        ("glass", "textures real_defects/area"),
+        ("mixed_supervised", "mixed all, real alone"),
+    ]
+    assert (ours["mcc"].iloc[0], ours["fpr"].iloc[0], ours["fpr below 0.33 (strict)"].iloc[0]) == (1, 0, "yes")
+    # Best F1 takes all but the faintest defect, and the false alarm above them: 3 of 4 found, 1 of 4 normal.
+    assert ours.iloc[1][["recall", "fpr", "recall of area", "recall of points"]].tolist() == [75, 25, 50, 100]
+    assert ours["fpr below 0.59 (lenient)"].iloc[1] == "no"
+    printed = found[found["whose"] == "published"].set_index("learned")
+    assert printed.loc["area 9", ["category", "mcc", "recall", "fpr"]].tolist() == ["ASM", 0.91, 91.9, 0.4]
+    assert printed["fpr below 0.33 (strict)"].tolist() == ["no", "yes", "no", "yes", "yes", "yes", "yes", "yes"]
+
+
+def test_without_runs_with_real_defects_there_is_a_sentence(tmp_path, monkeypatch):
+    records = [stored(tmp_path, "supersimplenet", {}, [0.1] * 4 + [0.9] * 4)]
+    monkeypatch.setattr(run_details.Store, "records", lambda self: records)
+    assert "No run that learns from real defects" in real_defect_runs("isp_ad", tmp_path).data
