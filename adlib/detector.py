@@ -87,6 +87,8 @@ class Detector:
     accepts_anomalous: bool = False  # whether fit also learns from images that are labelled anomalous
     side_multiple: int = 1  # of which the sides of images are multiples, in pixels
     smallest_side: int = 1  # below which a batch or a view has too few values
+    images_: dict | None = None  # settings of the ImageSet that fit has seen; None for files of versions before
+    threshold_: dict | None = None  # adlib.screening.Threshold as plain values, where one was chosen
     feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
     learns_from: tuple[
         str, ...
@@ -166,6 +168,7 @@ class Detector:
         self.seed_ = seed
         self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
         self.fitted_ = False
+        self.images_, self.threshold_ = images.settings, None
         self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
         self.fitted_ = True
         self._delete_checkpoints()
@@ -276,11 +279,16 @@ class Detector:
                 file.unlink()
 
     def save(self, path: str | Path) -> Path:
-        """Write parameters and learned tensors to one .safetensors file; returns its path."""
+        """Write parameters and learned tensors to one .safetensors file; returns its path.
+
+        With them go how images are prepared (`images_`) and the threshold, if one was chosen (`threshold_`, as of
+        adlib.screening): all that a detector needs for tomorrow's images.
+        """
         self.check_fitted()
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"name": self.name, "parameters": self.parameters, "seed": self.seed_}
+        about |= {"images": self.images_, "threshold": self.threshold_}
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state().items()}
         partial = path.with_name(path.name + ".partial")
         save_file(tensors, partial, metadata={"adlib": json.dumps(about)})

@@ -1,15 +1,24 @@
-"""Screening: images of one's own sorted by a threshold from held-out normal images, and the list of the flagged."""
+"""Screening: images of one's own sorted by a threshold from held-out normal images, and the list of the flagged.
+
+What a threshold promises rests on order statistics. Of n normal images that the detector has not seen, drawn as
+tomorrow's will be, a share of tomorrow's normal images scores above the k + 1-th highest of them that is distributed
+as Beta(k + 1, n - k), whatever the scores' distribution (Wilks 1941; in conformal prediction Vovk 2012). Its mean is
+(k + 1) / (n + 1): n images cannot promise less than 1 / (n + 1).
+"""
 
 import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import betabinom, binomtest
 
 from adlib.errors import InputError
+from adlib.images import ImageSet
 from adlib.predictions import Predictions
-from adlib.samples import draw_share
+from adlib.samples import draw_share, is_known, items, select
 
 
 def hold_out(samples: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
@@ -33,6 +42,231 @@ def hold_out(samples: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
         except InputError as error:
             raise InputError(f"Holding out normal training images of {category!r}: {error}") from error
     return held
+
+
+RATES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001)  # of false alarms that people ask for
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where the line is drawn, and what it promises of normal images like the held-out ones.
+
+    score: images from here on are called anomalous. map: pixels from here on are outlined, at the same promise for the
+    highest pixel of an image; None without maps. usual: median pixel of the held-out images, where colours begin.
+    rate: the share of false alarms that was asked for. held_out: normal images it was chosen on, of which it calls
+    `called`. low, high: 95 % interval of the false alarm rate to expect. how: how these images were held out.
+    """
+
+    score: float
+    map: float | None
+    usual: float | None
+    rate: float
+    held_out: int
+    called: int
+    low: float
+    high: float
+    how: str
+
+    @property
+    def kept(self) -> bool:
+        """Whether as many images were held out as it takes to promise the rate."""
+        return self.held_out >= images_needed(self.rate)
+
+    def plain(self) -> dict:
+        """Plain values, as a detector's file keeps them."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, values: dict | None) -> "Threshold | None":
+        """What `plain` gave. Raises InputError for anything else."""
+        if values is None:
+            return None
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"The threshold of this detector cannot be read ({error}): choose it anew.") from error
+
+    def sentences(self) -> list[str]:
+        """What a person should know of it."""
+        said = [
+            f"Threshold {self.score:.6g}, from {self.held_out} normal images ({self.how}), of which it calls "
+            f"{self.called} anomalous: false alarms to expect are {self.low:.1%} to {self.high:.1%} of normal images "
+            "(95 % interval)."
+        ]
+        if not self.kept:
+            said.append(
+                f"A false alarm rate of {self.rate:.3g} cannot be promised with {self.held_out} normal images, only "
+                f"{1 / (self.held_out + 1):.3g}: that takes {images_needed(self.rate)}. The threshold lies above "
+                "all of them."
+            )
+        return said
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What detectors said of normal images that they had not seen.
+
+    scores: float32 [N]. peaks: float32 [N], the highest pixel of each map, or None. usual: median of all pixels, or
+    None. how: how the images were held out, in words.
+    """
+
+    scores: np.ndarray
+    peaks: np.ndarray | None
+    usual: float | None
+    how: str
+
+
+def images_needed(rate: float, confidence: float | None = None) -> int:
+    """How many held-out normal images it takes to promise a false alarm rate.
+
+    confidence: None for a rate that is kept on average; 0.95 for one that is kept in 95 of 100 choices. Raises
+    InputError for a rate or confidence outside of (0, 1).
+    """
+    _check_share("rate", rate)
+    if confidence is None:
+        return math.ceil(1 / rate - 1 - 1e-9)
+    _check_share("confidence", confidence)
+    return math.ceil(math.log(1 - confidence) / math.log(1 - rate) - 1e-9)
+
+
+def promises(number: int, rates: tuple[float, ...] = RATES, confidence: float = 0.95) -> pd.DataFrame:
+    """Which false alarm rates a number of held-out normal images can promise, before any of them is scored.
+
+    Columns: rate; on_average, whether the rate can be promised on average, and needs, how many images that takes;
+    surely, whether it can be promised with the confidence, and needs_surely.
+    """
+    rows = []
+    for rate in rates:
+        needs, surely = images_needed(rate), images_needed(rate, confidence)
+        rows.append([rate, number >= needs, needs, number >= surely, surely])
+    return pd.DataFrame(rows, columns=["rate", "on_average", "needs", "surely", "needs_surely"])
+
+
+def choose_threshold(held: HeldOut, rate: float) -> Threshold:
+    """The lowest threshold whose false alarm rate is at most `rate` on average over choices of the held-out images.
+
+    Where there are too few of them for that, the lowest that calls none of them anomalous (`Threshold.kept` is False).
+    Raises InputError for a rate outside of (0, 1), and without scores.
+    """
+    _check_share("rate", rate)
+    scores = np.sort(np.asarray(held.scores, np.float32))[::-1]
+    if not len(scores):
+        raise InputError("no normal image was held out: a threshold needs some.")
+    above = max(0, math.floor(rate * (len(scores) + 1) + 1e-9) - 1)
+    chosen = float(np.nextafter(scores[above], np.float32(np.inf)))
+    pixel = None
+    if held.peaks is not None:
+        pixel = float(np.nextafter(np.sort(np.asarray(held.peaks, np.float32))[::-1][above], np.float32(np.inf)))
+    called = int((scores >= chosen).sum())
+    low, high = binomtest(called, len(scores)).proportion_ci(method="exact")
+    return Threshold(chosen, pixel, held.usual, rate, len(scores), called, float(low), float(high), held.how)
+
+
+def cross_fit(
+    make_model: Callable,
+    samples: pd.DataFrame,
+    settings: dict,
+    folds: int = 4,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> HeldOut:
+    """Scores of all normal training images, each by a detector that learned from the others.
+
+    The images (their items, where they have some) are dealt at random to `folds` parts; a detector is fitted on all
+    parts but one and scores that one. All images count, where a single split would count a share of them, and no
+    accident of the split decides. A detector fitted on all images knows more than these did, so that its false alarms
+    are rather fewer. make_model: gives an unfitted detector. settings: of ImageSet.
+    Raises InputError for fewer than two images or items, or folds.
+    """
+    normal = select(samples, split="train", label=0)
+    group = items(normal)
+    group = np.arange(len(normal)) if group is None else group
+    names = np.unique(group)
+    if len(names) < 2 or folds < 2:
+        raise InputError(f"{len(names)} normal images in {folds} parts: cross-fitting needs two of each.")
+    folds = min(folds, len(names))
+    part = np.empty(group.max() + 1, np.int64)
+    part[np.random.default_rng(seed).permutation(names)] = np.arange(len(names)) % folds
+    scores, peaks, usual = np.empty(len(normal), np.float32), np.empty(len(normal), np.float32), []
+    for fold in range(folds):
+        away = part[group] == fold
+        model = make_model().fit(ImageSet(normal[~away], **settings), device=device, seed=seed, progress=progress)
+        found = scores_of(model, normal[away], settings, device, progress)
+        scores[away] = found.scores
+        if found.peaks is not None:
+            peaks[away] = found.peaks
+            usual.append(found.usual)
+    how = f"each scored by a detector that learned from the others, in {folds} parts"
+    return HeldOut(scores, peaks if usual else None, float(np.median(usual)) if usual else None, how)
+
+
+def scores_of(
+    model, samples: pd.DataFrame, settings: dict, device: str = "auto", progress: bool = True, chunk: int = 64
+) -> HeldOut:
+    """Scores and peaks of normal images that a fitted detector has not seen; a chunk of maps in memory at a time."""
+    scores, peaks, usual = [], [], []
+    for start in range(0, len(samples), chunk):
+        images = ImageSet(samples.iloc[start : start + chunk], **settings)
+        found = model.predict(images, device=device, progress=progress)
+        scores.append(found.scores)
+        if found.maps is not None:
+            peaks.append(np.asarray(found.maps).reshape(len(found), -1).max(1))
+            usual.append(float(np.median(found.maps)))
+    if not scores:
+        raise InputError("no normal image was held out: a threshold needs some.")
+    peaks = np.concatenate(peaks) if peaks else None
+    how = "held out of learning"
+    return HeldOut(np.concatenate(scores), peaks, float(np.median(usual)) if usual else None, how)
+
+
+def calls_to_expect(threshold: Threshold, number: int, level: float = 0.95) -> tuple[int, int]:
+    """How many of `number` further normal images the threshold calls anomalous: the ends of an exact interval.
+
+    Beta-binomial: the rate's own distribution (see above), and the chance of the further images.
+    """
+    n, k, tail = threshold.held_out, threshold.called, (1 - level) / 2
+    low = int(betabinom.ppf(tail, number, k, n - k + 1)) if k else 0
+    high = int(betabinom.ppf(1 - tail, number, k + 1, n - k)) if k < n else number
+    return max(low, 0), high
+
+
+def contradiction(threshold: Threshold, predictions: Predictions) -> str:
+    """A sentence if the images known to be normal contradict what the threshold promises; "" if not, or without any."""
+    normal = predictions.scores[predictions.samples["label"] == 0].astype(np.float64)
+    if not len(normal):
+        return ""
+    called = int((normal >= threshold.score).sum())
+    low, high = calls_to_expect(threshold, len(normal))
+    if low <= called <= high:
+        return ""
+    much, why = (
+        ("more", "these images differ from those it learned from")
+        if called > high
+        else ("fewer", "those it learned from vary more than these")
+    )
+    return (
+        f"The promise does not hold: {called} of {len(normal)} normal test images are called anomalous, where "
+        f"{low} to {high} were to be expected. That is {much} than chance explains: {why} (camera, light, batch of "
+        "parts), or some are labelled wrongly. Look at them before you trust the threshold."
+    )
+
+
+def decision_counts(threshold: Threshold, predictions: Predictions) -> dict[str, int]:
+    """How many images are called anomalous, of those known to be normal, known to be anomalous, and unknown."""
+    called = predictions.scores.astype(np.float64) >= threshold.score
+    labels = predictions.samples["label"].to_numpy()
+    known = is_known(predictions.samples)
+    kinds = {"normal": labels == 0, "anomalous": labels == 1, "unknown": ~known}
+    counts = {}
+    for name, rows in kinds.items():
+        counts |= {f"{name} images": int(rows.sum()), f"{name} called anomalous": int((called & rows).sum())}
+    return counts
+
+
+def _check_share(name: str, value: float) -> None:
+    if not (isinstance(value, int | float) and 0 < value < 1):
+        raise InputError(f"{name} must lie between 0 and 1, a share and not percent; got {value!r}.")
 
 
 def false_alarms(normal_scores: np.ndarray, threshold: float) -> dict:

@@ -5,11 +5,26 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import make_tree
 
+from adlib import load_samples
 from adlib.errors import InputError
 from adlib.predictions import Predictions
 from adlib.samples import make_samples
-from adlib.screening import false_alarms, flagged, hold_out, write_flagged
+from adlib.screening import (
+    HeldOut,
+    calls_to_expect,
+    choose_threshold,
+    contradiction,
+    cross_fit,
+    decision_counts,
+    false_alarms,
+    flagged,
+    hold_out,
+    images_needed,
+    promises,
+    write_flagged,
+)
 
 
 def samples(train: int, val: int = 0) -> pd.DataFrame:
@@ -89,3 +104,90 @@ def test_false_alarms_are_counted_at_or_above_the_threshold():
     assert facts["false alarms to expect"].startswith("50.0% of normal images")
     with pytest.raises(InputError, match="held out"):
         false_alarms(np.array([]), 0.3)
+
+
+def held(scores) -> HeldOut:
+    return HeldOut(np.asarray(scores, np.float32), None, None, "drawn")
+
+
+def test_what_can_be_promised_is_told_before_anything_is_scored():
+    assert (images_needed(0.05), images_needed(0.01)) == (19, 99)
+    assert images_needed(0.05, 0.95) == 59  # 0.95 ** 59 < 0.05
+    table = promises(40).set_index("rate")
+    assert table["on_average"].tolist() == [True, True, True, False, False, False, False]
+    assert table["surely"].tolist() == [True, True, False, False, False, False, False]
+    with pytest.raises(InputError, match="a share and not percent"):
+        images_needed(5)
+
+
+def test_the_chosen_threshold_leaves_as_many_normal_images_above_as_the_rate_allows_on_average():
+    threshold = choose_threshold(held(np.arange(39)), 0.05)  # 0.05 * 40 = 2: the second highest may be passed
+    assert 37 < threshold.score < 37.001
+    assert (threshold.called, threshold.kept) == (1, True)
+    few = choose_threshold(held(np.arange(9)), 0.05)
+    assert (few.called, few.kept) == (0, False)
+    assert "cannot be promised with 9 normal images" in few.sentences()[1]
+
+
+def test_the_rate_is_kept_on_average_and_the_interval_holds_the_true_rate_in_19_of_20_splits():
+    generator = np.random.default_rng(0)
+    rates, inside, measured = [], [], []
+    for _ in range(1000):
+        threshold = choose_threshold(held(generator.random(40)), 0.1)
+        rates.append(1 - threshold.score)  # scores are uniform
+        inside.append(threshold.low <= rates[-1] <= threshold.high)
+        low, high = calls_to_expect(threshold, 25)
+        measured.append(low <= (generator.random(25) >= threshold.score).sum() <= high)
+    assert np.mean(rates) <= 0.1 + 0.005
+    assert np.mean(inside) >= 0.95
+    assert np.mean(measured) >= 0.95
+
+
+def test_normal_test_images_that_contradict_the_promise_are_said_so():
+    threshold = choose_threshold(held(np.arange(40)), 0.1)
+    table = make_samples([{"image": str(i)} for i in range(30)], "here")
+    far, near = (Predictions(np.full(30, value), None, table) for value in (100, 3))
+    assert "30 of 30 normal test images are called anomalous" in contradiction(threshold, far)
+    assert contradiction(threshold, near) == ""
+    unknown = table.assign(label=-1, defect="unknown")
+    assert contradiction(threshold, Predictions(far.scores, None, unknown)) == ""
+    counts = decision_counts(threshold, Predictions(far.scores, None, unknown))
+    assert (counts["unknown images"], counts["unknown called anomalous"], counts["anomalous images"]) == (30, 30, 0)
+
+
+class Brightness:
+    """A detector that scores by distance from the mean brightness it has seen; its peak is 2."""
+
+    def fit(self, images, **_):
+        self.seen = set(images.samples["image"])
+        return self
+
+    def predict(self, images, **_):
+        assert not self.seen & set(images.samples["image"])
+        maps = np.full((len(images), 4, 4), 2.0)
+        return Predictions(np.array([images.pixels(i).mean() for i in range(len(images))]), maps, images.samples)
+
+
+def test_cross_fitting_scores_every_normal_image_by_a_detector_that_has_not_seen_it(tmp_path):
+    samples = load_samples("folder", make_tree(tmp_path))
+    found = cross_fit(Brightness, samples, {"size": 16}, folds=4)
+    assert len(found.scores) == 6 == len(found.peaks)
+    assert found.usual == 2
+    again = cross_fit(Brightness, samples, {"size": 16}, folds=4)
+    assert (found.scores == again.scores).all()
+    with pytest.raises(InputError, match="cross-fitting needs two"):
+        cross_fit(Brightness, samples[samples["split"] == "test"], {"size": 16})
+
+
+def test_images_of_one_item_are_never_on_both_sides_of_a_cross_fit(tmp_path):
+    samples = load_samples("folder", make_tree(tmp_path))
+    train = samples["split"] == "train"
+    samples["item"] = ""
+    samples.loc[train, "item"] = ["a", "a", "a", "b", "b", "b"]
+
+    class Items(Brightness):
+        def fit(self, images, **_):
+            assert images.samples["item"].nunique() == 1
+            return super().fit(images)
+
+    assert "in 2 parts" in cross_fit(Items, samples, {"size": 16}, folds=4).how

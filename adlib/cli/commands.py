@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from adlib.cli.own import COMMANDS
 from adlib.cli.weights import distill, pretrain, weights_app
 from adlib.errors import InputError, did_you_mean
 from adlib.files import printable, spreadsheet_csv, write_text
@@ -26,6 +27,8 @@ app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 app.command()(pretrain)
 app.command()(distill)
+for command in COMMANDS:
+    app.command()(command)
 
 Root = Annotated[Path, typer.Option("--root", help="the dataset's folder (or a .csv file)")]
 OptionalRoot = Annotated[

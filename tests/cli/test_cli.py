@@ -127,3 +127,26 @@ def test_the_version_and_the_completion_of_a_shell_are_printed():
 
     assert adlib("--version").stdout.strip() == __version__
     assert "completion" in adlib("--show-completion", "bash").stdout
+
+
+def test_from_a_folder_to_a_detector_to_a_list_by_the_command_line_alone(tmp_path):
+    from typer.testing import CliRunner
+
+    from adlib.cli import app
+
+    tree, detector, out = make_tree(tmp_path) / "thing", tmp_path / "d.safetensors", tmp_path / "out"
+    sets = ["backbone=resnet18.tv_in1k", "weights=random", "size=64", "coreset_ratio=0.5"]
+
+    def run(*arguments: object) -> str:
+        done = CliRunner().invoke(app, [*map(str, arguments)])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    settings = [word for one in sets for word in ("--set", one)]
+    said = run("fit", tree, "--out", detector, "--rate", "0.2", "--folds", "2", "--device", "cpu", *settings)
+    assert "false alarms to expect" in said
+    assert "normal images 4" in said
+    assert "8 images" in run("predict", detector, tree / "test", "--out", out, "--device", "cpu")
+    assert {file.name for file in out.iterdir()} == {"scores.csv", "scores.json", "regions.csv", "maps", "masks"}
+    assert "from 4 normal images" in run("threshold", detector, tree, "--device", "cpu")
+    assert "p95" in run("bench", detector, tree / "test", "--number", "2")

@@ -1,0 +1,105 @@
+"""Commands for images of one's own: fit, predict, threshold, bench."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adlib.files import printable
+
+Detector = Annotated[Path, typer.Argument(metavar="DETECTOR", help="a file that `adlib fit` wrote")]
+Rate = Annotated[float, typer.Option("--rate", help="false alarms among normal images, a share")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+
+
+def fit(
+    folder: Annotated[Path, typer.Argument(help="normal images, or a tree with train/good and test/...")],
+    out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="the file to write, .safetensors")],
+    method: Annotated[str, typer.Option(help="`adlib models` lists them")] = "patchcore",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a parameter")] = None,
+    rate: Rate = 0.05,
+    folds: Annotated[int, typer.Option(min=2, help="parts of the normal images, to choose the threshold on")] = 4,
+    seed: int = 0,
+    device: Device = "auto",
+) -> None:
+    """Learn what is normal from a folder, on whole images, and choose a threshold; says what it promises."""
+    from adlib.images import ImageSet
+    from adlib.own_images import fit_own, own_run
+    from adlib.runs.run import parse_settings
+    from adlib.samples import select
+    from adlib.screening import Threshold, contradiction, decision_counts
+
+    run = own_run(folder, method, parse_settings(set_ or []), seed, device)
+    model, samples = fit_own(run, rate, folds)
+    threshold = Threshold.of(model.threshold_)
+    print(model.save(out))
+    for sentence in [*model.warnings, *threshold.sentences()]:
+        print(sentence)
+    test = select(samples, split="test")
+    if len(test):
+        predictions = model.predict(ImageSet(test, **run.image_settings), device=device)
+        print("Test images: " + ", ".join(f"{k} {v}" for k, v in decision_counts(threshold, predictions).items()))
+        if said := contradiction(threshold, predictions):
+            print(f"warning: {said}", file=sys.stderr)
+
+
+def predict(
+    detector: Detector,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="files, or folders of files")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="scores.csv, scores.json, regions.csv, maps, masks")
+    ],
+    maps: Annotated[bool, typer.Option("--maps/--no-maps", help="write maps and masks as pictures")] = True,
+    device: Device = "auto",
+) -> None:
+    """Score images and write what is found: scores, maps, masks, boxes of regions. Any number of images."""
+    from adlib.findings import list_images, write_findings
+    from adlib.models import load_model
+
+    model = load_model(detector)
+    said = write_findings(model, list_images(images), out, maps, device)
+    if model.threshold_ is None:
+        print("This detector has no threshold, so nothing is called anomalous: `adlib threshold DETECTOR FOLDER`.")
+    print(
+        f"{said.images} images, {said.anomalous} called anomalous, {said.unreadable} unreadable: {out / 'scores.csv'}"
+    )
+    if said.unreadable:
+        raise typer.Exit(1)
+
+
+def threshold(
+    detector: Detector,
+    folder: Annotated[Path, typer.Argument(help="normal images that the detector has not seen")],
+    rate: Rate = 0.05,
+    device: Device = "auto",
+) -> None:
+    """Choose the threshold of a detector anew, on normal images of today, and keep it in the detector's file."""
+    from adlib.models import load_model
+    from adlib.own_images import new_threshold
+
+    model = load_model(detector)
+    found = new_threshold(model, folder, rate, device)
+    model.save(detector)
+    for sentence in found.sentences():
+        print(sentence)
+
+
+def bench(
+    detector: Detector,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="files, or folders of files")],
+    number: Annotated[int, typer.Option(min=1, help="images timed, after a few that warm up")] = 50,
+    device: Device = "cpu",
+) -> None:
+    """How long one image takes, from its file to score and map, one at a time: median and 95th percentile."""
+    from adlib.findings import list_images
+    from adlib.models import load_model
+    from adlib.own_images import bench as time_images
+
+    model = load_model(detector)
+    found = time_images(model, list_images(images), number, device=device)
+    print(printable(f"{model.name} on {device}, {number} images one at a time, file to score and map:"))
+    print(f"p50 {found['p50']:.1f} ms, p95 {found['p95']:.1f} ms, mean {found['mean']:.1f} ms")
+
+
+COMMANDS = (fit, predict, threshold, bench)

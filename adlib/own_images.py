@@ -1,0 +1,119 @@
+"""Images of one's own: a detector from a folder, with a threshold that says what it promises; its speed on a line.
+
+Benchmarks crop and stretch as their papers did. One's own images are seen whole, with their proportions: crop=None,
+fit="pad", unless the settings say otherwise.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from adlib import screening
+from adlib.datasets.folders import images_in
+from adlib.errors import InputError
+from adlib.images import ImageSet
+from adlib.models import model_class
+from adlib.runs import Run
+from adlib.samples import make_samples, select
+
+WHOLE = {"crop": None, "sides": "both", "fit": "pad"}  # nothing is cut off, nothing is squashed
+METHOD = "patchcore"
+
+
+def whole_image_settings(method: str, settings: dict | None = None) -> dict:
+    """Settings of a run that sees images whole: the given ones, and of WHOLE those that are not among them.
+
+    settings: of the run; those of its method are left as they are. A side that the method's networks do not take
+    without its crop becomes the crop's.
+    """
+    given = dict(settings or {})
+    if "sides" in given or "crop" in given:
+        return given
+    settings = WHOLE | given
+    if "size" not in settings:
+        kind = model_class(method)
+        size, crop = kind.image_defaults["size"], kind.image_defaults["crop"]
+        fits = crop is None or np.all(np.asarray(size) % kind.side_multiple == 0)
+        settings["size"] = size if fits else crop
+    return settings
+
+
+def own_run(
+    folder: str | Path, method: str = METHOD, settings: dict | None = None, seed: int = 0, device="auto"
+) -> Run:
+    """The run of a folder of one's own, on whole images."""
+    return Run(
+        "folder", str(Path(folder).expanduser()), method, "", whole_image_settings(method, settings), seed, device
+    )
+
+
+def own_samples(run: Run) -> pd.DataFrame:
+    """The run's samples; of a folder that holds nothing but pictures, all of them as normal ones to learn from.
+
+    Raises InputError for several categories: one detector is for one kind of part.
+    """
+    root = Path(run.root)
+    if root.is_dir() and not any(child.is_dir() for child in root.iterdir()) and (pictures := images_in(root)):
+        return make_samples([{"image": str(i), "split": "train", "category": root.name} for i in pictures], root)
+    samples = run.samples
+    if (names := sorted(set(samples["category"]))) and len(names) > 1:
+        raise InputError(f"{root} holds {len(names)} kinds of parts ({', '.join(names[:5])}): fit each by itself.")
+    return samples
+
+
+def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True):
+    """A detector fitted on all normal training images of a run, with its threshold in `threshold_`; and the samples.
+
+    rate: of false alarms among normal images, on average. folds: parts of cross-fitting (adlib.screening.cross_fit);
+    where the folder has normal images in val, these decide, and the detector is fitted once.
+    """
+    samples = own_samples(run)
+    screening.images_needed(rate)  # a wrong rate is said before anything is learned
+    training, normal = select(samples, split="train"), select(samples, split="val", label=0)
+    if normal.empty:
+        held = screening.cross_fit(run.create_model, samples, run.image_settings, folds, run.seed, run.device, progress)
+    model = run.create_model().fit(
+        ImageSet(training, **run.image_settings), device=run.device, seed=run.seed, progress=progress
+    )
+    if not normal.empty:
+        held = screening.scores_of(model, normal, run.image_settings, run.device, progress)
+    model.threshold_ = screening.choose_threshold(held, rate).plain()
+    return model, samples
+
+
+def new_threshold(model, folder: str | Path, rate: float, device: str = "auto", progress: bool = True):
+    """Choose the threshold of a fitted detector anew, on normal images that it has not seen: adlib.screening.Threshold.
+
+    folder: pictures of normal parts; or a tree, whose normal images in val count, else those in test.
+    """
+    if model.images_ is None:
+        raise InputError("This detector was saved by an adlib that did not keep how images are prepared: fit it anew.")
+    samples = own_samples(Run("folder", str(Path(folder).expanduser()), model.name))
+    if set(samples["split"]) != {"train"}:
+        parts = [select(samples, split=split, label=0) for split in ("val", "test")]
+        samples = next((part for part in parts if len(part)), None)
+        if samples is None:
+            raise InputError(f"{folder} holds no normal images in val or test: the detector has seen those in train.")
+    found = screening.choose_threshold(screening.scores_of(model, samples, model.images_, device, progress), rate)
+    model.threshold_ = found.plain()
+    return found
+
+
+def bench(model, samples: pd.DataFrame, number: int = 50, warm: int = 5, device: str = "cpu") -> dict[str, float]:
+    """Milliseconds from an image's file to its score and map, one image at a time: p50, p95, and the mean.
+
+    number: how many are timed, after `warm` that are not; the images are taken again and again.
+    """
+    if model.images_ is None:
+        raise InputError("This detector was saved by an adlib that did not keep how images are prepared: fit it anew.")
+    seconds = []
+    for index in range(warm + number):
+        row = index % len(samples)
+        start = time.perf_counter()
+        one = ImageSet(samples.iloc[row : row + 1], **model.images_)
+        model.predict(one, device=device, batch_size=1, progress=False)
+        seconds.append(time.perf_counter() - start)
+    timed = 1000 * np.array(seconds[warm:])
+    return {"p50": float(np.percentile(timed, 50)), "p95": float(np.percentile(timed, 95)), "mean": float(timed.mean())}

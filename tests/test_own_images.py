@@ -1,0 +1,130 @@
+"""From a folder of one's own to a detector, its threshold, and what it finds, written to files."""
+
+import csv
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from conftest import make_tree, write
+
+from adlib import InputError, load_model
+from adlib.detector import Detector
+from adlib.findings import file_names, find_regions, list_images, map_on_picture, write_findings
+from adlib.own_images import bench, fit_own, new_threshold, own_run, own_samples, whole_image_settings
+
+SETTINGS = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "coreset_ratio": 0.5}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return make_tree(tmp_path_factory.mktemp("own")) / "thing"
+
+
+@pytest.fixture(scope="module")
+def detector(tree):
+    """A detector fitted on the tree, as its file gives it back."""
+    model, _ = fit_own(own_run(tree, settings=SETTINGS, device="cpu"), rate=0.2, folds=2, progress=False)
+    return load_model(model.save(tree.parent / "detector.safetensors"))
+
+
+def test_images_of_ones_own_are_seen_whole_and_unsquashed():
+    assert whole_image_settings("patchcore") == {"crop": None, "sides": "both", "fit": "pad", "size": 256}
+    assert whole_image_settings("patchcore", {"sides": "shorter"}) == {"sides": "shorter"}
+
+
+def test_a_detectors_file_keeps_how_images_are_prepared_and_the_threshold(detector):
+    assert (detector.images_["size"], detector.images_["crop"], detector.images_["fit"]) == ([64, 64], None, "pad")
+    assert detector.threshold_["held_out"] == 6
+    assert detector.threshold_["map"] > detector.threshold_["usual"]
+
+
+def test_a_folder_of_nothing_but_pictures_is_all_normal(tree, tmp_path):
+    shutil.copytree(tree / "train" / "good", tmp_path / "parts")
+    samples = own_samples(own_run(tmp_path / "parts"))
+    assert set(samples["split"]) == {"train"}
+    assert set(samples["label"]) == {0}
+    assert set(samples["category"]) == {"parts"}
+
+
+def test_findings_are_complete_and_an_unreadable_image_stops_no_other(detector, tree, tmp_path):
+    place = tmp_path / "new"
+    shutil.copytree(tree / "test", place)
+    (place / "square" / "broken.png").write_bytes(b"no picture")
+    said = write_findings(detector, list_images([place]), tmp_path / "out", device="cpu", progress=False)
+    assert (said.images, said.unreadable) == (9, 1)
+    with (tmp_path / "out" / "scores.csv").open(newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 9
+    assert "broken.png" in rows[str(place / "square" / "broken.png")]["error"]
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert [one["image"] for one in written["findings"]] == list(rows)
+    assert sum(bool(one["anomalous"]) for one in written["findings"]) == said.anomalous
+    first = place / "good" / "000.png"
+    shape = cv2.imread(str(first)).shape[:2]
+    laid = cv2.imread(str(tmp_path / "out" / "maps" / "good" / "000.tiff"), cv2.IMREAD_UNCHANGED)
+    assert (laid.shape, laid.dtype) == (shape, np.float32)
+    assert cv2.imread(str(tmp_path / "out" / "masks" / "good" / "000.png"), cv2.IMREAD_UNCHANGED).shape == shape
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_chunks_change_no_score(detector, tree, tmp_path, monkeypatch):
+    texts = []
+    for chunk in (2, 100):
+        monkeypatch.setattr("adlib.findings.CHUNK", chunk)
+        write_findings(detector, list_images([tree / "test"]), tmp_path / str(chunk), False, "cpu", progress=False)
+        texts.append((tmp_path / str(chunk) / "scores.csv").read_text())
+    assert texts[0] == texts[1]
+    assert not (tmp_path / "2" / "maps").exists()
+
+
+def test_a_padded_map_lies_where_its_picture_is():
+    values = np.zeros((8, 8), np.float32)
+    values[4, 1] = 5  # a picture twice as high as wide fills columns 2 to 5
+    values[4, 2] = 3
+    laid = map_on_picture(values, (32, 16), {"size": 8, "fit": "pad"})
+    assert laid.shape == (32, 16)
+    assert np.unravel_index(laid.argmax(), laid.shape)[1] == 0
+    square = np.kron(np.pad(np.ones((2, 2)), 3), np.ones((1, 1))).astype(np.float32)
+    assert find_regions(map_on_picture(square, (80, 80), {"size": 8}), 0.999)[0]["left"] == 35
+
+
+def test_what_a_crop_has_not_seen_is_no_region():
+    laid = map_on_picture(np.ones((4, 4), np.float32), (80, 80), {"size": 8, "crop": 4})
+    assert np.isnan(laid[:19]).all()
+    assert [(r["left"], r["top"], r["width"], r["height"], r["area"]) for r in find_regions(laid, 1)] == [
+        (20, 20, 40, 40, 1600)
+    ]
+
+
+def test_regions_have_boxes_areas_and_scores():
+    laid = np.zeros((10, 12), np.float32)
+    laid[1:3, 2:6], laid[7, 8], laid[8, 9] = 1, 4, 3
+    assert find_regions(laid, 0.5) == [
+        {"left": 8, "top": 7, "width": 2, "height": 2, "area": 2, "score": 4.0},
+        {"left": 2, "top": 1, "width": 4, "height": 2, "area": 8, "score": 1.0},
+    ]
+
+
+def test_what_is_written_of_two_images_never_has_one_name():
+    assert file_names(["/a/x/1.png", "/a/y/1.png", "/a/y/1.jpg"]) == ["x/1", "y/1.png", "y/1.jpg"]
+    assert file_names(["/a/x/1.png"]) == ["1"]
+
+
+def test_a_threshold_is_chosen_anew_on_images_that_were_not_learned(detector, tree, tmp_path):
+    for index in range(5):
+        write(tmp_path / "normal" / f"{index}.png", np.full((40, 40), 100 + index, np.uint8))
+    assert new_threshold(detector, tmp_path / "normal", 0.2, "cpu", progress=False).held_out == 5
+    assert new_threshold(detector, tree, 0.2, "cpu", progress=False).held_out == 4  # those of test/good
+    assert detector.threshold_["held_out"] == 4
+
+
+def test_a_detector_that_does_not_say_how_images_are_prepared_is_told_so():
+    with pytest.raises(InputError, match="fit it anew"):
+        write_findings(Detector(), list_images([__file__]), "nowhere")
+
+
+def test_the_time_of_an_image_is_taken(detector, tree):
+    found = bench(detector, list_images([tree / "test"]), number=3, warm=1)
+    assert 0 < found["p50"] <= found["p95"]
