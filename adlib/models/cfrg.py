@@ -44,8 +44,8 @@ from adlib.networks.distillation import (
 )
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareAboveZero, ShareBelowOne
 from adlib.synthesis import SyntheticImages, TexturePaste
-from adlib.training.loop import PRECISIONS, train
-from adlib.training.pasted_textures import TEXTURES, PastingDetector, step_schedule
+from adlib.training.loop import PRECISIONS, step_schedule, train
+from adlib.training.pasted_textures import TEXTURES, PastingDetector
 
 
 class Adapter(nn.Sequential):

@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlib.detector import Detector, Facts
-from adlib.features.aligned_features import AlignedBackbone, distances, window_maximum
+from adlib.detector import Facts
+from adlib.features.aligned_features import distances, window_maximum
 from adlib.parameters import Count, NotNegative, Odd, Positive, Share, Stages
-from adlib.training.frozen_features import check_shapes, features_of, frozen_features
-from adlib.training.loop import PRECISIONS, train
-from adlib.training.pasted_textures import step_schedule
+from adlib.training.feature_reconstruction import FeatureReconstruction
+from adlib.training.frozen_features import features_of, frozen_features
+from adlib.training.loop import PRECISIONS
 
 
 class ContinuousMemory(nn.Module):
@@ -102,7 +102,6 @@ class Reconstruction(nn.Module):
 
     def __init__(self, channels, shape, local_side, global_side, jitter, blocks, expansion):
         super().__init__()
-        self.shape = (channels, *shape)
         self.memory = ContinuousMemory(channels, shape, local_side, global_side, jitter)
         inner = round(2 * channels * expansion)
         self.fusion = nn.Sequential(*(FusionBlock(2 * channels, inner) for _ in range(blocks)))
@@ -138,7 +137,7 @@ def refine(
     return share * features + (1 - share) * rebuilt
 
 
-class CRAD(Detector):
+class CRAD(FeatureReconstruction):
     """CRAD. Images of 224 pixels; at prediction they must have the size that was learned.
 
     backbone, weights, stages: the frozen features, all resized to the finest stage's grid (adlib.features.backbones).
@@ -160,6 +159,7 @@ class CRAD(Detector):
     name = "crad"
     facts = Facts("feature reconstruction", 2024, joint="meant")
     image_defaults = {"size": 224}
+    grid = "finest"
 
     def __init__(
         self,
@@ -190,44 +190,14 @@ class CRAD(Detector):
     ): ...
 
     def fit_images(self, images, val, progress):
-        self.backbone_ = self.aligned_backbone(self.weights)
-        self.build(self.backbone_.grid(images.shape))
-        self.to(self.device_)
+        self.build_for_images(images)
         network = self.reconstruction_
         groups = [{"params": network.layers()}, {"params": network.grids(), "lr": self.grid_rate}]
-        optimiser = torch.optim.AdamW(groups, self.learning_rate, weight_decay=self.weight_decay, fused=True)
-        self.losses_ = train(
-            self,
-            frozen_features(self, images, self.cache_gib, progress),
-            self.loss,
-            {"reconstruction": network},
-            optimiser,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay, late=1)],
-            clip_norm=self.clip_norm,
-            drop_last=False,
-            precision=self.precision,
-            progress=progress,
-        )
+        self.train_on(frozen_features(self, images, self.cache_gib, progress), groups, progress)
 
-    def aligned_backbone(self, weights: str) -> AlignedBackbone:
-        options = {"padded_for": self.padded_for, "grid": "finest"}
-        return AlignedBackbone(self.backbone, self.stages, weights, self.seed_, **options)
-
-    def build(self, grid: tuple[int, int]) -> None:
-        """The network before training, for a grid of h x w features; its initial weights come from the fit's seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed_)
-            self.reconstruction_ = Reconstruction(
-                self.backbone_.channels[0],
-                grid,
-                self.local_side,
-                self.global_side,
-                self.coordinate_jitter,
-                self.blocks,
-                self.expansion,
-            )
+    def make_networks(self, channels, grid):
+        memory = (self.local_side, self.global_side, self.coordinate_jitter)
+        self.reconstruction_ = Reconstruction(channels, grid, *memory, self.blocks, self.expansion)
 
     def rebuild(self, features: torch.Tensor) -> torch.Tensor:
         """Features float [B, C, h, w] -> rebuilt and refined ones."""
@@ -239,16 +209,14 @@ class CRAD(Detector):
         return F.mse_loss(self.rebuild(features), features)
 
     def score_batch(self, batch):
-        (features,) = self.backbone_(batch)
-        check_shapes([features], [self.reconstruction_.shape])
+        features = self.features(batch)
         maps = distances(features, self.rebuild(features), batch.shape[-2:])
         reach = self.smoothing_window // 2
         maps = F.avg_pool2d(maps[:, None], self.smoothing_window, stride=1, padding=reach)[:, 0]
         return window_maximum(maps, self.score_window), maps
 
     def state(self):
-        return super().state() | {"grid": torch.tensor(self.reconstruction_.shape[1:])}
+        return super().state() | {"grid": torch.tensor(self.shape_[1:])}
 
-    def build_for(self, state):
-        self.backbone_ = self.aligned_backbone("random")
-        self.build(tuple(state.pop("grid").tolist()))
+    def grid_of(self, state):
+        return tuple(state.pop("grid").tolist())

@@ -29,14 +29,8 @@ from adlib.detector import Facts
 from adlib.networks.losses import focal_loss, structural_similarity
 from adlib.parameters import Count, NotNegative, Odd, Positive, Share, Whole
 from adlib.synthesis import TexturePaste
-from adlib.training.loop import PRECISIONS, train
-from adlib.training.pasted_textures import (
-    TEXTURES,
-    PastingDetector,
-    Turn,
-    TurnedSyntheticImages,
-    step_schedule,
-)
+from adlib.training.loop import PRECISIONS, step_schedule, train
+from adlib.training.pasted_textures import TEXTURES, PastingDetector, Turn, TurnedSyntheticImages
 
 # Network
 

@@ -38,16 +38,16 @@ from torch.utils.data import Dataset
 
 from adlib.detector import Facts, choose_device
 from adlib.errors import InputError
-from adlib.features.aligned_features import AlignedBackbone, distances, resized, window_maximum
+from adlib.features.aligned_features import distances, resized, window_maximum
 from adlib.images import ImageSet
 from adlib.networks.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Stages, Whole
 from adlib.samples import make_samples
 from adlib.synthesis import CutPaste, CutPaste3Way, CutPasteScar, SyntheticImages, TexturePaste
 from adlib.synthesis.texture_operations import ONENIP_OPERATIONS
-from adlib.training.frozen_features import check_shapes
-from adlib.training.loop import PRECISIONS, train
-from adlib.training.pasted_textures import TEXTURES, PastingDetector, step_schedule
+from adlib.training.feature_reconstruction import FeatureReconstruction
+from adlib.training.loop import PRECISIONS
+from adlib.training.pasted_textures import TEXTURES, PastingDetector
 
 # Networks
 
@@ -161,7 +161,7 @@ class PromptedImages(Dataset):
         }
 
 
-class OneNIP(PastingDetector):
+class OneNIP(FeatureReconstruction, PastingDetector):
     """OneNIP. Images of 224 pixels (256 and 320 as well); at prediction they must have the size that was learned.
 
     backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.features.backbones).
@@ -235,53 +235,16 @@ class OneNIP(PastingDetector):
         )
         synthetic = SyntheticImages(images, PasteEither(pieces, texture), 1.0, self.seed_, keep_normal=True)
         prompted = PromptedImages(synthetic)
-        self.backbone_ = self.aligned_backbone(self.weights)
-        self.build(self.backbone_.grid(images.shape))
-        self.to(self.device_)
+        self.build_for_images(images)
         self.prompt_names_ = self.choose_prompts(images)
         self.prompts_ = self.features_of_prompts(images)
-        parameters = [value for network in self.trained().values() for value in network.parameters()]
-        optimiser = torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True)
-        self.losses_ = train(
-            self,
-            prompted,
-            self.loss,
-            self.trained(),
-            optimiser,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay, late=1)],
-            clip_norm=self.clip_norm,
-            drop_last=False,
-            precision=self.precision,
-            progress=progress,
-        )
+        self.train_on(prompted, [*self.restoration_.parameters(), *self.refiner_.parameters()], progress)
         self.scale_ = self.scale_of_distances(prompted)
 
-    def aligned_backbone(self, weights: str) -> AlignedBackbone:
-        options = {"padded_for": self.padded_for}
-        return AlignedBackbone(self.backbone, self.stages, weights, self.seed_, **options)
-
-    def build(self, grid: tuple[int, int]) -> None:
-        """The networks before training, for a grid of h x w features; initial weights come from the fit's seed."""
-        channels = self.backbone_.channels[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed_)
-            self.restoration_ = Restoration(
-                channels,
-                grid,
-                self.neighbours,
-                self.width,
-                self.heads,
-                self.hidden,
-                self.encoder_layers,
-                self.decoder_layers,
-                self.dropout,
-            )
-            self.refiner_ = Refiner(channels, self.refiner_width)
-
-    def trained(self) -> dict[str, nn.Module]:
-        return {"restoration": self.restoration_, "refiner": self.refiner_}
+    def make_networks(self, channels, grid):
+        transformer = (self.neighbours, self.width, self.heads, self.hidden, self.encoder_layers, self.decoder_layers)
+        self.restoration_ = Restoration(channels, grid, *transformer, self.dropout)
+        self.refiner_ = Refiner(channels, self.refiner_width)
 
     def choose_prompts(self, images: ImageSet) -> dict[str, str]:
         """category -> the path of its prompt."""
@@ -368,8 +331,7 @@ class OneNIP(PastingDetector):
         return self.score(batch, self.prompts_.expand(len(batch), -1, -1, -1))
 
     def score(self, batch: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        (features,) = self.backbone_(batch)
-        check_shapes([features], [(self.restoration_.channels, *self.restoration_.grid)])
+        features = self.features(batch)
         restored = self.restoration_(features, prompts)
         size = batch.shape[-2:]
         refined = self.refine(features, restored, size) * self.scale_
@@ -382,5 +344,7 @@ class OneNIP(PastingDetector):
 
     def build_for(self, state):
         self.prompt_names_ = json.loads(bytes(state.pop("prompt_names").tolist()))
-        self.backbone_ = self.aligned_backbone("random")
-        self.build(state["prompts"].shape[-2:])
+        super().build_for(state)
+
+    def grid_of(self, state):
+        return tuple(state["prompts"].shape[-2:])

@@ -27,8 +27,7 @@ from adlib.detector import Detector, Facts
 from adlib.networks.losses import structural_similarity
 from adlib.parameters import Count, NotNegative, Odd, Positive, Range, Share, ShareBelowOne, Some
 from adlib.training.held_out import hold_out
-from adlib.training.loop import PRECISIONS, train
-from adlib.training.pasted_textures import step_schedule
+from adlib.training.loop import PRECISIONS, step_schedule, train
 
 SCALES = 4  # of the gradient-magnitude similarity
 

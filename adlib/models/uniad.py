@@ -26,13 +26,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlib.detector import Detector, Facts
-from adlib.features.aligned_features import AlignedBackbone, distances, window_maximum
+from adlib.detector import Facts
+from adlib.features.aligned_features import distances, window_maximum
 from adlib.networks.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Stages, Whole
-from adlib.training.frozen_features import check_shapes, features_of, frozen_features
-from adlib.training.loop import PRECISIONS, train
-from adlib.training.pasted_textures import step_schedule
+from adlib.training.feature_reconstruction import FeatureReconstruction
+from adlib.training.frozen_features import features_of, frozen_features
+from adlib.training.loop import PRECISIONS
 
 
 class DecoderLayer(nn.Module):
@@ -74,7 +74,7 @@ class Reconstruction(FeatureTransformer):
         return self.features(self.norm(x))
 
 
-class UniAD(Detector):
+class UniAD(FeatureReconstruction):
     """UniAD. Images of 224 pixels; at prediction they must have the size that was learned.
 
     backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.features.backbones).
@@ -122,57 +122,22 @@ class UniAD(Detector):
     ): ...
 
     def fit_images(self, images, val, progress):
-        self.backbone_ = self.aligned_backbone(self.weights)
-        self.build(self.backbone_.grid(images.shape))
-        self.to(self.device_)
-        optimiser = torch.optim.AdamW(
-            self.reconstruction_.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
-        )
-        self.losses_ = train(
-            self,
-            frozen_features(self, images, self.cache_gib, progress),
-            self.loss,
-            {"reconstruction": self.reconstruction_},
-            optimiser,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            schedules=[step_schedule(optimiser, self.epochs, (self.milestone,), self.decay, late=1)],
-            clip_norm=self.clip_norm,
-            drop_last=False,
-            precision=self.precision,
-            progress=progress,
-        )
+        self.build_for_images(images)
+        features = frozen_features(self, images, self.cache_gib, progress)
+        self.train_on(features, self.reconstruction_.parameters(), progress)
 
-    def aligned_backbone(self, weights: str) -> AlignedBackbone:
-        options = {"padded_for": self.padded_for}
-        return AlignedBackbone(self.backbone, self.stages, weights, self.seed_, **options)
-
-    def build(self, grid: tuple[int, int]) -> None:
-        """The network before training, for a grid of h x w features; its initial weights come from the fit's seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed_)
-            self.reconstruction_ = Reconstruction(
-                self.backbone_.channels[0],
-                grid,
-                self.neighbours,
-                self.width,
-                self.heads,
-                self.hidden,
-                self.encoder_layers,
-                self.decoder_layers,
-                self.dropout,
-            )
+    def make_networks(self, channels, grid):
+        transformer = (self.neighbours, self.width, self.heads, self.hidden, self.encoder_layers, self.decoder_layers)
+        self.reconstruction_ = Reconstruction(channels, grid, *transformer, self.dropout)
 
     def loss(self, batch: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         (features,) = features_of(self, batch)
         return F.mse_loss(self.reconstruction_(jittered(features, self.jitter)).float(), features)
 
     def score_batch(self, batch):
-        (features,) = self.backbone_(batch)
-        check_shapes([features], [(self.reconstruction_.channels, *self.reconstruction_.grid)])
+        features = self.features(batch)
         maps = distances(features, self.reconstruction_(features), batch.shape[-2:])
         return window_maximum(maps, self.score_window), maps
 
-    def build_for(self, state):
-        self.backbone_ = self.aligned_backbone("random")
-        self.build((len(state["reconstruction.rows"]), len(state["reconstruction.columns"])))
+    def grid_of(self, state):
+        return len(state["reconstruction.rows"]), len(state["reconstruction.columns"])

@@ -37,7 +37,7 @@ class FeatureTransformer(nn.Module):
         super().__init__()
         if width % 2 or width % heads:
             raise InputError(f"width={width} must be even and a multiple of heads={heads}.")
-        self.channels, self.grid = channels, tuple(grid)
+        self.grid = tuple(grid)
         self.project_in = nn.Linear(channels, width)
         self.project_out = nn.Linear(width, channels)
         self.rows = nn.Parameter(torch.rand(grid[0], width // 2))

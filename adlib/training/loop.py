@@ -179,6 +179,17 @@ def train(
     return losses.history
 
 
+def step_schedule(
+    optimiser: torch.optim.Optimizer, epochs: int, milestones: tuple[float, ...], decay: float, late: int = 0
+):
+    """A learning rate that is multiplied by `decay` after each of these shares of all epochs.
+
+    late: so many epochs later (or earlier, below 0), where the official code does not drop it at a round number.
+    """
+    counts = [max(round(share * epochs) + late, 1) for share in milestones]
+    return torch.optim.lr_scheduler.MultiStepLR(optimiser, counts, decay)
+
+
 def to_device(batch, device: torch.device):
     """A batch as a DataLoader gives it (tensor, or tuple, list, dictionary of such) on the device."""
     if isinstance(batch, torch.Tensor):

@@ -44,17 +44,6 @@ class PastingDetector(Detector):
         raise NotImplementedError
 
 
-def step_schedule(
-    optimiser: torch.optim.Optimizer, epochs: int, milestones: tuple[float, ...], decay: float, late: int = 0
-):
-    """A learning rate that is multiplied by `decay` after each of these shares of all epochs.
-
-    late: so many epochs later (or earlier, below 0), where the official code does not drop it at a round number.
-    """
-    counts = [max(round(share * epochs) + late, 1) for share in milestones]
-    return torch.optim.lr_scheduler.MultiStepLR(optimiser, counts, decay)
-
-
 def foreground_mask(image: np.ndarray, rule: str) -> np.ndarray:
     """Where the object is: float32 [H, W, 3] in [0, 1] -> bool [H, W].
 

@@ -16,7 +16,7 @@ from adlib.features.aligned_features import AlignedBackbone, pad_for
 from adlib.models import crad, draem, model_class, pyramidflow
 from adlib.networks.losses import structural_similarity
 from adlib.samples import select
-from adlib.training.pasted_textures import step_schedule
+from adlib.training.loop import step_schedule
 
 
 class Asked(Exception):

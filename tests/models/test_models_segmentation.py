@@ -19,7 +19,8 @@ from adlib.papers import protocol
 from adlib.runs import Run
 from adlib.samples import select
 from adlib.synthesis import TexturePaste
-from adlib.training.pasted_textures import DRAWN_TEXTURES, Turn, TurnedSyntheticImages, step_schedule
+from adlib.training.loop import step_schedule
+from adlib.training.pasted_textures import DRAWN_TEXTURES, Turn, TurnedSyntheticImages
 
 R18 = {"backbone": "resnet18.tv_in1k", "weights": "random", "batch_size": 2}
 SMALL = {
