@@ -135,7 +135,7 @@ class EfficientAD(Detector):
         photographs, best ImageNet's.
     hard_share: quantile of the squared differences from which on the student learns from them.
     steps, batch_size, learning_rate, weight_decay: of Adam. decay_at: share of the steps after which the learning rate
-        is divided by 10. The paper's images come one by one; here hard differences are chosen in each image.
+        is multiplied by `decay`. The paper's images come one by one; here hard differences are chosen in each image.
     validation_share: of the training images, held out to bring both maps to one scale: 0 at their quantile `low`, 0.1
         at `high`. Images given to fit as `val` are used instead; 0 uses the training images.
     calibration: on the maps of the feature "grid", framed by zeros afterwards (unofficial code), or on those framed and
@@ -165,6 +165,7 @@ class EfficientAD(Detector):
         learning_rate: Positive = 1e-4,
         weight_decay: NotNegative = 1e-5,
         decay_at: Share = 0.95,
+        decay: Positive = 0.1,
         validation_share: ShareBelowOne = 0.1,
         low: Share = 0.9,
         high: Share = 0.995,
@@ -242,7 +243,7 @@ class EfficientAD(Detector):
             steps=self.steps,
             batch_size=self.batch_size,
             drop_last=False,
-            schedules=[torch.optim.lr_scheduler.MultiStepLR(optimiser, [milestone], 0.1)],
+            schedules=[torch.optim.lr_scheduler.MultiStepLR(optimiser, [milestone], self.decay)],
             schedule_every="step",
             precision=self.precision,
             progress=progress,

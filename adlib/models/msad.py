@@ -31,7 +31,7 @@ from torchvision.transforms import v2
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import build_network, fill_network, hold_statistics
-from adlib.parameters import Count, NotNegative, Positive, Whole
+from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne, Whole
 from adlib.training.loop import PRECISIONS, train
 
 
@@ -100,7 +100,7 @@ class MSAD(Detector):
     backbone, weights: any timm network (adlib.features.backbones).
     stage: of the backbone, whose averaged features are used: 4 is the last of a ResNet.
     trained_layers: names of the layers that learn; None for all.
-    epochs, batch_size, learning_rate, weight_decay: of SGD without momentum or schedule.
+    epochs, batch_size, learning_rate, momentum, weight_decay: of SGD without schedule.
     temperature: of the contrastive loss.
     angular: the official option that also draws the views towards the centre, there of unit length.
     neighbours: k; the score is the sum of the squared distances to the k nearest training images.
@@ -121,6 +121,7 @@ class MSAD(Detector):
         epochs: Count = 20,
         batch_size: Count = 64,
         learning_rate: Positive = 1e-5,
+        momentum: ShareBelowOne = 0.0,
         weight_decay: NotNegative = 5e-5,
         temperature: Positive = 0.25,
         angular: bool = False,
@@ -145,7 +146,7 @@ class MSAD(Detector):
             images,
             self.loss,
             {"features": self.features_},
-            torch.optim.SGD(learning, self.learning_rate, weight_decay=self.weight_decay),
+            torch.optim.SGD(learning, self.learning_rate, self.momentum, weight_decay=self.weight_decay),
             epochs=self.epochs,
             batch_size=self.batch_size,
             drop_last=False,

@@ -35,7 +35,7 @@ from adlib.networks.flow_blocks import (
     at_least_float32,
     atan_clamp,
 )
-from adlib.parameters import Count, NotNegative, Odd, Positive, Range
+from adlib.parameters import Count, NotNegative, Odd, Positive, Range, Share
 from adlib.training.loop import PRECISIONS, train
 
 # What the official code chooses where a category of MVTec AD departs from the defaults.
@@ -107,14 +107,15 @@ def compose_pyramid(pyramid: list[torch.Tensor]) -> torch.Tensor:
 
 
 class VolumeNorm(nn.Module):
-    """Takes off the mean of log-scales: of the batch in training, a running one (momentum 0.1, from 0) afterwards.
+    """Takes off the mean of log-scales: of the batch in training, a running one (from 0) afterwards.
 
     "channel": a mean over images and channels for each position (CVN); "spatial": over images and positions for each
-    channel (SVN). shape: (C, h, w) of the log-scales.
+    channel (SVN). shape: (C, h, w) of the log-scales. momentum: share of the batch in the running mean.
     """
 
-    def __init__(self, kind: str, shape: tuple[int, int, int]):
+    def __init__(self, kind: str, shape: tuple[int, int, int], momentum: float):
         super().__init__()
+        self.momentum = momentum
         channels, height, width = shape
         self.axes = (0, 1) if kind == "channel" else (0, 2, 3)
         mean = torch.zeros(1, 1, height, width) if kind == "channel" else torch.zeros(1, channels, 1, 1)
@@ -124,7 +125,7 @@ class VolumeNorm(nn.Module):
         if not self.training:
             return log_scale - self.running_mean
         mean = log_scale.mean(self.axes, keepdim=True)
-        self.running_mean.lerp_(mean.detach(), 0.1)
+        self.running_mean.lerp_(mean.detach(), self.momentum)
         return log_scale - mean
 
 
@@ -135,7 +136,9 @@ class PyramidStep(nn.Module):
     Neighbours are brought to the target's grid before the subnet, but a single finer one after it.
     """
 
-    def __init__(self, sources: tuple[int, ...], target: int, shapes: list, kernel: int, normalisation: str):
+    def __init__(
+        self, sources: tuple[int, ...], target: int, shapes: list, kernel: int, normalisation: str, momentum: float
+    ):
         super().__init__()
         self.sources, self.target = sources, target
         self.late = sources == (target - 1,)
@@ -147,7 +150,7 @@ class PyramidStep(nn.Module):
             nn.Conv2d(2 * channels, 2 * channels, kernel, **settings),
         )
         nn.init.zeros_(self.subnet[-1].weight)
-        self.norm = VolumeNorm(normalisation, shapes[target - 1 if self.late else target])
+        self.norm = VolumeNorm(normalisation, shapes[target - 1 if self.late else target], momentum)
         self.mix = InvertibleConvolution(channels)
 
     def change(self, levels: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -183,7 +186,7 @@ class PyramidFlowNet(nn.Module):
     net(x): float [B, C, h, w] -> latents, one per level, finest first; net.inverse gives x back.
     """
 
-    def __init__(self, shape, levels=4, stacks=4, kernel=7, normalisation="channel"):
+    def __init__(self, shape, levels=4, stacks=4, kernel=7, normalisation="channel", momentum=0.1):
         super().__init__()
         self.levels = levels
         channels, height, width = shape
@@ -194,7 +197,7 @@ class PyramidFlowNet(nn.Module):
             for start in range(first, levels - 1, 2):
                 passes.append(((start, start + 2) if start + 2 < levels else (start,), start + 1))
         self.steps = nn.ModuleList(
-            PyramidStep(sources, target, shapes, kernel, normalisation)
+            PyramidStep(sources, target, shapes, kernel, normalisation, momentum)
             for _ in range(stacks)
             for sources, target in passes
         )
@@ -240,7 +243,7 @@ class PyramidFlow(Detector):
         pixels to `channels` channels. weights: as of adlib.features.backbones; without meaning for "none".
     drifting_encoder: the encoder's batch norms run in train mode during training, see above.
     levels: of the pyramid; the grid must be divisible by 2^(levels - 1). stacks, kernel: of the flow.
-    normalisation: of log-scales, "channel" or "spatial" (VolumeNorm).
+    normalisation: of log-scales, "channel" or "spatial" (VolumeNorm). momentum: of its running mean.
     augment: mirror and turn training images (textures).
     epochs, batch_size (2 or more), learning_rate, weight_decay: of Adam, epsilon 1e-4, betas 0.5 and 0.9, no schedule.
     clip_norm: largest norm of the gradient. precision: of the training (adlib.training.loop).
@@ -260,6 +263,7 @@ class PyramidFlow(Detector):
         stacks: Count = 4,
         kernel: Odd = 7,
         normalisation: Literal["channel", "spatial"] = "channel",
+        momentum: Share = 0.1,
         augment: bool = False,
         epochs: Count = 15,
         batch_size: Annotated[int, Range(2, multiple=2)] = 2,
@@ -276,7 +280,7 @@ class PyramidFlow(Detector):
 
     def build_flow(self, shape: tuple[int, int, int]) -> PyramidFlowNet:
         """The trained network for an encoder's output of shape (C, h, w)."""
-        return PyramidFlowNet(shape, self.levels, self.stacks, self.kernel, self.normalisation)
+        return PyramidFlowNet(shape, self.levels, self.stacks, self.kernel, self.normalisation, self.momentum)
 
     def fit_images(self, images, val, progress):
         if len(images) < 2:

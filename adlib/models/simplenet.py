@@ -45,7 +45,7 @@ class SimpleNet(Detector):
     backbone, weights, stages: the frozen features (adlib.features.backbones).
     embedding_size: values per patch, into which its 3x3 neighbourhood on all stages is pooled (as in PatchCore). The
         default suits wide ResNets; a ResNet-18 has 384 channels to pool.
-    hidden: width of the discriminator's middle layer.
+    hidden: width of the discriminator's middle layer. slope: of its leaky ReLU.
     noise: standard deviation of the noise. It is absolute, and suits features of the size of torchvision's weights.
     margin: of the loss.
     epochs, batch_size: without a schedule.
@@ -67,6 +67,7 @@ class SimpleNet(Detector):
         stages: Stages = (2, 3),
         embedding_size: Count = 1536,
         hidden: Count = 1024,
+        slope: NotNegative = 0.2,
         noise: NotNegative = 0.015,
         margin: NotNegative = 0.5,
         epochs: Count = 160,
@@ -112,7 +113,7 @@ class SimpleNet(Detector):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed_)
             self.adaptor_ = linear(self.embedding_size, self.embedding_size)
-            self.discriminator_ = Discriminator(self.embedding_size, self.hidden)
+            self.discriminator_ = Discriminator(self.embedding_size, self.hidden, self.slope)
 
     def trained(self) -> dict[str, nn.Module]:
         return {"adaptor": self.adaptor_, "discriminator": self.discriminator_}

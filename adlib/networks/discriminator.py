@@ -13,7 +13,7 @@ def linear(inside: int, outside: int, bias: bool = True) -> nn.Linear:
 
 
 class Discriminator(nn.Module):
-    """Tells adapted normal patches from others: linear, batch norm, leaky ReLU 0.2, linear to one value.
+    """Tells adapted normal patches from others: linear, batch norm, leaky ReLU of a slope, linear to one value.
 
     discriminator(patches): float [N, D] -> [N], without a sigmoid.
 
@@ -21,8 +21,9 @@ class Discriminator(nn.Module):
     normal patches twenty times over.
     """
 
-    def __init__(self, size: int, hidden: int):
+    def __init__(self, size: int, hidden: int, slope: float = 0.2):
         super().__init__()
+        self.slope = slope
         self.linear = linear(size, hidden)
         self.norm = nn.BatchNorm1d(hidden)
         self.out = linear(hidden, 1, bias=False)
@@ -31,4 +32,4 @@ class Discriminator(nn.Module):
         return self.head(self.linear(patches))
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.out(F.leaky_relu(self.norm(hidden), 0.2))[:, 0]
+        return self.out(F.leaky_relu(self.norm(hidden), self.slope))[:, 0]

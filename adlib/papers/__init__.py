@@ -87,9 +87,12 @@ def replicates(name: str) -> int | None:
     return protocol(name).get("replicates")
 
 
-def pro_variant(name: str) -> str | None:
-    """Which definition of PRO a paper's column "pro" is compared with (adlib.metrics.PRO_LABELS); None for AUPRO."""
-    return protocol(name).get("pro", {}).get("variant")
+def pro_variant(name: str, dataset: str) -> str | None:
+    """Which definition of PRO a paper's column "pro" is compared with on a dataset (adlib.metrics.PRO_LABELS); None for
+    AUPRO, as on datasets other than those that `pro` in paper.yaml lists, if it lists any.
+    """
+    pro = protocol(name).get("pro", {})
+    return pro.get("variant") if dataset in pro.get("datasets", [dataset]) else None
 
 
 def pro_variants(dataset: str) -> tuple[str, ...]:
@@ -98,7 +101,7 @@ def pro_variants(dataset: str) -> tuple[str, ...]:
     for name in list_papers():
         for table in protocol(name)["tables"].values():
             if dataset in table["datasets"] and "pro" in table["metrics"]:
-                found[pro_variant(name)] = None
+                found[pro_variant(name, dataset)] = None
     return tuple(name for name in found if name)
 
 

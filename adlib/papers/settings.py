@@ -14,7 +14,7 @@ Parameters are the method's, size, crop, sides and resize of the images, train_l
 and `input`, the side of the pictures that the method sees.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from adlib.errors import InputError
 from adlib.papers import protocol
@@ -65,11 +65,13 @@ def _over(value, whole: int):
     return [part / whole for part in value] if isinstance(value, list) else value / whole
 
 
-def contradictions(paper: str, method: str, dataset: str, category: str, runs: dict) -> list[str]:
+def contradictions(
+    paper: str, method: str, dataset: str, category: str, runs: dict, row: Container[str] = ()
+) -> list[str]:
     """A sentence for every statement, choice or deviation of the protocol that is not what runs; [] if all are.
 
-    runs: parameter -> value of the detector and its images that would run (`Run.quantities`). What a row of a table
-    sets (an ablation) must be left to `runs` alone: a row may differ from nothing that the paper states.
+    runs: parameter -> value of the detector and its images that would run (`Run.quantities`). row: parameters that the
+    row of a table sets by itself (an ablation), which may run otherwise than the whole method.
     """
     here = {field: list(entries(paper, method, field, dataset, category)) for field in FIELDS}
     deviations = {parameter for parameter, _ in here["deviates"]}
@@ -82,7 +84,7 @@ def contradictions(paper: str, method: str, dataset: str, category: str, runs: d
             elif field == "states" and parameter in deviations:
                 if agrees(entry, parameter, runs):
                     found.append(f"{method}: {parameter} is said to deviate, but runs as stated")
-            elif not agrees(entry, parameter, runs):
+            elif parameter not in row and not agrees(entry, parameter, runs):
                 found.append(f"{method}: {parameter} runs as {runs[parameter]!r}, but {field} {described(entry)}")
             elif field == "chosen" and parameter in exact:
                 found.append(f"{method}: {parameter} is chosen, though the paper states it")
@@ -136,16 +138,23 @@ def _shown(value) -> str:
 
 def footnotes(paper: str, method: str) -> list[str]:
     """What a reader of a method's column must know: where its runs deviate from the paper, and why."""
-    found = _methods(paper).get(method, {})
-    listed = {field: _listed(found.get(field, {})) for field in FIELDS}
-    stated = {}
-    for parameter, entry in _listed(_methods(paper).get(EVERY, {}).get("states", {})) + listed["states"]:
+    methods, stated = _methods(paper), {}
+    listed = {
+        field: [
+            (parameter, entry)
+            for name in (EVERY, method)
+            for parameter, entry in _listed(methods.get(name, {}).get(field, {}))
+            if method in entry.get("methods", [method])
+        ]
+        for field in FIELDS
+    }
+    for parameter, entry in listed["states"]:
         stated.setdefault(parameter, described(entry))
     texts = []
     for parameter, entry in listed["deviates"]:
         texts.append(f"{parameter} {described(entry)}, where the paper states {stated[parameter]}: {entry['why']}.")
     for parameter, entry in listed["cannot"]:
-        texts.append(f"{parameter} {described(entry)} is stated and not run: {entry['why']}.")
+        texts.append(f"{parameter} {described(entry)} ({entry['where']}) is not run: {entry['why']}.")
     return texts
 
 

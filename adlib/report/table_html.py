@@ -113,7 +113,12 @@ def _on_pro(pro: dict) -> str:
     """What is compared in the columns of PRO. pro: as in paper.yaml."""
     return (
         f"PRO, ours: {PRO_LABELS[pro['variant']]}. {pro['why'].strip()} Beside it AUPRO, the exact area up to a "
-        "false-positive rate of 0.3, which is another quantity."
+        "false-positive rate of 0.3, which is another quantity"
+        + (
+            f", except on other sets than {' and '.join(pro['datasets'])}: ours is AUPRO there."
+            if "datasets" in pro
+            else "."
+        )
     )
 
 

@@ -87,7 +87,6 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
     store, rows = Store(Path(out) / "runs"), []
     metrics, categories = list(printed["metric"].unique()), printed["category"].unique()
     metrics += ["aupro"] * ("pro" in metrics)
-    names = {"pro": papers.pro_variant(paper) or "aupro"}  # where a record keeps a metric that papers name otherwise
     for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
         if cell["table"] != table:
             continue
@@ -100,8 +99,9 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
         groups = [name for name in categories if name.startswith(f"{cell['category']}/")]
         for category in groups or [cell["category"]]:
             now = "no data" if done and _lacks(record, category) else state
+            pro = papers.pro_variant(paper, cell["dataset"]) or "aupro"  # where a record keeps what papers call so
             for metric in metrics:
-                value = _our_value(record, category, names.get(metric, metric)) if done else float("nan")
+                value = _our_value(record, category, pro if metric == "pro" else metric) if done else float("nan")
                 low, high = _our_interval(record, category, metric) if done else (float("nan"), float("nan"))
                 key = [cell["dataset"], category, cell["setting"], cell["method"], metric]
                 rows.append([*key, value, low, high, now, phantom, run, code])

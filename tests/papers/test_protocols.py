@@ -2,18 +2,20 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 
-from adlib import InputError, list_models, list_papers
+from adlib import InputError, list_models, list_papers, published
 from adlib.datasets import facts
-from adlib.papers import protocol
+from adlib.papers import protocol, stated
 from adlib.papers.settings import FIELDS, agrees, choices, contradictions, footnotes, settings
 from adlib.runs import Run
 from adlib.runs.plan import Cell, cell_settings, read_profile
+from adlib.training.patch_stream import AUGMENTATIONS
 
 
 def resolved_cells(paper: str, profile):
-    """(cell, category of its run, what would run) of every cell of the paper's tables."""
+    """(cell, category of its run, what would run, parameters that its row sets) of every cell of the paper's tables."""
     about = protocol(paper)
     for table, spec in about["tables"].items():
         rows = spec.get("settings", {"": {}})
@@ -22,7 +24,7 @@ def resolved_cells(paper: str, profile):
                 category = "" if method in about.get("joint", []) else category
                 cell = Cell(paper, table, method, dataset, category, row, 0)
                 run = Run(dataset, "/data", method, category, cell_settings(cell, category, rows[row], profile))
-                yield cell, category, run.quantities
+                yield cell, category, run.quantities, set(rows[row])
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,8 @@ def profile():
 def test_what_is_run_is_what_the_paper_says(paper, profile):
     wrong = {
         sentence: f"table {cell.table}, {cell.dataset}/{category} {cell.setting}"
-        for cell, category, runs in resolved_cells(paper, profile)
-        for sentence in contradictions(paper, cell.method, cell.dataset, category, runs)
+        for cell, category, runs, row in resolved_cells(paper, profile)
+        for sentence in contradictions(paper, cell.method, cell.dataset, category, runs, row)
     }
     assert wrong == {}
 
@@ -74,6 +76,12 @@ STATED = [
     ("miic", "fanogan", "MIIC", {"gan_epochs": 7, "patches_per_image": 16}),
     ("texture_ad", "pyramidflow", "cloth", {"levels": 8, "channels": 24, "backbone": "none", "size": 256}),
     ("texture_ad", "draem", "wafer", {"decay": 0.1, "rotation": 45, "epochs": 700, "train_enlarged": 10000}),
+    ("texture_ad", "pyramidflow", "metal", {"momentum": 0.1}),
+    ("texture_ad", "msad", "wafer", {"momentum": 0.0, "epochs": 10, "batch_size": 64}),
+    ("texture_ad", "efficientad", "cloth", {"decay": 0.1, "hard_share": 0.999}),
+    ("texture_ad", "simplenet", "cloth", {"slope": 0.2}),
+    ("miic", "cfa", "MIIC", {"stages": (1, 2, 3), "smoothing": 0.8, "image_score": "raw"}),
+    ("three_cad", "cfrg", "CS", {"backbone": "wide_resnet50_2.tv_in1k", "student": "tf_efficientnet_b0"}),
     ("texture_ad", "simplenet", "metal", {"adaptor_optimiser": "adam", "adaptor_weight_decay": 1e-5, "input": 329}),
     ("three_cad", "uniad", "", {"neighbours": 7, "size": 256, "sides": "both"}),
     ("cxr_ad", "onenip", "", {"size": 320, "encoder_layers": 4}),
@@ -84,14 +92,16 @@ STATED = [
 def test_parameters_that_run(case, profile):
     paper, method, category, expected = case
     cells = resolved_cells(paper, profile)
-    runs = next(runs for cell, here, runs in cells if (cell.method, here) == (method, category))
+    runs = next(runs for cell, here, runs, _ in cells if (cell.method, here) == (method, category))
     assert {name: runs[name] for name in expected} == expected
 
 
 def test_drops_of_the_rate_come_at_the_stated_epochs(profile):
-    runs = next(runs for cell, _, runs in resolved_cells("texture_ad", profile) if cell.method == "draem")
+    cells = resolved_cells("texture_ad", profile)
+    runs = next(runs for cell, _, runs, _ in cells if cell.method == "draem")
     assert [round(share * runs["epochs"]) for share in runs["milestones"]] == [400, 600]
-    runs = next(runs for cell, _, runs in resolved_cells("texture_ad", profile) if cell.method == "efficientad")
+    cells = resolved_cells("texture_ad", profile)
+    runs = next(runs for cell, _, runs, _ in cells if cell.method == "efficientad")
     assert round(runs["decay_at"] * runs["steps"]) == 66500
 
 
@@ -139,8 +149,12 @@ def test_a_crop_is_of_the_picture_before_it_is_resized():
 def test_deviations_are_the_footnote_of_their_column():
     notes = footnotes("isp_ad", "mixed_supervised")
     assert any(note.startswith("selection training, where the paper states test: ") for note in notes)
-    assert any(note.startswith("patience 30 is stated and not run: ") for note in footnotes("isp_ad", "uflow"))
+    assert any(note.startswith("patience 30 (section 4.3.6) is not run: ") for note in footnotes("isp_ad", "uflow"))
     assert footnotes("isp_ad", "glass") == []
+    (note,) = footnotes("miic", "padim")
+    assert note.startswith("model_choice half of the test images (section 3.4) is not run: ")
+    assert any(note.startswith("map_scale smallest to largest") for note in footnotes("miic", "patchcore"))
+    assert footnotes("miic", "ganomaly") == []  # a copied row
 
 
 def test_choices_lists_every_entry():
@@ -166,3 +180,38 @@ def test_settings_of_an_older_form_are_not_passed_over_in_silence(monkeypatch):
     monkeypatch.setattr("adlib.papers.settings.protocol", lambda paper: {"settings": {"patchcore": {"size": 128}}})
     with pytest.raises(InputError, match="write them as `methods`"):
         settings("bolt_study", "patchcore")
+
+
+# Numbers typed in notes
+
+
+def test_numbers_in_notes_are_those_of_the_tables():
+    notes = {paper: protocol(paper)["notes"] for paper in list_papers()}
+    split, counts = stated("miic", "split"), facts("miic").counts["MIIC"]
+    assert f"{split['train']} training images and {split['test normal']} normal test images" in notes["miic"]["split"]
+    assert split["train"] + split["test normal"] == 25160 + 2
+    assert "than the 25160 normal images" in notes["miic"]["split"]
+    assert "1272 fits" in notes["miic"]["split"]
+    assert counts[:2] == (23888, 1272)
+    texture = published("texture_ad").query("method == 'msflow' and metric == 'image_auroc' and value == 50")
+    assert texture["table"].value_counts().to_dict() == {"2": 3, "3": 1}
+    assert "exactly 50.00 on three cloth subclasses and one of wafers" in " ".join(
+        notes["texture_ad"]["msflow"].split()
+    )
+    pro = published("isp_ad").query("metric == 'pro' and table in ['4', '5', '6']")["value"]
+    assert (len(pro), (pro < 15).sum()) == (12, 5)
+    assert "five of twelve printed values lie below 15" in " ".join(protocol("isp_ad")["pro"]["why"].split())
+
+
+def test_augmentations_are_those_of_the_printed_table():
+    printed = published("isp_ad").query("table == '8'").pivot(index="category", columns="metric", values="value")
+    for modality, row in printed.iterrows():
+        ours = AUGMENTATIONS[modality]
+        assert (ours.rotation, ours.shear) == (row["rotation"], row["shear"])
+        assert ours.scale == (row["scale_min"], row["scale_max"])
+        light = ("brightness_min", "brightness_max", "contrast_min", "contrast_max")
+        expected = [1.0 if np.isnan(row[name]) else row[name] for name in light]
+        assert [*ours.brightness, *ours.contrast] == expected
+        assert ours.flips == bool(row["vertical_flip"]) == bool(row["horizontal_flip"])
+        assert 0.8 <= ours.share <= 0.95  # section 3.2.3
+    assert len(printed) == 3
