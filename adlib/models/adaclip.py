@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from torch.utils.data import Dataset
 
 from adlib.anomaly_map import smooth
 from adlib.datasets import mvtec_ad
@@ -39,6 +38,7 @@ from adlib.file_hashes import file_hash
 from adlib.images import ImageSet
 from adlib.networks.losses import focal_loss
 from adlib.parameters import Count, NotNegative, Positive, Share
+from adlib.synthesis.seeded_items import SeededItems
 from adlib.training.loop import PRECISIONS, train
 
 SCALE = 100.0  # of cosines, before a softmax
@@ -78,7 +78,7 @@ def dice_loss(probability: torch.Tensor, target: torch.Tensor, rows: bool) -> to
     return (1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)).mean()
 
 
-class LabelledImages(Dataset):
+class LabelledImages(SeededItems):
     """An ImageSet's items with the name of what is on the image; some of them are mosaics instead.
 
     mosaic: share of items, one number per image, that show four images of the item's category, normal or not, drawn
@@ -87,7 +87,8 @@ class LabelledImages(Dataset):
     """
 
     def __init__(self, images: ImageSet, names: list[str], mosaic: np.ndarray, seed: int):
-        self.images, self.names, self.mosaic, self.seed = images, names, mosaic, seed
+        super().__init__(seed)
+        self.images, self.names, self.mosaic = images, names, mosaic
         height, width = images.shape
         if (mosaic > 0).any() and (height % 2 or width % 2):
             raise InputError(f"Mosaics are laid of halved images: {height} x {width} pixels must be even, or mosaic=0.")
@@ -100,16 +101,12 @@ class LabelledImages(Dataset):
         categories = images.samples["category"]
         rows = categories.reset_index(drop=True).groupby(categories.to_numpy()).indices
         self.members = [rows[category] for category in categories]
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers keep a copy of self
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict:
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
+        rng = self.draws(index)
         members = self.members[index]
         if len(members) < 4 or rng.random() >= self.mosaic[index]:
             return self.images[index] | {"name": self.names[index]}

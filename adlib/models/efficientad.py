@@ -26,7 +26,6 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset
 
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
@@ -48,6 +47,7 @@ from adlib.networks.patch_description import (
 )
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Whole
 from adlib.synthesis import TextureFolder, texture_source
+from adlib.synthesis.seeded_items import SeededItems
 from adlib.training.held_out import hold_out
 from adlib.training.loop import PRECISIONS, train
 
@@ -69,7 +69,7 @@ def jittered(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return (factor * image + (1 - factor) * other).clamp(0, 1)
 
 
-class TrainingImages(Dataset):
+class TrainingImages(SeededItems):
     """The images, the same with another light, and a penalty picture beside each.
 
     textures: a source of adlib.synthesis.textures, or None for no penalty. A folder's picture is resized to twice the
@@ -79,18 +79,15 @@ class TrainingImages(Dataset):
     """
 
     def __init__(self, images: ImageSet, textures, seed: int):
-        self.images, self.textures, self.seed = images, textures, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers keep a copy of self
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
+        super().__init__(seed)
+        self.images, self.textures = images, textures
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         image = self.images.pixels(index)
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
+        rng = self.draws(index)
         item = {"image": image, "jittered": jittered(image, rng)}
         if self.textures is not None:
             item["penalty"] = self.penalty(rng)

@@ -43,6 +43,7 @@ from adlib.features.backbones import Backbone, build_network
 from adlib.images import ImageSet
 from adlib.parameters import Count, NotNegative, Positive, Share, Stages
 from adlib.synthesis import SyntheticImages, perlin_noise
+from adlib.synthesis.seeded_items import SeededItems
 from adlib.training.frozen_features import features_of, frozen_features
 from adlib.training.loop import train
 
@@ -146,7 +147,7 @@ def focal_loss(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 4.0) 
 # Real defects
 
 
-class BalancedImages(Dataset):
+class BalancedImages(SeededItems):
     """A set's anomalous images, each in four positions, and as many normal ones: other normal ones in every epoch.
 
     Item: {"image": float32 [3, H, W] in [0, 1], "mask": bool [H, W], "label": int, "known": bool, whether it is known
@@ -156,14 +157,10 @@ class BalancedImages(Dataset):
     TURNS = ((), (1,), (2,), (1, 2))  # axes of a picture [C, H, W] that are reversed
 
     def __init__(self, images: ImageSet, seed: int):
+        super().__init__(seed)
         self.source = images
         self.anomalous, self.normal = np.flatnonzero(images.labels == 1), np.flatnonzero(images.labels == 0)
         self.masked = (images.samples["mask"] != "").to_numpy()
-        self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers keep a copy of self
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return 2 * len(self.TURNS) * len(self.anomalous)
@@ -177,7 +174,7 @@ class BalancedImages(Dataset):
             picture, mask = item["image"].flip(axes), item["mask"].flip([axis - 1 for axis in axes])
             return {"image": picture, "mask": mask, "label": 1, "known": bool(self.masked[row])}
         # All normal images in random order, then all again in another order, and so on through the epochs.
-        cycle, place = divmod(int(self._epoch) * half + index - half, len(self.normal))
+        cycle, place = divmod(self.epoch * half + index - half, len(self.normal))
         order = np.random.default_rng([self.seed, cycle]).permutation(self.normal)
         item = self.source[int(order[place])]
         return {key: item[key] for key in ("image", "mask", "label")} | {"known": True}

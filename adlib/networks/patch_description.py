@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
 from adlib.detector import loader_workers
 from adlib.errors import InputError
@@ -23,6 +23,7 @@ from adlib.features.backbones import MEAN, STD, Backbone
 from adlib.features.patch_embedding import pooled_embedding
 from adlib.file_hashes import file_hash
 from adlib.images import ImageSet
+from adlib.synthesis.seeded_items import SeededItems
 from adlib.training.loop import to_device, train
 
 # network -> (channels of the first convolution, its convolutions in order). A convolution: (side of the kernel, output
@@ -178,7 +179,7 @@ def _numbers(key: str) -> list[int]:
 # A teacher by distillation
 
 
-class PicturePairs(Dataset):
+class PicturePairs(SeededItems):
     """Pictures at the size of the teacher and at twice that, for the network it learns from.
 
     images: anything with a length that gives picture number i of a generator: images(i, rng) -> float32 [3, h, w] in
@@ -188,17 +189,14 @@ class PicturePairs(Dataset):
     """
 
     def __init__(self, images, size: tuple[int, int], seed: int, grey_share: float = 0.1):
-        self.images, self.size, self.seed, self.grey_share = images, tuple(size), seed, grey_share
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers keep a copy of self
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
+        super().__init__(seed)
+        self.images, self.size, self.grey_share = images, tuple(size), grey_share
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
+        rng = self.draws(index)
         picture = self.images(index, rng)[None]
         if rng.random() < self.grey_share:
             picture = luminance(picture).expand(-1, 3, -1, -1)

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import Dataset
 
 from adlib import hdf5
 from adlib.datasets import isp_ad
 from adlib.errors import InputError
 from adlib.images import ImageSet, image_shape
 from adlib.synthesis import RandomWalk
+from adlib.synthesis.seeded_items import SeededItems
 
 BALANCE = 0.5  # share of normal patches that get a synthetic defect, where no synthetic ones are on disk
 
@@ -107,7 +107,7 @@ AUGMENTATIONS = {
 }
 
 
-class PatchStream(Dataset):
+class PatchStream(SeededItems):
     """Patches with their labels, of which some are replaced by real defects.
 
     images: an ImageSet. patches: rows of its normal and synthetic patches, one item each. real: rows of real defects.
@@ -133,22 +133,18 @@ class PatchStream(Dataset):
         synthesise: bool = False,
         seed: int = 0,
     ):
+        super().__init__(seed)
         self.images, self.patches, self.real = images, np.asarray(patches, int), np.asarray(real, int)
         self.probability = probability if len(self.real) else 0.0
         self.augmentation = augmentation
         self.walk = RandomWalk() if synthesise else None
-        self.seed = seed
         self.labels = images.labels
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers keep a copy of self
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.patches)
 
     def __getitem__(self, index: int) -> dict:
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
+        rng = self.draws(index)
         if self.probability and rng.random() < self.probability:
             return _item(self._real_defect(int(self.real[rng.integers(len(self.real))]), rng), 1)
         row = int(self.patches[index])
