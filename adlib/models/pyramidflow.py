@@ -113,7 +113,7 @@ class VolumeNorm(nn.Module):
     channel (SVN). shape: (C, h, w) of the log-scales. momentum: share of the batch in the running mean.
     """
 
-    def __init__(self, kind: str, shape: tuple[int, int, int], momentum: float):
+    def __init__(self, kind: str, shape: tuple[int, int, int], momentum: float = 0.1):
         super().__init__()
         self.momentum = momentum
         channels, height, width = shape
@@ -137,7 +137,13 @@ class PyramidStep(nn.Module):
     """
 
     def __init__(
-        self, sources: tuple[int, ...], target: int, shapes: list, kernel: int, normalisation: str, momentum: float
+        self,
+        sources: tuple[int, ...],
+        target: int,
+        shapes: list,
+        kernel: int,
+        normalisation: str,
+        momentum: float = 0.1,
     ):
         super().__init__()
         self.sources, self.target = sources, target

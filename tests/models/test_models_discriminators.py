@@ -164,6 +164,12 @@ def test_discriminator_in_two_steps_is_the_whole():
     discriminator.norm.reset_running_stats()
     torch.testing.assert_close(discriminator.head(discriminator.linear(patches)), whole)
     assert discriminator.out.bias is None
+    flat = Discriminator(6, 4, slope=0)
+    flat.load_state_dict(discriminator.state_dict())
+    flat.eval(), discriminator.eval()
+    normed = discriminator.norm(discriminator.linear(patches))
+    lost = discriminator.out(0.2 * normed.clamp_max(0))[:, 0]  # of what lies below 0, a fifth
+    torch.testing.assert_close(discriminator(patches) - flat(patches), lost)
     assert linear(400, 200).weight.std().item() == pytest.approx((2 / 600) ** 0.5, rel=0.02)  # Xavier
 
 

@@ -499,3 +499,11 @@ def test_wrong_parameters_of_flows_are_refused(train):
         create_model("pyramidflow", **R18, levels=6).fit(train, progress=False)
     with pytest.raises(InputError, match="at least two"):
         create_model("pyramidflow", **R18).fit(ImageSet(train.samples[:1], size=64), progress=False)
+
+
+def test_the_running_mean_of_pyramidflow_moves_by_its_momentum():
+    for momentum in (0.1, 0.5):
+        flow = create_model("pyramidflow", backbone="none", momentum=momentum).build_flow((2, 16, 16))
+        norm = flow.steps[0].norm
+        norm(torch.ones(4, *norm.running_mean.shape[1:]))
+        assert torch.allclose(norm.running_mean, torch.tensor(momentum))
