@@ -33,6 +33,7 @@ _MODULES = {
     "baselines",
     "datasets",
     "detector",
+    "export",
     "features",
     "figures",
     "findings",

@@ -88,6 +88,7 @@ class Detector:
     side_multiple: int = 1  # of which the sides of images are multiples, in pixels
     smallest_side: int = 1  # below which a batch or a view has too few values
     images_: dict | None = None  # settings of the ImageSet that fit has seen; None for files of versions before
+    why_no_graph: str = ""  # a sentence why the method cannot be exported (adlib.export); "" where that can be tried
     threshold_: dict | None = None  # adlib.screening.Threshold as plain values, where one was chosen
     feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
     learns_from: tuple[
@@ -294,6 +295,12 @@ class Detector:
         save_file(tensors, partial, metadata={"adlib": json.dumps(about)})
         partial.replace(path)
         return path
+
+    def export(self, path: str | Path) -> Path:
+        """Write the fitted detector as ONNX, normalisation and threshold inside (adlib.export); returns the path."""
+        from adlib.export import export
+
+        return export(self, path)
 
     # What a method writes.
 

@@ -16,7 +16,7 @@ FLOORS = [
     "masks",
     "images",
     "datasets phantoms synthesis features analysis anomaly_map",
-    "memory predictions",
+    "memory predictions export",
     "detector figures screening baselines findings",
     "training",
     "networks",

@@ -102,4 +102,18 @@ def bench(
     print(f"p50 {found['p50']:.1f} ms, p95 {found['p95']:.1f} ms, mean {found['mean']:.1f} ms")
 
 
-COMMANDS = (fit, predict, threshold, bench)
+def export(
+    detector: Detector,
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="the file to write")],
+) -> None:
+    """Write a detector as ONNX, threshold inside, checked against it; memory banks cannot be. Needs adlib[export]."""
+    from adlib.export import OPSET
+    from adlib.models import load_model
+
+    print(load_model(detector).export(file))
+    print(
+        f"opset {OPSET}; image float32 [1, 3, H, W], RGB in [0, 1]; its preparation and threshold are in the metadata"
+    )
+
+
+COMMANDS = (fit, predict, threshold, bench, export)

@@ -63,6 +63,10 @@ class PatchCore(Detector):
 
     name = "patchcore"
     facts = Facts("memory of features", 2022, trained=False)
+    why_no_graph = (
+        "it compares patches with a memory through an index that decides image by image what is computed; use "
+        "`adlib predict`, or a method without a memory such as padim or simplenet"
+    )
     image_defaults = {"crop": 224, "sides": "shorter"}
     search_: BankSearch | None = None  # of the memory bank, made when it is first searched
 

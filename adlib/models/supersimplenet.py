@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
-from adlib.anomaly_map import upsample
+from adlib.anomaly_map import convolved, upsample
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone, build_network
@@ -329,5 +329,7 @@ def blur(maps: torch.Tensor, sigma: float) -> torch.Tensor:
     if sigma == 0:
         return maps
     width = 2 * int(np.ceil(3 * sigma)) + 1
+    if torch.jit.is_tracing():
+        return convolved(maps, width, sigma, repeat_edge=False)
     blurred = [cv2.GaussianBlur(one, (width, width), sigma, borderType=cv2.BORDER_REFLECT_101) for one in maps.numpy()]
     return torch.from_numpy(np.stack(blurred))

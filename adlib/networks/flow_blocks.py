@@ -104,6 +104,8 @@ class CouplingBlock(nn.Module):
 
     def latent(self, x, condition=None):
         """forward's latent in fewer passes over memory, without log-determinant and gradients: for prediction."""
+        if torch.jit.is_tracing():  # a graph that leaves Python knows no writing in place
+            return self.forward(x, condition)[0]
         passed, changed = x.split(self.halves, 1)
         given = passed if condition is None else torch.cat([passed, condition], 1)
         raw, shift = at_least_float32(self.subnet(given)).mul_(0.1).chunk(2, 1)
