@@ -39,7 +39,7 @@ from adlib.networks.distillation import (
     Decoder,
     cosine_distance,
     distance_map,
-    image_cosine_distance,
+    levels_loss,
     teacher_shape,
 )
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareAboveZero, ShareBelowOne
@@ -252,10 +252,8 @@ class CFRG(PastingDetector):
         teacher = [level.float() for level in self.backbone_(batch["image"])]
         losses, recovered = {}, None
         if self.recovery:
-            clean = [level.float() for level in self.backbone_(batch["normal"])]
-            recovered = self.recover(teacher)
-            pairs = zip(clean, recovered, strict=True)
-            losses["recovery"] = sum(image_cosine_distance(*pair).mean() for pair in pairs)
+            clean, recovered = self.backbone_(batch["normal"]), self.recover(teacher)
+            losses["recovery"] = levels_loss(clean, recovered)
         if self.segmentation:
             mask = batch["mask"].float()
             student = [level.float() for level in self.trained_["student"](batch["image"])]

@@ -34,7 +34,7 @@ from adlib.detector import Detector, Facts
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone, build_network, fill_network, hold_statistics
 from adlib.networks.denoising_unet import denoising_unet
-from adlib.networks.distillation import image_cosine_distance
+from adlib.networks.distillation import levels_loss
 from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne, Some, Stages, Whole
 from adlib.predictions import Predictions
 from adlib.training.loop import PRECISIONS, train
@@ -242,12 +242,8 @@ class DDAD(Detector):
             denoised = (self.denoise(other, target, self.adaptation_conditioning, noise) + 1) / 2
         target = batch[:half]
         rebuilt, wanted = self.features_(denoised), self.features_(target)
-
-        def distance(first: list[torch.Tensor], second: list[torch.Tensor]) -> torch.Tensor:
-            return sum(image_cosine_distance(*pair).mean() for pair in zip(first, second, strict=True))
-
-        kept = distance(wanted, frozen(target)) + distance(rebuilt, frozen(denoised))
-        return {"same": distance(rebuilt, wanted), "kept": self.keep * kept}
+        kept = levels_loss(wanted, frozen(target)) + levels_loss(rebuilt, frozen(denoised))
+        return {"same": levels_loss(rebuilt, wanted), "kept": self.keep * kept}
 
     @torch.no_grad()
     def fit_balance(self, images, progress: bool) -> None:

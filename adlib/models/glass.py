@@ -224,7 +224,7 @@ class GLASS(PastingDetector, SimpleNet):
     radius_quantile: of the normal patches' distances to the centre; the radius.
     hard_share: quantile of the far patches' errors from which on they are learned from.
     textures: a folder of pictures such as DTD's images, or None for drawn textures.
-    foreground: where textures may lie, "all" or a rule of adlib.models.realnet.foreground_mask.
+    foreground: where textures may lie, "all" or a rule of adlib.training.pasted_textures.foreground_mask.
     epochs, epoch_images, batch_size: an epoch ends with the batch that takes it past epoch_images, or with the set.
     learning_rate: of the adaptor's Adam (weight decay 1e-5); the discriminator's AdamW (0.01) has twice that.
     smoothing: sigma of the anomaly map's blur in pixels, 0 for none.

@@ -27,6 +27,7 @@ from adlib.networks.distillation import (
     cosine_distance,
     distance_map,
     image_cosine_distance,
+    levels_loss,
     teacher_shape,
 )
 from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne
@@ -101,7 +102,7 @@ class RD4AD(Detector):
 
     def distillation_loss(self, batch: torch.Tensor) -> torch.Tensor:
         distance = image_cosine_distance if self.loss == "image" else cosine_distance
-        return sum(distance(*pair).mean() for pair in zip(*self.features(batch), strict=True))
+        return levels_loss(*self.features(batch), distance)
 
     def score_batch(self, batch):
         maps = smooth(distance_map(*self.features(batch), batch.shape[-2:]), self.smoothing)

@@ -22,7 +22,7 @@ from torch import nn
 
 from adlib.detector import Facts
 from adlib.models.rd4ad import RD4AD
-from adlib.networks.distillation import cosine_distance, image_cosine_distance
+from adlib.networks.distillation import cosine_distance, image_cosine_distance, levels_loss
 from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne
 from adlib.synthesis import SyntheticImages
 from adlib.training.loop import PRECISIONS, train
@@ -229,7 +229,6 @@ class RDPP(RD4AD):
         clean, noisy = self.backbone_(batch["normal"]), self.backbone_(batch["image"])
         projected, projected_noisy = self.project(clean), self.project(noisy)
         rebuilt = self.decoder_(self.bottleneck_(projected))
-        pairs = zip(clean, rebuilt, strict=True)
-        distillation = sum(image_cosine_distance(level.float(), again.float()).mean() for level, again in pairs)
         levels = ([level.float() for level in one] for one in (noisy, projected_noisy, projected))
-        return {"distillation": distillation, "projection": self.projection_weight * projection_loss(*levels)}
+        projection = self.projection_weight * projection_loss(*levels)
+        return {"distillation": levels_loss(clean, rebuilt), "projection": projection}

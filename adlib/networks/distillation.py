@@ -143,6 +143,11 @@ def image_cosine_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Te
     return 1 - product / (first.square().sum((1, 2, 3)) * second.square().sum((1, 2, 3))).sqrt().clamp_min(1e-8)
 
 
+def levels_loss(first: list[torch.Tensor], second: list[torch.Tensor], distance=image_cosine_distance) -> torch.Tensor:
+    """The sum over the levels of the mean distance, in float32, of [B, C, h, w] per level twice: a scalar."""
+    return sum(distance(one.float(), other.float()).mean() for one, other in zip(first, second, strict=True))
+
+
 def distance_map(teacher: list[torch.Tensor], student: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
     """The sum of all levels' cosine distances, each enlarged bilinearly (align_corners=True): float [B, H, W]."""
     total = 0
