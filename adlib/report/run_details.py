@@ -134,18 +134,24 @@ def real_defect_runs(paper: str, out: str | Path) -> pd.DataFrame | HTML:
 
     These are runs with the setting train_real, those that paste the real defects' pictures as textures, and those that
     learn from real defects alone (mixed_supervised with synthetic=False); and the same methods' runs without any, to
-    compare with. Columns: category, method, learned (what tells the run apart, or the paper's row), whose ("published"
-    or "ours"), seed, mcc (a fraction), recall and fpr in percent, recall of each kind of defect in percent, and whether
-    fpr is below each of the paper's limits. Ours at the threshold of best F1 on the test images (an oracle), as the
-    paper's. A sentence where no such run is done.
+    compare with. Columns: category, method, learned (what tells the run apart, or the paper's row), whose ("published",
+    "ours" or "ours, phantom"), seed, mcc (a fraction), recall and fpr in percent, recall of each kind of defect in
+    percent, and whether fpr is below each of the paper's limits. Ours at the threshold of best F1 on the test images
+    (an oracle), as the paper's. A sentence where no such run is done.
     """
     about, store = papers.protocol(paper), Store(Path(out) / "runs")
     datasets = {dataset for table in about["tables"].values() for dataset in table["datasets"]}
     records = [record for record in store.records() if record["status"] == FINISHED]
-    ours = [(Run(**record["run"]), record["key"]) for record in records if record["run"]["dataset"] in datasets]
+    ours = [(Run(**record["run"]), record) for record in records if record["run"]["dataset"] in datasets]
     methods = {run.method for run, _ in ours if _learned_from(run)}
-    ours = [(run, key) for run, key in ours if run.method in methods and (_learned_from(run) or not _injects(run))]
-    rows = [row for run, key in ours for row in _decisions(run, Predictions.load(store.path(key) / "predictions"))]
+    ours = [
+        (run, record) for run, record in ours if run.method in methods and (_learned_from(run) or not _injects(run))
+    ]
+    rows = []
+    for run, record in ours:
+        found = Predictions.load(store.path(record["key"]) / "predictions")
+        whose = "ours, phantom" if record["data"]["phantom"] else "ours"
+        rows += [row | {"whose": whose} for row in _decisions(run, found)]
     if not rows:
         return HTML("<p>No run that learns from real defects in another way is done.</p>")
     rows = _published_decisions(paper, {row["category"] for row in rows}) + rows
@@ -153,7 +159,8 @@ def real_defect_runs(paper: str, out: str | Path) -> pd.DataFrame | HTML:
     for name, limit in papers.stated(paper, "fpr_limits").items():
         answers = np.where(table["fpr"] < limit, "yes", "no")
         table[f"fpr below {limit:g} ({name})"] = np.where(table["fpr"].isna(), "", answers)
-    return table.round({column: 2 if column == "mcc" else 1 for column in table if column not in ("seed", "fpr")})
+    table["seed"] = table["seed"].astype("Int64")
+    return table.round({column: 2 if column in ("mcc", "fpr") else 1 for column in table.columns})
 
 
 def _injects(run: Run) -> bool:
@@ -179,7 +186,7 @@ def _decisions(run: Run, found: Predictions) -> Iterator[dict]:
         labels, scores = samples["label"].to_numpy(), found.scores[samples.index]
         threshold = threshold_best_f1(labels, scores)
         values = decision_metrics(labels, scores, threshold)
-        row = {"category": category, "method": run.method, "learned": _learned_from(run) or "none", "whose": "ours"}
+        row = {"category": category, "method": run.method, "learned": _learned_from(run) or "none", "whose": ""}
         row |= {"seed": run.seed, "mcc": values["mcc"]} | {name: 100 * values[name] for name in ("recall", "fpr")}
         for defect, group in samples[labels == 1].groupby("defect"):
             row[f"recall of {defect}"] = 100 * float((found.scores[group.index] >= threshold).mean())

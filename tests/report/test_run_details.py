@@ -71,7 +71,7 @@ def stored(out, method, settings, scores, seed=0):
     folder = Store(out / "runs").path(key)
     folder.mkdir(parents=True)
     Predictions(np.array(scores, np.float32), None, samples, {}).save(folder / "predictions")
-    return {"status": "finished", "key": key, "run": run.as_dict()}
+    return {"status": "finished", "key": key, "run": run.as_dict(), "data": {"phantom": None}}
 
 
 def test_runs_with_real_defects_stand_beside_the_papers_rows(tmp_path, monkeypatch):
@@ -98,6 +98,8 @@ def test_runs_with_real_defects_stand_beside_the_papers_rows(tmp_path, monkeypat
     assert ours.iloc[1][["recall", "fpr", "recall of area", "recall of points"]].tolist() == [75, 25, 50, 100]
     assert ours["fpr below 0.59 (lenient)"].iloc[1] == "no"
     printed = found[found["whose"] == "published"].set_index("learned")
+    records[0]["data"]["phantom"] = {"seed": 0}
+    assert real_defect_runs("isp_ad", tmp_path)["whose"].tolist()[8] == "ours, phantom"
     assert printed.loc["area 9", ["category", "mcc", "recall", "fpr"]].tolist() == ["ASM", 0.91, 91.9, 0.4]
     assert printed["fpr below 0.33 (strict)"].tolist() == ["no", "yes", "no", "yes", "yes", "yes", "yes", "yes"]
 
