@@ -491,20 +491,30 @@ def table(
     table: Annotated[str | None, typer.Argument(help="e.g. II; all benchmark tables if not given")] = None,
     out: Out = Path("reports"),
     wide: Annotated[bool, typer.Option("--wide", help="a column per method, published / ours in each cell")] = False,
+    printed: Annotated[bool, typer.Option("--printed", help="a row per method, as the paper prints it")] = False,
     form: Annotated[str, typer.Option("--format", help="text, markdown, latex or csv")] = "text",
 ) -> None:
-    """Print published, ours and difference, in percent; as a long table, or a wide one with a column per method."""
+    """Print published, ours and difference, in percent; as a long table, a wide one with a column per method, or as the
+    paper prints it. On drawn data nothing is subtracted, and `--printed` says whether our runs found what was drawn.
+    """
     from adlib.papers import protocol
+    from adlib.report.known_answers import known_answers
+    from adlib.report.printed_text import printed_text
     from adlib.report.table_text import FORMS, long_form, table_text, wide_form
     from adlib.report.tables import comparison
 
+    if printed and (wide or form != "text"):
+        raise InputError("--printed is a text of its own: leave out --wide and --format.")
     if form not in FORMS:
         raise InputError(f"--format {form!r} must be one of {', '.join(FORMS)}.{did_you_mean(form, FORMS)}")
 
     for name in [table] if table else protocol(paper)["tables"]:
         cells = comparison(paper, name, out)
         title = f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else "")
-        print(table_text(wide_form(cells) if wide else long_form(cells), form, title), end="")
+        if printed:
+            print(f"{title}\n{printed_text(cells, known_answers(out, [paper]))}\n")
+        else:
+            print(table_text(wide_form(cells) if wide else long_form(cells), form, title), end="")
 
 
 @app.command()

@@ -33,7 +33,7 @@ from adlib.report.run_details import (
     stored_predictions,
 )
 from adlib.report.run_pictures import prediction_grid, run_illustration
-from adlib.report.table_html import show_comparison
+from adlib.report.table_html import show_comparison, show_table
 from adlib.report.tables import comparison, comparisons
 from adlib.report.training_preview import paper_training_preview, training_preview
 
@@ -68,6 +68,7 @@ __all__ = [
     "share_of_gap",
     "show_comparison",
     "show_runs",
+    "show_table",
     "standing",
     "stored_predictions",
     "training_preview",

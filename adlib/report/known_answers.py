@@ -12,6 +12,7 @@ import pandas as pd
 
 from adlib import papers
 from adlib.models import list_models, model_class
+from adlib.report.labels import metric_label, row_label
 from adlib.report.tables import part_of, read_plan
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
@@ -106,14 +107,13 @@ def verdict(answers: pd.DataFrame) -> Verdict:
 def _line(cell: pd.DataFrame, state: str) -> str:
     """ "padim on miic/MIIC: image AUROC 0.412, at least 0.85"."""
     first = cell.iloc[0]
-    setting = f" ({first['setting']})" if first["setting"] else ""
     seed = f", seed {first['seed']}" if first["seed"] else ""
-    where = f"{first['method']}{setting} on {first['dataset']}/{first['category']}{seed}"
+    where = f"{row_label(first['method'], first['setting'])} on {first['dataset']}/{first['category']}{seed}"
     if state == "failed":
         return f"{where}: the run failed"
     missed = cell[~cell["found"]]
     told = [
-        f"{row.metric.replace('_auroc', ' AUROC')} {'undefined' if pd.isna(row.value) else format(row.value, '.3f')}"
+        f"{metric_label(row.metric)} {'undefined' if pd.isna(row.value) else format(row.value, '.3f')}"
         f", at least {row.floor:g}"
         for row in missed.itertuples()
     ]
@@ -122,9 +122,9 @@ def _line(cell: pd.DataFrame, state: str) -> str:
 
 def floor_sentence() -> str:
     """What has to be reached, in one sentence."""
-    usual = " and ".join(f"{name.replace('_auroc', ' AUROC')} of {floor:g}" for name, floor in FLOORS.items())
+    usual = " and ".join(f"{metric_label(name)} of {floor:g}" for name, floor in FLOORS.items())
     lower = "; ".join(
-        f"{name.replace('_auroc', ' AUROC')} of {floor:g} for {method}"
+        f"{metric_label(name)} of {floor:g} for {method}"
         for method, found in LOWER_FLOORS.items()
         for name, floor in found.items()
     )

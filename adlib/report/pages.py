@@ -15,8 +15,8 @@ from adlib.report.harmless import policy
 from adlib.report.known_answers import floor_sentence, known_answers, verdict
 from adlib.report.notebooks import notebook_title, read_notebook, render_notebook, style
 from adlib.report.provenance import code_sentence, record_code
-from adlib.report.table_html import comparison_page
-from adlib.report.tables import comparison, read_plan, unit
+from adlib.report.table_html import table_page
+from adlib.report.tables import comparison, read_plan
 from adlib.runs import environment
 from adlib.runs.record import FAILED
 from adlib.runs.run import Run, distinct_titles
@@ -126,14 +126,11 @@ def _paper(name: str, out: Path, executed: dict[str, str], readable: bool) -> di
     readable.
     """
     protocol = papers.protocol(name)
-    tables = []
-    for table, spec in protocol["tables"].items() if readable else ():
-        cells = comparison(name, table, out)
-        parts = [
-            {"metric": metric, "unit": unit(metric), "html": comparison_page(cells[cells["metric"] == metric], "")}
-            for metric in spec["metrics"]
-        ]
-        tables.append({"name": table, "title": spec["title"], "parts": parts})
+    known = known_answers(out, [name]) if readable else None
+    tables = [
+        {"name": table, "title": spec["title"], "html": table_page(comparison(name, table, out), known, "")}
+        for table, spec in (protocol["tables"].items() if readable else ())
+    ]
     pages = [_page(notebook, executed) for kind in protocol["notebooks"].values() for notebook in kind]
     about = {key: protocol[key] for key in ("title", "authors", "source", "question")}
     return about | {"name": name, "pages": pages, "tables": tables, "readable": readable}

@@ -28,13 +28,29 @@ def rank_agreement(table: pd.DataFrame) -> pd.DataFrame:
     Rows of one method with different settings count as methods. Surrogates are other methods than the paper's
     and left out.
     Columns: paper, table, dataset, metric, methods and categories (how many), tau (1 same order, -1 reversed, NaN with
-    a reason), reason, phantom (whether any of our numbers is of drawn data: then tau says nothing about the methods).
+    a reason), reason, phantom (whether any of our numbers is of drawn data: then they are compared with nothing).
     """
     keys = ["paper", "table", "dataset", "metric"]
     rows = [
         dict(zip(keys, values, strict=True)) | _agreement(cells) for values, cells in table.groupby(keys, sort=False)
     ]
     return pd.DataFrame(rows, columns=[*keys, "methods", "categories", "tau", "reason", "phantom"])
+
+
+def best(cells: pd.DataFrame, value: str) -> set[tuple]:
+    """(dataset, category, metric, method, setting) of the best cell of each column, and of all that are equal to it.
+
+    cells: of one table's `comparison`. value: "published" or "ours". Where all are equal none is best; an
+    average that lacks categories is compared with nothing.
+    """
+    whole = cells[cells[value].notna() & ((value == "published") | (cells["state"] != "partly"))]
+    found = set()
+    for place, rows in whole.groupby(["dataset", "category", "metric"], sort=False):
+        values = rows[value].round(9)
+        if values.nunique() > 1:
+            first = rows[values == (values.min() if place[2] in LOWER_IS_BETTER else values.max())]
+            found |= {(*place, *row) for row in first[["method", "setting"]].itertuples(index=False, name=None)}
+    return found
 
 
 def _agreement(cells: pd.DataFrame) -> dict:
@@ -48,11 +64,13 @@ def _agreement(cells: pd.DataFrame) -> dict:
     wide = both.pivot(index="category", columns=["method", "setting"], values=["published", "ours"]).dropna()
     methods = both[["method", "setting"]].drop_duplicates().shape[0]
     tau, reason = float("nan"), ""
-    if methods < 3:
+    phantom = bool(both["phantom"].any())
+    if phantom:
+        reason = "ours are of drawn data"
+    elif methods < 3:
         reason = "fewer than three methods have both numbers"
     else:
         tau, reason = _tau(wide["published"].mean(), wide["ours"].mean())
-    phantom = bool(both["phantom"].any())
     return {"methods": methods, "categories": len(wide), "tau": tau, "reason": reason, "phantom": phantom}
 
 

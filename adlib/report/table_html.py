@@ -1,10 +1,15 @@
-"""Comparisons as HTML: published, ours, difference; marked by size, linked to their runs, with the notes on them.
+"""A paper's table as HTML: as printed, a row per method; ours beside it, marked by size, linked to its runs.
 
+On real data published and ours stand side by side, and their difference below. On drawn data nothing is subtracted: the
+published table stands as printed, and apart from it what our runs found of what was drawn (known_answers.py).
 Every text is escaped, and what matters is styled inline: JupyterLab has no style sheet of ours.
 """
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
+from itertools import groupby
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pandas as pd
@@ -14,9 +19,11 @@ from adlib import papers
 from adlib.metrics import PRO_LABELS
 from adlib.models import is_surrogate
 from adlib.papers.settings import footnotes
+from adlib.report.known_answers import known_answers
+from adlib.report.labels import metric_label, place_label, row_label
 from adlib.report.provenance import code_sentence
-from adlib.report.ranks import rank_agreement
-from adlib.report.tables import COUNTS, unit
+from adlib.report.ranks import best, rank_agreement
+from adlib.report.tables import COUNTS, comparison, unit
 
 # The difference of a cell by its size: up to how many percentage points, class, marks below and above. The tints let
 # light and dark pages through, blue and orange are told apart by colour-blind readers, and the marks do without colour.
@@ -25,68 +32,299 @@ AGREEMENT = [
     (5, "near", "▽", "△", "rgba(240, 228, 66, .3)"),
     (float("inf"), "far", "▼", "▲", "rgba(213, 94, 0, .3)"),
 ]
-METHODS_BESIDE = 4  # what fits on a page of A4 and on a screen of 1280 pixels
+PLACES_BESIDE = 9  # of all metrics together, on a screen of 1280 pixels; else each metric has a table of its own
+MANY_COLUMNS = 12  # beyond which a table is set smaller
+SHORT = {"not in this profile": "·"}  # states that fill whole tables
+DECISIONS = ("mcc", "recall", "precision", "fpr", *COUNTS)
 # Notes of a protocol on metrics; a key that is a metric or a method itself speaks for itself.
 NOTES_ON_METRICS = {
     "f1": ("image_f1max", "pixel_f1max"),
     "pr": ("image_ap", "pixel_ap"),
-    "thresholds": ("mcc", "recall", "precision", "fpr", *COUNTS),
+    "thresholds": DECISIONS,
 }
 
 
-def show_comparison(table: pd.DataFrame, metric: str, home: str = "../") -> HTML:
-    """One metric of a comparison as an HTML table, rows as the paper has them: per method published, ours, difference.
+@dataclass
+class Column:
+    """One column: its headings from top to bottom, and what stands in the row of (method, setting)."""
 
-    A cell without a number says why. An average that was printed differently from the mean of its own printed
-    categories carries that mean in brackets. Differences are marked by their size (see `AGREEMENT`). Below stand
-    Kendall's tau between the two orders of the methods, and what the paper's protocol says of methods and metric.
-    A number of ours links to the page of its run, a mean of several to their rows in the report's list of runs.
+    headings: tuple[str, ...]
+    cell: Callable[[tuple[str, str]], str]
+
+
+def show_table(paper: str, table: str, out: str | Path = "reports", home: str = "../") -> HTML:
+    """A whole table of a paper, as printed: a row per method (and setting), metrics or categories as columns.
+
+    On real data published and ours stand side by side, the difference below ours, marked by its size (see `AGREEMENT`),
+    the interval or the spread over seeds folded below. On drawn data no difference is shown: beside the published table
+    stands what our runs found of what was drawn, and our other numbers are folded. The best of a column is bold. A cell
+    without a number says why. An average that was printed differently from the mean of its own printed categories
+    carries that mean in brackets. Below stands what the paper's protocol says of methods and metrics, and on real data
+    whether we order the methods as the paper does. A number of ours links to the page of its run, a mean of several to
+    their rows in the report's list of runs.
     home: the way from the page to the report's folder; the default is that of executed notebooks and of their pages.
     """
-    return HTML(comparison_page(table[table["metric"] == metric], home))
+    return HTML(table_page(comparison(paper, table, out), known_answers(out, [paper]), home))
 
 
-def comparison_page(table: pd.DataFrame, home: str = "../") -> str:
-    """The HTML of `show_comparison`; every text escaped. Many methods take several tables below one another."""
-    methods = list(dict.fromkeys(table["method"]))
-    on_methods, on_metrics = _notes(table)
-    marks = {method: _mark(number, text) for number, (names, text) in enumerate(on_methods, 1) for method in names}
-    beside = math.ceil(len(methods) / max(1, math.ceil(len(methods) / METHODS_BESIDE)))  # of about equal width
-    parts = [methods[first : first + beside] for first in range(0, len(methods), beside or 1)]
-    blocks = "".join(_block(table, part, marks, home) for part in parts)
-    notes = f"{_legend(table)}{_code_line(table)}{_tau_line(table)}{_note_list(on_methods, on_metrics)}"
-    return f'{blocks}<div class="adlib-notes">{notes}</div>'
+def show_comparison(table: pd.DataFrame, metric: str, home: str = "../") -> HTML:
+    """One metric of a `comparison`, as `show_table` shows all of them, without the known answers."""
+    return HTML(table_page(table[table["metric"] == metric], None, home))
 
 
-def _block(table: pd.DataFrame, methods: list[str], marks: dict[str, str], home: str) -> str:
-    """The table of some of the methods, in all rows. marks: of their notes, by method."""
-    ours_title = "ours, phantom" if table["phantom"].any() else "ours"
-    titles = [escape(_title(method)) + marks.get(method, "") for method in methods]
-    aupro = (table["metric"] == "pro").any()  # ours is the paper's own definition, and AUPRO stands beside it
-    width = 4 if aupro else 3
-    top = "".join(f'<th colspan="{width}" scope="colgroup">{title}</th>' for title in titles)
-    second = f'<th scope="col">published</th><th scope="col">{ours_title}</th><th scope="col">difference</th>'
-    second += f'<th scope="col">AUPRO, {ours_title}</th>' if aupro else ""
-    decimals = table["published"].map(_decimals).max()
-    several = table["dataset"].nunique() > 1
-    lines = []
-    for (dataset, category, setting), rows in table.groupby(["dataset", "category", "setting"], sort=False):
-        name = ", ".join(filter(None, [dataset if several and category == "average" else "", category, setting]))
-        found = {cell["method"]: cell for _, cell in rows.iterrows()}
-        empty = '<td class="published"></td>' + "<td></td>" * (width - 1)
-        cells = [
-            _cells(found[method], decimals, home) + (_aupro(found[method]) if aupro else "")
-            if method in found
-            else empty
-            for method in methods
+def table_page(cells: pd.DataFrame, known: pd.DataFrame | None = None, home: str = "../") -> str:
+    """The HTML of `show_table`; every text escaped.
+
+    cells: of `comparison`. known: of `known_answers`, of any tables.
+    """
+    metrics = list(dict.fromkeys(cells["metric"]))
+    places = cells[["dataset", "category"]].drop_duplicates()
+    together = len(places) * len(metrics) <= PLACES_BESIDE
+    on_methods, on_metrics = _notes(cells)
+    marks: dict[str, str] = {}
+    for number, (names, text) in enumerate(on_methods, 1):
+        marks |= {method: marks.get(method, "") + _mark(number, text) for method in names}
+    known = None if known is None else known[known["table"].isin(cells["table"]) & known["paper"].isin(cells["paper"])]
+    blocks = []
+    for shown in [metrics] if together else [[metric] for metric in metrics]:
+        view = _View(cells[cells["metric"].isin(shown)], shown, known, marks, home)
+        caption = "" if together else f'<p class="adlib-caption"><strong>{escape(metric_label(shown[0]))}</strong></p>'
+        blocks.append(caption + view.page())
+    notes = f"{_legend(cells, known)}{_code_line(cells)}{_tau_line(cells)}{_note_list(on_methods, on_metrics)}"
+    return f'<div class="adlib-table">{"".join(blocks)}<div class="adlib-notes">{notes}</div></div>'
+
+
+class _View:
+    """The tables of some metrics: which columns there are, and what stands in them."""
+
+    def __init__(self, cells: pd.DataFrame, metrics: list[str], known, marks: dict[str, str], home: str):
+        self.cells, self.metrics, self.known, self.marks, self.home = cells, metrics, known, marks, home
+        self.places = list(cells[["dataset", "category"]].drop_duplicates().itertuples(index=False, name=None))
+        self.rows = list(cells[["method", "setting"]].drop_duplicates().itertuples(index=False, name=None))
+        self.drawn = bool(cells["phantom"].any()) or (known is not None and not known.empty)
+        keys = ["method", "setting", "dataset", "category", "metric"]
+        self.found = {tuple(cell[key] for key in keys): cell for cell in cells.to_dict("records")}
+        self.decimals = {metric: part["published"].map(_decimals).max() for metric, part in cells.groupby("metric")}
+        self.best_published, self.best_ours = best(cells, "published"), best(cells, "ours")
+
+    def page(self) -> str:
+        if not self.drawn:
+            return self._table(self._pairs()) + self._fold("Intervals, or spread over seeds", self._spreads())
+        columns = [Column(("published", *path), self._at(_published, place)) for place, path in self._leaves()]
+        return self._table(columns + self._known_columns()) + self._fold("All our numbers on drawn data", self._ours())
+
+    def _leaves(self) -> list[tuple[tuple, tuple[str, ...]]]:
+        """((dataset, category, metric), headings) of every column of numbers; no heading that all of them share."""
+        several = len({dataset for dataset, _ in self.places}) > 1
+        leaves = []
+        for metric in self.metrics:
+            for dataset, category in self.places:
+                path = [metric_label(metric)] if len(self.metrics) > 1 or "pro" in self.metrics else []
+                path += [place_label(dataset, category, several)] if len(self.places) > 1 else []
+                leaves.append(((dataset, category, metric), tuple(path)))
+        return leaves
+
+    def _at(self, write: Callable, place: tuple) -> Callable[[tuple[str, str]], str]:
+        """What `write` makes of the cell of a row at a place."""
+        return lambda row: write(self, self.found[(*row, *place)]) if (*row, *place) in self.found else "<td></td>"
+
+    def _pairs(self) -> list[Column]:
+        columns = []
+        for place, path in self._leaves():
+            columns.append(Column((*path, "published"), self._at(_published, place)))
+            columns.append(Column((*path, "ours"), self._at(_beside, place)))
+            if place[2] == "pro" and len(self.places) == 1:  # else it stands in the cell of ours
+                columns.append(Column((*path, "AUPRO, ours"), self._at(_aupro, place)))
+        return columns
+
+    def _ours(self) -> list[Column]:
+        """Ours alone; with AUPRO beside PRO."""
+        columns = []
+        for place, path in self._leaves():
+            columns.append(Column(path, self._at(_ours, place)))
+            if place[2] == "pro":
+                columns.append(Column((metric_label("aupro"), *path[1:]), self._at(_aupro, place)))
+        return columns
+
+    def _spreads(self) -> list[Column]:
+        has = {
+            (cell["dataset"], cell["category"], cell["metric"]) for cell in self.found.values() if _spread(cell) != "–"
+        }
+        return [
+            Column(path, self._at(lambda _, cell: f"<td>{_spread(cell)}</td>", place))
+            for place, path in self._leaves()
+            if place in has
         ]
-        kind = ' class="average"' if category == "average" else ""
-        lines.append(f'<tr{kind}><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
-    return (
-        '<div class="adlib-scroll"><table class="adlib-comparison"><thead>'
-        f'<tr><th rowspan="2" scope="col">category</th>{top}</tr><tr>{second * len(methods)}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+
+    def _known_columns(self) -> list[Column]:
+        """What the runs found of what was drawn: of images, of pixels, as the table's metrics are."""
+        if self.known is None or self.known.empty:
+            return []
+        pixels = [metric.startswith(("pixel_", "pro")) for metric in self.metrics]
+        wanted = ["image_auroc"] * (not all(pixels)) + ["pixel_auroc"] * any(pixels)
+        between = len(self._leaves()[0][1]) - 1
+        return [
+            Column(("known answer", *[""] * between, metric_label(metric)), self._known_cell(metric))
+            for metric in wanted
+        ]
+
+    def _known_cell(self, metric: str) -> Callable[[tuple[str, str]], str]:
+        def cell(row: tuple[str, str]) -> str:
+            method, setting = row
+            mine = self.known[(self.known["method"] == method) & (self.known["setting"] == setting)]
+            judged = mine[(mine["metric"] == metric) & (mine["state"] == "done")]
+            beside = self.cells[(self.cells["method"] == method) & (self.cells["setting"] == setting)]
+            if judged.empty:
+                if not mine.empty:  # its maps outline nothing, or there are none; or the run is not done
+                    states = set(mine["state"]) - {"done"}
+                    return f'<td class="known missing">{escape(", ".join(sorted(states)) or "–")}</td>'
+                return f'<td class="known missing">{_state(beside["state"].iloc[0])}</td>'
+            lowest = judged.loc[judged["value"].fillna(-1).idxmin()]
+            number = "undefined" if pd.isna(lowest["value"]) else f"{100 * lowest['value']:.2f}"
+            mark = "✓" if judged["found"].all() else "✗"
+            keys = [key for key in dict.fromkeys(judged["key"]) if key in set(" ".join(beside["runs"]).split())]
+            text = _linked(f"{mark} {number}", keys, method, lowest["dataset"], "average", self.home)
+            more = f"<br><small>lowest of {len(judged)}</small>" if len(judged) > 1 else ""
+            kind = "known found" if mark == "✓" else "known failed"
+            return f'<td class="{kind}" title="at least {100 * lowest["floor"]:g}">{text}{more}</td>'
+
+        return cell
+
+    def _fold(self, title: str, columns: list[Column]) -> str:
+        if not columns:
+            return ""
+        return f"<details><summary>{escape(title)}</summary>{self._table(columns)}</details>"
+
+    def _table(self, columns: list[Column]) -> str:
+        columns = columns or [Column(("",), lambda _: "<td></td>")]
+        lines = []
+        for method, setting in self.rows:
+            label = escape(row_label(method, setting)) + self.marks.get(method, "")
+            cells = "".join(column.cell((method, setting)) for column in columns)
+            lines.append(f'<tr><th scope="row">{label}</th>{cells}</tr>')
+        heads = _headings([column.headings or ("",) for column in columns])
+        kind = "adlib-comparison adlib-wide" if len(columns) > MANY_COLUMNS else "adlib-comparison"
+        return (
+            f'<div class="adlib-scroll"><table class="{kind}">'
+            f"<thead>{heads}</thead><tbody>{''.join(lines)}</tbody></table></div>"
+        )
+
+
+def _headings(paths: list[tuple[str, ...]]) -> str:
+    """The rows of a table's head: what neighbours share spans them."""
+    lines = []
+    for level in range(len(paths[0])):
+        first = f'<th rowspan="{len(paths[0])}" scope="col">method</th>' if level == 0 else ""
+        spans = [(path[level], len(list(group))) for path, group in groupby(path[: level + 1] for path in paths)]
+        scope = "col" if level == len(paths[0]) - 1 else "colgroup"
+        cells = "".join(f'<th colspan="{width}" scope="{scope}">{escape(text)}</th>' for text, width in spans)
+        lines.append(f"<tr>{first}{cells}</tr>")
+    return "".join(lines)
+
+
+def _published(view: _View, cell: dict) -> str:
+    """Published, with the decimals of its metric in this table."""
+    decimals = view.decimals[cell["metric"]]
+    text = "–" if pd.isna(cell["published"]) else f"{cell['published']:.{decimals}f}"
+    shown = f"<strong>{text}</strong>" if _key(cell) in view.best_published else text
+    if pd.notna(cell["recomputed"]) and f"{cell['recomputed']:.{decimals}f}" != text:
+        mean = f"{cell['recomputed']:.{decimals}f}"
+        shown += f' <span title="mean of the printed categories">({mean})</span>'
+    return f'<td class="published">{shown}</td>'
+
+
+def _ours(view: _View, cell: dict, below: str = "", attributes: str = "") -> str:
+    """Ours with two decimals (counts with none), linked to its runs; or why there is none."""
+    if pd.isna(cell["ours"]):
+        state = "undefined" if cell["state"] == "done" else cell["state"]
+        if cell["state"] == "done" and pd.isna(cell["published"]):
+            return '<td class="missing">–</td>'
+        return f'<td class="missing">{_state(state, cell, view.home)}</td>'
+    spread = f" ± {cell['sd']:.2f}" if pd.notna(cell["sd"]) else ""
+    text = _linked_cell(f"{cell['ours']:.{_digits(cell)}f}{spread}", cell, view.home)
+    if not view.drawn and _key(cell) in view.best_ours:
+        text = f"<strong>{text}</strong>"
+    text += " (partly)" if cell["state"] == "partly" else ""
+    return f"<td{attributes}>{text}{below}</td>"
+
+
+def _beside(view: _View, cell: dict) -> str:
+    """Ours with its difference below, marked and tinted by its size; the interval shows under the pointer."""
+    title = "" if _spread(cell) == "–" else f' title="{_spread(cell)}"'
+    beside = pd.notna(cell["aupro"]) and len(view.places) > 1
+    aupro = f"<br><small>AUPRO<br>{cell['aupro']:.2f}</small>" if beside else ""
+    if pd.isna(cell["difference"]):
+        return _ours(view, cell, aupro, title)
+    difference = round(cell["difference"], _digits(cell)) + 0.0  # never -0.00
+    text = f"{difference:+.{_digits(cell)}f}"
+    over = ' title="over the categories that both have"' if cell["category"] == "average" else ""
+    level = _agreement(cell)
+    if level is None:
+        return _ours(view, cell, f"<br><small{over}>{text}</small>{aupro}", title)
+    _, name, below, above, tint = level
+    mark = below if difference < 0 else above
+    kind = f' class="{name}" style="background:{tint}"{title}'
+    return _ours(view, cell, f"<br><small{over}>{text} {mark}</small>{aupro}", kind)
+
+
+def _aupro(view: _View, cell: dict) -> str:
+    """AUPRO, beside PRO."""
+    return f"<td>{'–' if pd.isna(cell['aupro']) else format(cell['aupro'], '.2f')}</td>"
+
+
+def _spread(cell: dict) -> str:
+    """The interval of one run, or the spread of several; "–" without either."""
+    if pd.notna(cell["sd"]):
+        return f"± {cell['sd']:.2f} over {cell['seeds']:.0f} seeds"
+    if pd.isna(cell["low"]) or pd.isna(cell["high"]):
+        return "–"
+    digits = _digits(cell)
+    return f"{cell['low']:.{digits}f} to {cell['high']:.{digits}f}"
+
+
+def _state(state: str, cell: dict | None = None, home: str = "") -> str:
+    """Why there is no number; what fills whole tables is a sign whose meaning stands below."""
+    if state in SHORT:
+        return f'<span title="{escape(state)}">{SHORT[state]}</span>'
+    return escape(state) if cell is None else _linked_cell(state, cell, home)
+
+
+def _key(cell: dict) -> tuple:
+    return tuple(cell[name] for name in ("dataset", "category", "metric", "method", "setting"))
+
+
+def _digits(cell: dict) -> int:
+    return 0 if cell["metric"] in COUNTS else 2
+
+
+def _decimals(value: float) -> int:
+    """How many decimals a printed number needs, at most 4."""
+    return len(f"{value:.4f}".rstrip("0").partition(".")[2])
+
+
+def _agreement(cell: dict) -> tuple | None:
+    """The row of AGREEMENT that a cell's difference falls into; None where there is none, and for surrogates, whose
+    size says nothing.
+    """
+    if pd.isna(cell["difference"]) or is_surrogate(cell["method"]):
+        return None
+    points = round(abs(cell["difference"]) * (100 if unit(cell["metric"]) == "fraction" else 1), 9)
+    return next(level for level in AGREEMENT if points <= level[0])
+
+
+def _linked_cell(text: str, cell: dict, home: str) -> str:
+    return _linked(text, cell["runs"].split(), cell["method"], cell["dataset"], cell["category"], home)
+
+
+def _linked(text: str, keys: list[str], method: str, dataset: str, category: str, home: str) -> str:
+    """A text as a link to its run, or to the list of its runs; without one where there is no run."""
+    if not keys:
+        return escape(text)
+    if len(keys) == 1:
+        return f'<a href="{escape(home)}html/runs/{escape(keys[0])}.html">{escape(text)}</a>'
+    place = dataset + (f"/{category.partition('/')[0]}," if category != "average" else "")
+    query = urlencode({"find": f"{method} on {place}"}, quote_via=quote)
+    return f'<a href="{escape(home)}index.html?{escape(query)}#runs" title="{len(keys)} runs">{escape(text)}</a>'
 
 
 def _notes(table: pd.DataFrame) -> tuple[list[tuple[list[str], str]], list[str]]:
@@ -106,7 +344,7 @@ def _notes(table: pd.DataFrame) -> tuple[list[tuple[list[str], str]], list[str]]
                 on_metrics.append(text)
         on_metrics += filter(None, [protocol["tables"][name].get("notes")])
         on_methods += [([method], text) for method in methods if (text := " ".join(footnotes(paper, method)))]
-    return sorted(on_methods, key=lambda note: methods.index(note[0][0])), on_metrics  # numbered from left to right
+    return sorted(on_methods, key=lambda note: methods.index(note[0][0])), on_metrics  # numbered from top to bottom
 
 
 def _on_pro(pro: dict) -> str:
@@ -124,7 +362,7 @@ def _on_pro(pro: dict) -> str:
 
 def _mark(number: int, note: str) -> str:
     """The raised number of a method's note; the note itself shows when the pointer rests on it."""
-    return f'<sup title="{escape(note)}">{number}</sup>'
+    return f' <sup title="{escape(note)}">{number}</sup>'
 
 
 def _note_list(on_methods: list[tuple[list[str], str]], on_metrics: list[str]) -> str:
@@ -134,11 +372,24 @@ def _note_list(on_methods: list[tuple[list[str], str]], on_metrics: list[str]) -
     return "".join(f"<p>{escape(text)}</p>" for text in on_metrics) + folded
 
 
-def _legend(table: pd.DataFrame) -> str:
-    """What the marks of the differences mean, where there are any."""
-    if not table.apply(_agreement, axis="columns").any():
-        return ""
-    return "<p>Difference: ≈ within 1 point, △ ▽ within 5, ▲ ▼ beyond; points are percent, or hundredths of MCC.</p>"
+def _legend(cells: pd.DataFrame, known: pd.DataFrame | None) -> str:
+    """What the numbers are in, and what bold print, marks and signs mean, where there are any."""
+    units = {unit(metric) for metric in cells["metric"]}
+    texts = ["Percent" + (", MCC a fraction" if "fraction" in units else "") + (", counts" if "count" in units else "")]
+    texts[0] += "; bold: best of the column."
+    if known is not None and not known.empty:
+        texts.append(
+            "Known answer: the lowest AUROC of our runs on plain drawn data; ✓ found what was drawn, ✗ did not."
+        )
+    if cells["phantom"].any():
+        texts.append("Ours are of drawn data, and say nothing about the published numbers: nothing is subtracted.")
+    if any(_agreement(cell) for cell in cells.to_dict("records")):
+        texts.append("Below ours the difference: ≈ within 1 point, △ ▽ within 5, ▲ ▼ beyond; hundredths of MCC.")
+    if set(cells["metric"]) & set(DECISIONS) and cells["ours"].notna().any():
+        texts.append("Decisions of ours are at the threshold of best F1 on the test images: an oracle.")
+    states = set(cells["state"])
+    texts += [f"{sign} {state}." for state, sign in SHORT.items() if state in states]
+    return f"<p>{escape(' '.join(texts))}</p>"
 
 
 def _code_line(table: pd.DataFrame) -> str:
@@ -149,90 +400,18 @@ def _code_line(table: pd.DataFrame) -> str:
 
 
 def _tau_line(table: pd.DataFrame) -> str:
-    """How well our order of methods agrees with the published one, one sentence per dataset; "" without our numbers."""
-    if table["ours"].isna().all():
+    """How well our order of methods agrees with the published one, folded; "" without numbers of ours on real data."""
+    if table.loc[~table["phantom"], "ours"].isna().all():
         return ""
     lines, several = [], table["dataset"].nunique() > 1
     for row in rank_agreement(table).itertuples():
-        place = f" on {escape(row.dataset)}" if several else ""
+        place = f"{metric_label(row.metric)}{f' on {row.dataset}' if several else ''}"
         if row.reason:
-            lines.append(f"Order of methods{place}: not compared, {escape(row.reason)}.")
+            lines.append(f"{place}: not compared, {row.reason}.")
             continue
+        categories = "category" if row.categories == 1 else "categories"
         lines.append(
-            f"Order of methods{place}: Kendall's tau {row.tau:+.2f} over {row.methods} methods and {row.categories} "
-            + ("category" if row.categories == 1 else "categories")
-            + (", of phantom data and without meaning." if row.phantom else ".")
+            f"{place}: Kendall's tau {row.tau:+.2f} over {row.methods} methods and {row.categories} {categories}."
         )
-    return f"<p>{' '.join(lines)}</p>"
-
-
-def _title(method: str) -> str:
-    """The method's name over its columns."""
-    return f"{method} (surrogate)" if is_surrogate(method) else method
-
-
-def _decimals(value: float) -> int:
-    """How many decimals a printed number needs, at most 4."""
-    return len(f"{value:.4f}".rstrip("0").partition(".")[2])
-
-
-def _agreement(cell: pd.Series) -> tuple | None:
-    """The row of AGREEMENT that a cell's difference falls into; None where its size says nothing: for counts, phantoms,
-    surrogates, and averages that lack some of our categories.
-    """
-    incomplete = cell["category"] == "average" and cell["state"] == "partly"
-    if pd.isna(cell["difference"]) or cell["phantom"] or incomplete or is_surrogate(cell["method"]):
-        return None
-    if (kind := unit(cell["metric"])) == "count":
-        return None
-    points = round(abs(cell["difference"]) * (100 if kind == "fraction" else 1), 9)
-    return next(level for level in AGREEMENT if points <= level[0])
-
-
-def _cells(cell: pd.Series, decimals: int, home: str) -> str:
-    """Published, ours and difference; published with the decimals of its table, ours with two (counts with none)."""
-    published = "–" if pd.isna(cell["published"]) else f"{cell['published']:.{decimals}f}"
-    if pd.notna(cell["recomputed"]) and f"{cell['recomputed']:.{decimals}f}" != published:
-        mean = f"{cell['recomputed']:.{decimals}f}"
-        published += f' <span title="mean of the printed categories">({mean})</span>'
-    if pd.isna(cell["ours"]):
-        state = "undefined" if cell["state"] == "done" else cell["state"]
-        state = "–" if cell["state"] == "done" and pd.isna(cell["published"]) else _linked(state, cell, home)
-        return f'<td class="published">{published}</td><td class="missing" colspan="2">{state}</td>'
-    digits = 0 if cell["metric"] in COUNTS else 2
-    spread = f" ± {cell['sd']:.2f}" if pd.notna(cell["sd"]) else ""
-    ours = _linked(f"{cell['ours']:.{digits}f}{spread}", cell, home)
-    if pd.notna(cell["low"]) and pd.notna(cell["high"]):
-        interval = f"{cell['low']:.{digits}f} to {cell['high']:.{digits}f}"
-        ours += f'<br><small title="95 % bootstrap interval over the test images">({interval})</small>'
-    ours += " (partly)" if cell["state"] == "partly" else ""
-    return f'<td class="published">{published}</td><td>{ours}</td>{_difference(cell, digits)}'
-
-
-def _aupro(cell: pd.Series) -> str:
-    """The cell of AUPRO beside PRO."""
-    return f"<td>{'–' if pd.isna(cell['aupro']) else format(cell['aupro'], '.2f')}</td>"
-
-
-def _linked(text: str, cell: pd.Series, home: str) -> str:
-    """The text of a cell as a link to its run, or to the list of its runs; without one where there is no run."""
-    keys = cell["runs"].split()
-    if not keys:
-        return escape(text)
-    if len(keys) == 1:
-        return f'<a href="{escape(home)}html/runs/{escape(keys[0])}.html">{escape(text)}</a>'
-    place = cell["dataset"] + (f"/{cell['category'].partition('/')[0]}," if cell["category"] != "average" else "")
-    query = urlencode({"find": f"{cell['method']} on {place}"}, quote_via=quote)
-    return f'<a href="{escape(home)}index.html?{escape(query)}#runs" title="{len(keys)} runs">{escape(text)}</a>'
-
-
-def _difference(cell: pd.Series, digits: int) -> str:
-    """The cell of the difference, marked and tinted by its size. Inline, for JupyterLab has no style sheet of ours."""
-    text = (
-        "" if pd.isna(cell["difference"]) else f"{round(cell['difference'], digits) + 0.0:+.{digits}f}"
-    )  # never -0.00
-    level = _agreement(cell)
-    if level is None:
-        return f"<td>{text}</td>"
-    _, name, below, above, tint = level
-    return f'<td class="{name}" style="background:{tint}">{text} {below if cell["difference"] < 0 else above}</td>'
+    listed = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<details><summary>Order of methods, ours beside the published</summary><ul>{listed}</ul></details>"

@@ -4,9 +4,9 @@
 const AT_ONCE = 200; // rows of a long list that are shown until one asks for all: laying out thousands takes seconds
 const words = new Intl.Collator("en", { numeric: true });
 
-// What is in a cell, for sorting: its leading number (also "+1.20" and "-3"), else its text; nothing sorts last.
+// What is in a cell, for sorting: its leading number (also "+1.20", "-3" and "✓ 98.2"), else its text.
 function cellValue(cell) {
-  const text = cell ? cell.textContent.trim() : "";
+  const text = cell ? cell.textContent.trim().replace(/^[✓✗]\s*/, "") : "";
   const number = parseFloat(text);
   return Number.isNaN(number) || !/^[+-]?[.\d]/.test(text) ? text : number;
 }
@@ -53,7 +53,7 @@ function columns(table) {
       for (let below = line + 1; below < line + header.rowSpan; below += 1) {
         (taken[below] ??= new Set()).add(column);
       }
-      if (header.colSpan === 1) found.push([header, column]);
+      if (header.colSpan === 1 && line + header.rowSpan === table.tHead.rows.length) found.push([header, column]);
       column += header.colSpan;
     }
   });

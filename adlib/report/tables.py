@@ -39,7 +39,8 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     published: as printed, percent but for MCC and counts; NaN for a dash. recomputed: in average rows the mean of the
     printed categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for
     one). low, high: of one run, its 95 % bootstrap interval over the test images (image metrics), else NaN. difference:
-    ours - published, in percentage points. aupro: beside PRO, which is ours by the paper's own definition (`pro` in
+    ours - published, in percentage points; of an average that lacks categories, over those that both have; NaN for
+    counts, and where ours is of drawn data. aupro: beside PRO, which is ours by the paper's own definition (`pro` in
     paper.yaml), the area under the curve up to a false-positive rate of 0.3; NaN for other metrics. state: "done",
     "partly" (an average that lacks categories, or seeds missing), "to do", "failed", "not implemented", "no data", "not
     in this profile". phantom: whether any of our numbers comes from drawn data. runs: keys of the runs behind ours (or
@@ -61,7 +62,7 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     joined = joined.merge(beside[[*KEYS, "aupro"]], on=KEYS, how="left")
     joined["state"] = joined["state"].fillna("to do")
     joined["phantom"] = joined["phantom"].eq(True)
-    joined["difference"] = joined["ours"] - joined["published"]
+    joined["difference"] = _difference(joined)
     joined["recomputed"] = _recomputed(joined)
     joined[["runs", "code"]] = joined[["runs", "code"]].fillna("")
     ours = ["ours", "sd", "seeds", "low", "high", "difference", "aupro", "state", "phantom", "runs", "code"]
@@ -206,6 +207,17 @@ def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.concat([cells, pd.DataFrame(rows, columns=cells.columns)], ignore_index=True) if rows else cells
+
+
+def _difference(joined: pd.DataFrame) -> pd.Series:
+    """Ours minus published where both are of the same thing: of the same categories, in a share, on real data."""
+    keys = [key for key in KEYS if key != "category"]
+    average = joined["category"] == "average"
+    each = (joined["ours"] - joined["published"]).where(~average)
+    parts = each.groupby([joined[key] for key in keys])
+    whole = joined["state"].eq("done") & (parts.transform("count") == parts.transform("size") - 1)
+    found = each.where(~average, (joined["ours"] - joined["published"]).where(whole, parts.transform("mean")))
+    return found.mask(joined["metric"].isin(COUNTS) | joined["phantom"])
 
 
 def _recomputed(joined: pd.DataFrame) -> pd.Series:

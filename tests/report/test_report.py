@@ -22,6 +22,7 @@ from adlib.report import (
     run_table,
     show_comparison,
     show_runs,
+    show_table,
     warnings_of,
 )
 from adlib.report.notebooks import notebook_title, render_notebook
@@ -81,13 +82,29 @@ def test_mean_and_sd_over_seeds_and_difference_in_points(tmp_path):
     assert found["state"] == "done"
 
 
+def test_averages_are_subtracted_over_the_same_categories_and_counts_never(tmp_path):
+    cells = [leave_run(tmp_path, "UB", 0.9), leave_run(tmp_path, "DC", 0.7), cell("CDIP", missing="no data")]
+    leave_plan(
+        tmp_path, [*cells, leave_run(tmp_path, "bottle", 0.7, dataset="mvtec_ad"), cell("cable", dataset="mvtec_ad")]
+    )
+    table = comparison("cxr_ad", "II", tmp_path)
+    assert row(table, "average")["difference"] == pytest.approx((90 + 70 - 99.43 - 56.28) / 2)
+    assert math.isnan(row(table, "average", dataset="mvtec_ad")["difference"])  # of which no category is printed
+    left = leave_run(tmp_path, "LSM-1", 0.9, dataset="isp_ad", oracle={"tp": 80, "mcc": 0.9})
+    place = {"paper": "isp_ad", "table": "2", "method": "mixed_supervised", "setting": "none 0"}
+    write_json(tmp_path / "plans" / "isp_ad.json", {"paper": "isp_ad", "cells": [left | place]})
+    table = comparison("isp_ad", "2", tmp_path).query("setting == 'none 0'").set_index("metric")
+    assert table.loc["mcc", "difference"] == pytest.approx(0.9 - 0.81)
+    assert (table.loc["tp", "ours"], math.isnan(table.loc["tp", "difference"])) == (80, True)
+
+
 def test_average_says_when_categories_are_missing(tmp_path):
     cells = [leave_run(tmp_path, "UB", 0.9), leave_run(tmp_path, "DC", 0.7), cell("CDIP", missing="no data")]
     leave_plan(tmp_path, cells)
     found = row(comparison("cxr_ad", "II", tmp_path), "average")
     assert found["ours"] == pytest.approx(80)
     assert found["state"] == "partly"
-    assert "80.00 (partly)" in show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    assert "80.00 (partly)<br>" in show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
 
 
 def test_a_misprinted_average_carries_its_recomputed_mean(tmp_path):
@@ -120,7 +137,7 @@ def _with_key(run, key):
 def test_a_defined_state_with_an_undefined_metric(tmp_path):
     leave_plan(tmp_path, [leave_run(tmp_path, "UB", None)])
     assert (
-        '<td class="missing" colspan="2">undefined</td>'
+        '<td class="missing">undefined</td>'
         in show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
     )
 
@@ -134,7 +151,7 @@ def test_phantom_numbers_are_marked_and_warned_of(tmp_path):
     leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, phantom={"seed": 0})])
     table = comparison("cxr_ad", "II", tmp_path)
     assert row(table, "UB")["phantom"]
-    assert "ours, phantom" in show_comparison(table, "image_auroc").data
+    assert "Ours are of drawn data" in show_comparison(table, "image_auroc").data
     assert warnings_of("cxr_ad", tmp_path) == ["Phantom data: drawn."]
     assert run_table("cxr_ad", tmp_path).loc[0, "image_auroc"] == pytest.approx(90)
     index = render_report(tmp_path).read_text()
@@ -153,7 +170,7 @@ def test_numbers_link_to_the_run_or_to_the_list_of_their_runs(tmp_path):
     assert f'<a href="../html/runs/{cells[2]["key"]}.html">80.00</a>' in page
     assert '<a href="../index.html?find=patchcore%20on%20cxr_ad%2FUB%2C#runs" title="2 runs">90.00 ± 0.00</a>' in page
     assert '<a href="../index.html?find=patchcore%20on%20cxr_ad#runs" title="3 runs">80.00</a>' in page
-    assert "<td>70.00</td>" in page
+    assert ">70.00<br>" in page
 
 
 @pytest.mark.parametrize(
@@ -168,17 +185,36 @@ def test_numbers_link_to_the_run_or_to_the_list_of_their_runs(tmp_path):
 def test_differences_are_marked_by_their_size(tmp_path, score, kind, text):
     leave_plan(tmp_path, [leave_run(tmp_path, "UB", score)])
     page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
-    assert page.count(f'<td class="{kind}"') == 1  # the average is of one category of five, and not marked
-    assert f">{text}</td>" in page
+    assert page.count(f'<td class="{kind}"') == 2  # and the average, over this one category
+    assert f">{text}</small></td>" in page
     assert "within 1 point" in page
 
 
-def test_differences_of_phantoms_are_not_marked(tmp_path):
-    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, phantom={"seed": 0})])
-    page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
-    assert "-9.43</td>" in page
-    for mark in ("≈", "▽", "▼", "△", "▲", 'class="near"', 'class="far"'):
+def test_on_drawn_data_nothing_is_subtracted_and_the_known_answer_stands_apart(tmp_path):
+    plain = {"seed": 0, "options": {"difficulty": "plain"}}
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, phantom=plain), leave_run(tmp_path, "DC", 0.8, phantom=plain)])
+    assert comparison("cxr_ad", "II", tmp_path)["difference"].isna().all()
+    page = show_table("cxr_ad", "II", tmp_path).data
+    for mark in ("≈", "▽", "▼", "△", "▲", 'class="near"', 'class="far"', "-9.43", "Kendall"):
         assert mark not in page
+    whole, folded = page.split("<details>")[:2]
+    assert '<td class="published"><strong>99.43</strong></td>' in whole
+    assert '<td class="known failed" title="at least 85">✗ 80.00<br><small>lowest of 2</small></td>' in whole
+    assert "90.00" not in whole
+    assert "All our numbers on drawn data" in folded
+    assert "<td>90.00</td>" in folded
+
+
+def test_the_whole_table_is_shown_as_printed_a_row_per_method_the_best_in_bold(tmp_path):
+    page = show_table("isp_ad", "4", tmp_path).data
+    assert page.count("<table") == 1
+    heads = re.findall(r'<th colspan="(\d)" scope="colgroup">([^<]*)</th>', page)
+    assert heads == [("2", name) for name in ("image AUROC", "MCC", "recall", "precision", "FPR", "pixel AUROC")] + [
+        ("3", "PRO")
+    ]
+    assert [name for name in re.findall(r'<th scope="row">(\w+)', page)] == ["efficientad", "uflow", "glass", "ddad"]
+    assert re.findall(r'published"><strong>([\d.]+)', page) == ["94.0", "0.3", "28.3", "99.5", "0.89", "92.6", "99.2"]
+    assert show_table("three_cad", "3", tmp_path).data.count("<table") == 2  # of eight categories, a metric each
 
 
 def test_one_run_shows_its_bootstrap_interval_and_several_their_spread(tmp_path):
@@ -186,11 +222,13 @@ def test_one_run_shows_its_bootstrap_interval_and_several_their_spread(tmp_path)
     one, two = (leave_run(tmp_path, "UB", 0.90 + 0.04 * seed, seed, intervals=interval) for seed in (0, 1))
     leave_plan(tmp_path, [one])
     page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
-    assert "(85.00 to 96.00)</small>" in page
+    assert 'title="85.00 to 96.00"' in page
+    assert "<summary>Intervals, or spread over seeds</summary>" in page
+    assert "<td>85.00 to 96.00</td>" in page
     leave_plan(tmp_path, [one, two])
     page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
-    assert "92.00 ± 2.83</td>" in page
-    assert "<small" not in page
+    assert "92.00 ± 2.83<br>" in page
+    assert "<td>± 2.83 over 2 seeds</td>" in page
 
 
 def test_each_category_of_a_joint_run_shows_its_own_interval(tmp_path):
@@ -214,9 +252,8 @@ def test_orders_of_methods_are_compared_below_the_table(tmp_path):
         cells.append(left | {"method": method, "seed": 0})
     leave_plan(tmp_path, cells)
     page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
-    assert "Order of methods on cxr_ad: Kendall&#x27;s tau -1.00" in page.replace("'", "&#x27;")
-    assert "over 3 methods and 1 category." in page
-    assert "on mvtec_ad: not compared, fewer than three methods have both numbers." in page
+    assert "image AUROC on cxr_ad: Kendall&#x27;s tau -1.00 over 3 methods and 1 category." in page
+    assert "image AUROC on mvtec_ad: not compared, fewer than three methods have both numbers." in page
 
 
 def test_notes_stand_beside_what_they_concern_and_are_escaped(tmp_path, monkeypatch):
@@ -250,7 +287,7 @@ def test_rows_of_one_method_are_told_apart_by_their_setting(tmp_path):
     assert scores["ours"].dropna().to_dict() == pytest.approx({"no push": 70, "": 80})
     assert scores.loc["no recovery", "state"] == "not in this profile"
     page = show_comparison(table, "image_auroc").data
-    assert all(f"average, {name}</th>" in page for name in settings if name)
+    assert all(f'<th scope="row">cfrg, {name} <sup' in page for name in settings if name)
     assert run_table("three_cad", tmp_path)["setting"].tolist() == ["no push", ""]
     assert len(run_table("three_cad", tmp_path, ["6"])) == 2
     assert run_table("three_cad", tmp_path, ["3"]).empty

@@ -1,7 +1,10 @@
 """Tables of papers as text: long and wide, Markdown, LaTeX, CSV."""
 
+import pandas as pd
 import pytest
 
+from adlib.report.known_answers import COLUMNS
+from adlib.report.printed_text import printed_text
 from adlib.report.table_text import FORMS, long_form, table_text, wide_form
 from adlib.report.tables import comparison
 
@@ -31,3 +34,18 @@ def test_signs_that_latex_and_markdown_read_are_told_apart(cells):
     table = long_form(cells).head(1).assign(method="a_b|c%")
     assert r"a\_b|c\%" in table_text(table, "latex")
     assert r"a_b\|c%" in table_text(table, "markdown", "title")
+
+
+def test_a_table_as_printed_has_a_row_per_method_and_subtracts_on_real_data_alone(cells):
+    nothing = pd.DataFrame(columns=COLUMNS)
+    image = cells[cells["metric"] == "image_auroc"]
+    assert printed_text(image, nothing).splitlines()[2].split(" | ")[0].split() == ["patchcore", "40.95"]
+    ours = {"ours": 95.0, "difference": -4.43, "state": "done"}
+    there = image["method"].eq("patchcore") & image["category"].eq("UB")
+    real = image.assign(**{name: image[name].mask(there, value) for name, value in ours.items()})
+    assert "99.43 | 95.00 (-4.43)" in printed_text(real, nothing)
+    answer = {"paper": "cxr_ad", "table": "II", "method": "patchcore", "setting": "", "metric": "image_auroc"}
+    known = pd.DataFrame([answer | {"value": 0.8, "state": "done", "found": False}], columns=COLUMNS)
+    text = printed_text(real.assign(phantom=True), known)
+    assert "|" not in text
+    assert "80.00 NOT FOUND" in text

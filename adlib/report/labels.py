@@ -1,0 +1,25 @@
+"""What metrics, places and rows are called in tables."""
+
+from adlib.models import is_surrogate
+
+_METRICS = {"auroc": "AUROC", "ap": "AP", "f1max": "F1-max"}
+_SHORT = ("aupro", "pro", "mcc", "fpr", "tn", "tp", "fn", "fp")
+
+
+def metric_label(metric: str) -> str:
+    """ "image AUROC", "PRO", "recall"; a metric that has no other name by its own."""
+    level, _, name = metric.partition("_")
+    return f"{level} {_METRICS[name]}" if name in _METRICS else metric.upper() if metric in _SHORT else metric
+
+
+def place_label(dataset: str, category: str, several: bool) -> str:
+    """A column's category or sub-class ("subclass4" of "cloth/subclass4"); of an average also the dataset, where a
+    table has several.
+    """
+    return f"{dataset}, average" if several and category == "average" else category.rpartition("/")[2]
+
+
+def row_label(method: str, setting: str = "") -> str:
+    """The method, whether it stands in for the published one, and the setting that tells its rows apart."""
+    name = f"{method} (surrogate)" if is_surrogate(method) else method
+    return f"{name}, {setting}" if setting else name

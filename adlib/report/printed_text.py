@@ -1,0 +1,60 @@
+"""A paper's table as text, for the terminal: as printed, a row per method; ours beside the published numbers."""
+
+import pandas as pd
+
+from adlib.report.labels import metric_label, place_label, row_label
+from adlib.report.tables import unit
+
+
+def printed_text(cells: pd.DataFrame, known: pd.DataFrame) -> str:
+    """One table, without a title. cells: of `comparison`. known: of `known_answers`, of any tables.
+
+    Each number as "published | ours (difference)", or with the reason why there is none of ours; on drawn data the
+    published alone, and apart whether our runs found what was drawn. Each metric below the other where a table has
+    several categories.
+    """
+    known = known[known["table"].isin(cells["table"]) & known["paper"].isin(cells["paper"])]
+    drawn = bool(cells["phantom"].any()) or not known.empty
+    several = cells["dataset"].nunique() > 1
+    places = len(cells[["dataset", "category"]].drop_duplicates())
+    texts = cells.assign(
+        row=[row_label(method, setting) for method, setting in zip(cells["method"], cells["setting"], strict=True)],
+        metric=cells["metric"].map(metric_label),
+        place=[place_label(*place, several) for place in zip(cells["dataset"], cells["category"], strict=True)],
+        text=[_cell(cell, drawn) for cell in cells.to_dict("records")],
+    )
+    column = "metric" if places == 1 else "place"
+    blocks = []
+    for name, part in [("", texts)] if places == 1 else texts.groupby("metric", sort=False):
+        wide = part.pivot(index="row", columns=column, values="text")
+        wide = wide.reindex(index=part["row"].unique(), columns=part[column].unique())
+        blocks.append(f"{name}\n" * bool(name) + wide.rename_axis(index=None, columns=None).to_string(na_rep=""))
+    if not known.empty:
+        blocks.append("known answer, drawn data\n" + _known(known))
+    return "\n\n".join(blocks)
+
+
+def _cell(cell: dict, drawn: bool) -> str:
+    published = "-" if pd.isna(cell["published"]) else f"{cell['published']:.10g}"
+    if drawn:
+        return published
+    if pd.isna(cell["ours"]):
+        return f"{published} | {'undefined' if cell['state'] == 'done' else cell['state']}"
+    digits = 0 if unit(cell["metric"]) == "count" else 2
+    spread = "" if pd.isna(cell["sd"]) else f" ± {cell['sd']:.2f}"
+    difference = "" if pd.isna(cell["difference"]) else f" ({cell['difference']:+.{digits}f})"
+    partly = " partly" if cell["state"] == "partly" else ""
+    aupro = "" if pd.isna(cell["aupro"]) else f", AUPRO {cell['aupro']:.2f}"
+    return f"{published} | {cell['ours']:.{digits}f}{spread}{difference}{partly}{aupro}"
+
+
+def _known(known: pd.DataFrame) -> str:
+    """The lowest value of each method's rows, by metric, in percent, and whether all reach their floors."""
+    keys = ["method", "setting"]
+    rows = {}
+    for (method, setting, metric), part in known.groupby([*keys, "metric"], sort=False):
+        done = part[part["state"] == "done"]
+        text = part["state"].iloc[0] if done.empty else f"{100 * done['value'].min():.2f}"
+        found = "" if done.empty else " found" if done["found"].all() else " NOT FOUND"
+        rows.setdefault(row_label(method, setting), {})[metric_label(metric)] = text + found
+    return pd.DataFrame(rows).T.to_string(na_rep="-")
