@@ -234,6 +234,7 @@ class GLASS(PastingDetector, SimpleNet):
     name = "glass"
     facts = Facts("discriminator of features", 2024, TEXTURES)
     texture_resizing = ("antialias", "shorter")
+    slope = 0.2  # of the leaky ReLU, which for SimpleNet is a parameter
     feature_synthesis = "Near anomalies besides: noisy features that climb the discriminator's loss, without a picture."
     image_defaults = {"size": 288, "sides": "shorter"}
 
