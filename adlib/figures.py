@@ -12,8 +12,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from adlib.analysis import largest_defect, read_grey
-from adlib.images import read_image, read_mask
+from adlib.images import ImageSet, read_image, read_mask
 from adlib.predictions import Predictions
+from adlib.resizing import frame
 from adlib.samples import UNKNOWN
 
 NORMAL, ANOMALOUS = "#4477aa", "#cc3311"  # told apart by colour-blind readers too
@@ -44,6 +45,31 @@ def show_samples(samples: pd.DataFrame, columns: int = 6, rows: int = 2, seed: i
         if row.mask:
             _outline(axis, read_mask(row.mask, image.shape[:2], row.image, getattr(row, "mask_rule", "")))
         axis.set_title(f"{row.category} · {row.defect}", fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def show_seen(images: ImageSet, count: int = 4, seed: int = 0) -> Figure:
+    """What a detector sees of images: each as stored, with what is cut off darkened (above), and as it goes into the
+    network, with its size (below). The images are drawn at random.
+    """
+    chosen = sorted(np.random.default_rng(seed).permutation(len(images))[:count].tolist())
+    figure, axes = _grid(2, max(1, len(chosen)))
+    for (above, below), index in zip(axes.T, chosen, strict=False):
+        image = read_image(images.samples["image"].iat[index])
+        height, width = image.shape[:2]
+        left, top, right, bottom = frame((height, width), images.settings)
+        above.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
+        seen = np.zeros((height, width), bool)
+        rows, columns = (
+            (round(max(0, low) * side), round(min(1, high) * side))
+            for low, high, side in ((top, bottom, height), (left, right, width))
+        )
+        seen[slice(*rows), slice(*columns)] = True
+        above.imshow(np.dstack([np.zeros((height, width, 3)), np.where(seen, 0, 0.65)]))
+        above.set_title(f"{height} x {width}, {seen.mean():.0%} seen", fontsize=8)
+        below.imshow(images.pixels(index).permute(1, 2, 0).numpy())
+        below.set_title(f"{images.whole[0]} x {images.whole[1]}", fontsize=8)
     plt.close(figure)
     return figure
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from conftest import make_tree, write
 
-from adlib import InputError, load_model
+from adlib import ImageSet, InputError, load_model
 from adlib.detector import Detector
+from adlib.figures import show_seen
 from adlib.findings import file_names, find_regions, list_images, map_on_picture, write_findings
 from adlib.own_images import bench, fit_own, new_threshold, own_run, own_samples, whole_image_settings
+from adlib.report.own_page import write_page
 
 SETTINGS = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "coreset_ratio": 0.5}
 
@@ -128,3 +130,23 @@ def test_a_detector_that_does_not_say_how_images_are_prepared_is_told_so():
 def test_the_time_of_an_image_is_taken(detector, tree):
     found = bench(detector, list_images([tree / "test"]), number=3, warm=1)
     assert 0 < found["p50"] <= found["p95"]
+
+
+def test_the_page_for_a_colleague_is_one_file_that_loads_nothing(detector, tree, tmp_path):
+    samples = own_samples(own_run(tree))
+    samples.loc[samples["defect"] == "square", "defect"] = "<b>square</b>"
+    test = samples[samples["split"] == "test"]
+    predictions = detector.predict(ImageSet(test, **detector.images_), device="cpu", progress=False)
+    page = write_page(detector, samples, predictions, tmp_path / "page.html").read_text()
+    assert "&lt;b&gt;square&lt;/b&gt;" in page and "<b>square" not in page
+    assert page.count("data:image/png;base64,") == 3
+    assert "http://" not in page.replace("http-equiv", "") and "<script" not in page
+    assert all(image in page for image in test["image"])
+    assert "false alarms to expect" in page
+
+
+def test_a_figure_shows_what_is_cut_off(tree):
+    samples = own_samples(own_run(tree))
+    for settings, share in (({"size": 32, "crop": 16}, "25% seen"), ({"size": 32}, "100% seen")):
+        figure = show_seen(ImageSet(samples, **settings), count=1)
+        assert share in figure.axes[0].get_title()

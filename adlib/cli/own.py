@@ -22,6 +22,7 @@ def fit(
     folds: Annotated[int, typer.Option(min=2, help="parts of the normal images, to choose the threshold on")] = 4,
     seed: int = 0,
     device: Device = "auto",
+    page: Annotated[Path | None, typer.Option(help="write a page on it, .html, where there are test images")] = None,
 ) -> None:
     """Learn what is normal from a folder, on whole images, and choose a threshold; says what it promises."""
     from adlib.images import ImageSet
@@ -42,6 +43,12 @@ def fit(
         print("Test images: " + ", ".join(f"{k} {v}" for k, v in decision_counts(threshold, predictions).items()))
         if said := contradiction(threshold, predictions):
             print(f"warning: {said}", file=sys.stderr)
+        if page is not None:
+            from adlib.report.own_page import write_page
+
+            print(write_page(model, samples, predictions, page))
+    elif page is not None:
+        print(f"warning: {folder} has no test images, so there is no page to write.", file=sys.stderr)
 
 
 def predict(
