@@ -64,7 +64,8 @@ def own_samples(run: Run) -> pd.DataFrame:
 
 
 def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True):
-    """A detector fitted on all normal training images of a run, with its threshold in `threshold_`; and the samples.
+    """A detector fitted on all normal training images of a run, with its threshold in `threshold_`; what the held-out
+    images scored (adlib.screening.HeldOut); and the samples.
 
     rate: of false alarms among normal images, on average. folds: parts of cross-fitting (adlib.screening.cross_fit);
     where the folder has normal images in val, these decide, and the detector is fitted once.
@@ -80,7 +81,7 @@ def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True)
     if not normal.empty:
         held = screening.scores_of(model, normal, run.image_settings, run.device, progress)
     model.threshold_ = screening.choose_threshold(held, rate).plain()
-    return model, samples
+    return model, held, samples
 
 
 def new_threshold(model, folder: str | Path, rate: float, device: str = "auto", progress: bool = True):

@@ -107,13 +107,40 @@ class HeldOut:
     """What detectors said of normal images that they had not seen.
 
     scores: float32 [N]. peaks: float32 [N], the highest pixel of each map, or None. usual: median of all pixels, or
-    None. how: how the images were held out, in words.
+    None. how: how the images were held out, in words. images: their names, [N].
     """
 
     scores: np.ndarray
     peaks: np.ndarray | None
     usual: float | None
     how: str
+    images: tuple[str, ...] = ()
+
+
+def doubtful_normals(held: HeldOut) -> pd.DataFrame:
+    """Normal images that score far above the others by detectors that have not seen them: are they normal?
+
+    Far is Tukey's outer fence, three interquartile ranges above the upper quartile. One such image among few decides
+    the threshold. Columns: image, score, usual (the median of all); the highest first.
+    """
+    scores = np.asarray(held.scores, np.float64)
+    lower, usual, upper = np.percentile(scores, [25, 50, 75])
+    far = np.flatnonzero(scores > upper + 3 * (upper - lower))
+    far = far[np.argsort(-scores[far], kind="stable")]
+    return pd.DataFrame({"image": [held.images[row] for row in far], "score": scores[far], "usual": usual})
+
+
+def doubts(held: HeldOut) -> str:
+    """A sentence that names them; "" if there are none."""
+    found = doubtful_normals(held)
+    if found.empty:
+        return ""
+    first, many = found.iloc[0], f" and {len(found) - 1} more" if len(found) > 1 else ""
+    scores = f"{first['score']:.4g}, where {first['usual']:.4g} is usual"
+    return (
+        f"{first['image']}{many} score far above the other normal images ({scores}): look "
+        "whether they are normal, and move them out if not; they raise the threshold."
+    )
 
 
 def images_needed(rate: float, confidence: float | None = None) -> int:
@@ -198,7 +225,8 @@ def cross_fit(
             peaks[away] = found.peaks
             usual.append(found.usual)
     how = f"each scored by a detector that learned from the others, in {folds} parts"
-    return HeldOut(scores, peaks if usual else None, float(np.median(usual)) if usual else None, how)
+    middle = float(np.median(usual)) if usual else None
+    return HeldOut(scores, peaks if usual else None, middle, how, tuple(normal["image"]))
 
 
 def scores_of(
@@ -217,7 +245,8 @@ def scores_of(
         raise InputError("no normal image was held out: a threshold needs some.")
     peaks = np.concatenate(peaks) if peaks else None
     how = "held out of learning"
-    return HeldOut(np.concatenate(scores), peaks, float(np.median(usual)) if usual else None, how)
+    middle = float(np.median(usual)) if usual else None
+    return HeldOut(np.concatenate(scores), peaks, middle, how, tuple(samples["image"]))
 
 
 def calls_to_expect(threshold: Threshold, number: int, level: float = 0.95) -> tuple[int, int]:

@@ -27,7 +27,7 @@ def tree(tmp_path_factory):
 @pytest.fixture(scope="module")
 def detector(tree):
     """A detector fitted on the tree, as its file gives it back."""
-    model, _ = fit_own(own_run(tree, settings=SETTINGS, device="cpu"), rate=0.2, folds=2, progress=False)
+    model, _, _ = fit_own(own_run(tree, settings=SETTINGS, device="cpu"), rate=0.2, folds=2, progress=False)
     return load_model(model.save(tree.parent / "detector.safetensors"))
 
 

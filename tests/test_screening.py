@@ -18,6 +18,8 @@ from adlib.screening import (
     contradiction,
     cross_fit,
     decision_counts,
+    doubtful_normals,
+    doubts,
     false_alarms,
     flagged,
     hold_out,
@@ -191,3 +193,12 @@ def test_images_of_one_item_are_never_on_both_sides_of_a_cross_fit(tmp_path):
             return super().fit(images)
 
     assert "in 2 parts" in cross_fit(Items, samples, {"size": 16}, folds=4).how
+
+
+def test_a_normal_image_that_looks_like_no_other_is_named():
+    names = tuple("abcdefghij")
+    usual = HeldOut(np.arange(10, dtype=np.float32), None, None, "drawn", names)
+    assert doubts(usual) == ""
+    odd = HeldOut(np.array([*range(9), 99], np.float32), None, None, "drawn", names)
+    assert doubtful_normals(odd)["image"].tolist() == ["j"]
+    assert doubts(odd).startswith("j score far above the other normal images (99, where 4.5 is usual)")

@@ -29,14 +29,16 @@ def fit(
     from adlib.own_images import fit_own, own_run
     from adlib.runs.run import parse_settings
     from adlib.samples import select
-    from adlib.screening import Threshold, contradiction, decision_counts
+    from adlib.screening import Threshold, contradiction, decision_counts, doubts
 
     run = own_run(folder, method, parse_settings(set_ or []), seed, device)
-    model, samples = fit_own(run, rate, folds)
+    model, held, samples = fit_own(run, rate, folds)
     threshold = Threshold.of(model.threshold_)
     print(model.save(out))
     for sentence in [*model.warnings, *threshold.sentences()]:
         print(sentence)
+    if said := doubts(held):
+        print(f"warning: {said}", file=sys.stderr)
     test = select(samples, split="test")
     if len(test):
         predictions = model.predict(ImageSet(test, **run.image_settings), device=device)
