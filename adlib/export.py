@@ -86,9 +86,9 @@ def export(model, file: str | Path, seed: int = 0) -> Path:
                 opset_version=OPSET,
                 dynamo=False,
             )
-    except (RuntimeError, torch.onnx.errors.OnnxExporterError, TypeError, ValueError) as error:
+    except Exception as error:  # the exporter raises whatever the part of torch does that knows no graph
         partial.unlink(missing_ok=True)
-        said = (str(error).strip().splitlines() or [""])[0]
+        said = (str(error).strip().splitlines() or [""])[0].split(" Please ")[0].split("  [Caused")[0]
         raise InputError(
             f"{model.name} cannot be exported, its computation is no graph of ONNX: {said[:300]}"
         ) from error
