@@ -34,6 +34,7 @@ AGREEMENT = [
 ]
 PLACES_BESIDE = 9  # of all metrics together, on a screen of 1280 pixels; else each metric has a table of its own
 MANY_COLUMNS = 12  # beyond which a table is set smaller
+LONG_NOTE = 250  # letters
 SHORT = {"not in this profile": "·"}  # states that fill whole tables
 DECISIONS = ("mcc", "recall", "precision", "fpr", *COUNTS)
 # Notes of a protocol on metrics; a key that is a metric or a method itself speaks for itself.
@@ -366,10 +367,14 @@ def _mark(number: int, note: str) -> str:
 
 
 def _note_list(on_methods: list[tuple[list[str], str]], on_metrics: list[str]) -> str:
-    """The notes below a table: those on its metric and the table, and folded, for they are long, those on methods."""
-    numbered = "".join(f"<li>{escape(' and '.join(names))}: {escape(text)}</li>" for names, text in on_methods)
-    folded = f"<details><summary>Notes on the methods</summary><ol>{numbered}</ol></details>" if numbered else ""
-    return "".join(f"<p>{escape(text)}</p>" for text in on_metrics) + folded
+    """The notes below a table: on its metrics and the table itself, and on methods; folded but for the short ones."""
+    short = "".join(f"<p>{escape(text)}</p>" for text in on_metrics if len(text) <= LONG_NOTE)
+    long = "".join(f"<p>{escape(text)}</p>" for text in on_metrics if len(text) > LONG_NOTE)
+    items = "".join(f"<li>{escape(' and '.join(names))}: {escape(text)}</li>" for names, text in on_methods)
+    folds = {"Notes on the metrics": long, "Notes on the methods": f"<ol>{items}</ol>" if items else ""}
+    return short + "".join(
+        f"<details><summary>{title}</summary>{text}</details>" for title, text in folds.items() if text
+    )
 
 
 def _legend(cells: pd.DataFrame, known: pd.DataFrame | None) -> str:
