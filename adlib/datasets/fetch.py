@@ -51,6 +51,7 @@ def fetch(name: str, out: str | Path, address: str | None = None, progress: bool
         raise InputError(f"{about.title} has no address that adlib could fetch it from: {about.get}")
     out = Path(out).expanduser().resolve()
     folder = out / name
+    places = [_place(url, name, out) for url, _, _ in archives]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,7 +62,6 @@ def fetch(name: str, out: str | Path, address: str | None = None, progress: bool
                 f"{folder} exists already: `adlib check {name} --root {folder}` says what is in it. "
                 "Remove it, or choose another --out, to fetch anew."
             )
-        places = [_place(url, name, out) for url, _, _ in archives]
         present = sum(path.stat().st_size for file in places for path in (file, _part(file)) if path.exists())
         _need_space(out, 2 * sum(size for _, _, size in archives) - present, about.title)
         for (url, checksum, _), file in zip(archives, places, strict=True):
