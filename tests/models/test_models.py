@@ -214,7 +214,7 @@ QUICK = {
         "selection_batches": 2,
         "residuals": (48, 48),
         "probability": 0.8,
-        "epochs": 40,
+        "epochs": 60,
         "batch_size": 4,
         "learning_rate": 1e-3,
     },

@@ -21,7 +21,7 @@ class Rebuilder(Detector):
     name = "rebuilder"
     checkpoint_interval = 0.0  # after every step
 
-    def __init__(self, epochs: int = 3, batch_size: int = 2, learning_rate: float = 0.01, **settings):
+    def __init__(self, epochs: int | None = 3, batch_size: int = 2, learning_rate: float = 0.01, **settings):
         self.epochs, self.batch_size, self.learning_rate, self.settings = epochs, batch_size, learning_rate, settings
         self.seen, self.fail_at = [], None
 
