@@ -109,10 +109,12 @@ class PatchCore(Detector):
         total = len(store.projections)
         if not total:
             raise InputError("masked=True took all of the training images for background: use masked=False for them.")
+        if self.neighbours > total:
+            raise InputError(f"neighbours={self.neighbours}, but the training images have {total} patches in all.")
         count = max(1, int(total * self.coreset_ratio))
         if self.coreset_limit:
             count = min(count, self.coreset_limit)
-        count = max(count, min(self.neighbours, total))
+        count = max(count, self.neighbours)
         self.shards_ = -(-total // store.shard_rows)
         projections = torch.from_numpy(store.projections)
         if self.shards_ == 1:

@@ -173,7 +173,9 @@ def write(
     return Path(out)
 
 
-def _counts(counts: str | tuple[int, int, int], product: str, place: int, difficulty: str) -> tuple[int, int, int]:
+def _counts(
+    counts: str | tuple[int, int, int], product: str, place: int, difficulty: str = "hard"
+) -> tuple[int, int, int]:
     """Images of one sub-class, the place-th of the three that train or test; published totals are dealt like cards."""
     if counts == "small":
         return SMALL if difficulty == "hard" else tuple(-(-number // 3) for number in ENOUGH)

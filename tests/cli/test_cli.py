@@ -1,5 +1,6 @@
 """The command line: what it prints, and its exit codes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ from conftest import REPOSITORY, make_tree
 from adlib.cli.doctor import examine, explain_torch_failure
 
 
-def adlib(*arguments: object) -> subprocess.CompletedProcess:
+def adlib(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "adlib", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_lists():
@@ -126,7 +128,9 @@ def test_the_version_and_the_completion_of_a_shell_are_printed():
     from adlib import __version__
 
     assert adlib("--version").stdout.strip() == __version__
-    assert "completion" in adlib("--show-completion", "bash").stdout
+    # Which shell asks is guessed from the processes above, among which a test may have none.
+    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    assert "completion" in adlib("--show-completion", "bash", **named).stdout
 
 
 def test_from_a_folder_to_a_detector_to_a_list_by_the_command_line_alone(tmp_path):

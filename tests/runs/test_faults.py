@@ -121,7 +121,7 @@ def test_a_store_that_cannot_be_written_is_said_at_once():
 
 ON_A_SMALL_DISK = """
 import subprocess, sys
-sys.path[:0] = [{tests!r}, {repository!r}]
+sys.path[:0] = [{tests!r} + "/runs", {tests!r}, {repository!r}]
 from pathlib import Path
 from test_batch import leaves_a_record, quick_runs
 from adlib.runs import Store
@@ -481,7 +481,7 @@ def test_an_interrupted_run_leaves_its_checkpoint_and_no_record(server, tree, tm
 BATCH = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
-sys.path[:0] = [{tests!r}, {repository!r}]
+sys.path[:0] = [{tests!r} + "/runs", {tests!r}, {repository!r}]
 from pathlib import Path
 from adlib.runs import Run, Store
 from adlib.runs.batch import run_all
