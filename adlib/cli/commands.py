@@ -339,10 +339,13 @@ def reproduce(
         typer.Option(metavar="DIR|none", help="where runs share images and features; OUT/cache, deleted at the end"),
     ] = "",
     cache_limit: CacheLimit = "20GB",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="fail if a run on plain phantoms misses what was drawn")
+    ] = False,
 ) -> None:
     """Do every run of the papers' tables, execute their notebooks, render the report. Call again to resume.
 
-    On plain phantoms, as in the profile smoke, a run that does not find what was drawn counts as failed work.
+    On plain phantoms, as in the profile smoke, runs that do not find what was drawn are named, here and on the index.
     """
     import signal
 
@@ -374,7 +377,7 @@ def reproduce(
     if outcome.known.sentence:
         print(f"{outcome.known.sentence}.")
     print(outcome.index)
-    if outcome.failures or outcome.known.lines:
+    if outcome.failures or (strict and outcome.known.lines):
         raise typer.Exit(1)
 
 
