@@ -31,7 +31,9 @@ def trivial_predictions(predictions: Predictions, images: ImageSet | None = None
     """
     images = predictions.images if images is None else images
     # Half the memory of the detector's own maps; luminance has 8 to 16 bits, of which float16 keeps 11.
-    maps = None if predictions.maps is None else np.empty((len(images), *images.shape), np.float16)
+    maps = None if predictions.maps is None else np.empty(predictions.maps.shape, np.float16)
+    # Some detectors judge the centre of what they see: their maps and masks are smaller than the pictures.
+    inner = () if maps is None else tuple(_centre(*sides) for sides in zip(images.shape, maps.shape[1:], strict=True))
     moments, highest = np.empty((2, len(images)), np.float32), np.empty(len(images), np.float32)
     for index in range(len(images)):
         grey = np.tensordot(LUMINANCE, images.pixels(index).numpy(), 1)  # [H, W] in [0, 1]
@@ -39,12 +41,17 @@ def trivial_predictions(predictions: Predictions, images: ImageSet | None = None
         deviation = cv2.GaussianBlur(np.abs(grey - moments[0, index]), (0, 0), BLUR * max(grey.shape))
         highest[index] = deviation.max()
         if maps is not None:
-            maps[index] = deviation
+            maps[index] = deviation[inner]
     scores = {"mean grey": moments[0], "spread": moments[1]}
     if not any(map(hdf5.split_name, images.samples["image"])):
         scores["file size"] = np.array([Path(file).stat().st_size for file in images.samples["image"]], np.float32)
     found = {name: replace(predictions, scores=values, maps=None) for name, values in scores.items()}
     return found | {"deviation map": replace(predictions, scores=highest, maps=maps)}
+
+
+def _centre(whole: int, part: int) -> slice:
+    start = (whole - part) // 2
+    return slice(start, start + part)
 
 
 def trivial_metrics(predictions: Predictions, images: ImageSet | None = None) -> dict[str, dict[str, dict]]:

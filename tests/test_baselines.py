@@ -1,5 +1,7 @@
 """Trivial baselines: right on images whose answer is known, stated beside the metrics of every run."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -60,6 +62,14 @@ def test_the_deviation_map_finds_a_bright_square_among_pixels(tmp_path):
     assert metrics["deviation map"]["image_auroc"] == 1
     assert "pixel_auroc" not in metrics["mean grey"]
     assert "aupro" in metrics["deviation map"]
+
+
+def test_a_detector_that_judges_the_centre_alone_is_set_beside_the_deviation_of_that_centre(tmp_path):
+    whole, images = predictions_of(tmp_path, {"a": flat(100), "b": flat(100, 200)})
+    centre = replace(whole, maps=whole.maps[:, 8:56, 8:56], settings=whole.settings | {"crop": (48, 48)})
+    said = trivial_predictions(centre, images)["deviation map"]
+    assert np.array_equal(said.maps, trivial_predictions(whole, images)["deviation map"].maps[:, 8:56, 8:56])
+    assert trivial_metrics(centre, images)[""]["deviation map"]["pixel_auroc"] > 0.99
 
 
 def test_several_categories_are_scored_by_themselves_too(tmp_path):
