@@ -6,7 +6,7 @@ import pytest
 from adlib import ImageSet, InputError, phantoms
 from adlib.pictures import read_image
 from adlib.runs import Run
-from adlib.runs.run import distinct_titles
+from adlib.runs.titles import distinct_titles
 from adlib.samples import make_samples
 from adlib.training_set import choose_real, choose_training_images, describe_training_set
 
@@ -219,11 +219,11 @@ def test_a_title_names_every_setting_that_is_not_the_default(root):
 
 
 def test_among_others_a_title_names_what_tells_runs_apart(root):
-    runs = [small(root), small(root, train_limit=5), small(root, train_limit=5, stages=[2, 3]), small(root, "draem")]
+    runs = [small(root), small(root, train_limit=5), small(root, train_limit=5, stages=[1, 2]), small(root, "draem")]
     name = "patchcore on three_cad/AI, seed 0"
     assert distinct_titles(runs) == [
-        f"{name} (train_limit default, stages default)",
-        f"{name} (train_limit 5, stages default)",
-        f"{name} (train_limit 5, stages 2 3)",
+        f"{name} (default settings)",
+        f"{name} (train_limit 5)",
+        f"{name} (train_limit 5, stages 1 2)",
         "draem on three_cad/AI, seed 0",
     ]

@@ -10,8 +10,10 @@ import pandas as pd
 from adlib.errors import InputError
 from adlib.predictions import Predictions
 from adlib.report.banner import banner
+from adlib.report.labels import row_label
 from adlib.runs.record import FAILED, FINISHED
 from adlib.runs.store import Store
+from adlib.runs.titles import told_apart
 
 
 def ensure_run(out: str | Path) -> None:
@@ -74,14 +76,14 @@ def comparable_runs(out: str | Path, keys: list[str] | tuple[str, ...] = ()) -> 
 
 
 def run_names(records: list[dict]) -> list[str]:
-    """A name for each run: its method, and where several are of one method the settings in which these differ."""
-    names = []
-    for record in records:
-        same = [other for other in records if other["run"]["method"] == record["run"]["method"]]
-        settings = [{"seed": each["run"]["seed"]} | each["parameters"] | each["images"] for each in same]
-        own = settings[same.index(record)]
-        differing = [name for name in own if any(each.get(name) != own[name] for each in settings)]
-        names.append(" ".join([record["run"]["method"], *(f"{name}={own[name]}" for name in differing)]))
+    """A name for each run as tables' rows have it: its method, and where several are of one method what tells these
+    apart (adlib.runs.titles). No two are the same.
+    """
+    names = [""] * len(records)
+    for method in dict.fromkeys(record["run"]["method"] for record in records):
+        places = [at for at, record in enumerate(records) if record["run"]["method"] == method]
+        for at, told in zip(places, told_apart([records[at] for at in places]), strict=True):
+            names[at] = row_label(method, told)
     return names
 
 

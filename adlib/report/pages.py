@@ -19,9 +19,9 @@ from adlib.report.table_html import table_page
 from adlib.report.tables import comparison, read_plan
 from adlib.runs import environment
 from adlib.runs.record import FAILED
-from adlib.runs.run import Run, distinct_titles
 from adlib.runs.schema import KEY
 from adlib.runs.store import Store
+from adlib.runs.titles import stored_titles
 
 SCRIPT = Path(__file__).with_name("tables.js")
 INDEX_METRICS = ["image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro"]
@@ -38,8 +38,7 @@ def render_report(out: str | Path) -> Path:
     store = Store(out / "runs")
     damaged = dict(store.damaged())
     records = store.records()
-    titles = distinct_titles(Run(**record["run"]) for record in records)
-    titles = {record["key"]: title for record, title in zip(records, titles, strict=True)}
+    titles = {record["key"]: title for record, title in zip(records, stored_titles(records), strict=True)}
     records.sort(key=lambda record: titles[record["key"]])
     pages = _run_pages(store, titles, out, damaged)
     executed = _notebook_pages(out, damaged)

@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 from adlib.errors import InputError
 from adlib.runs.execute import Conditions, NotebookFailed, deaths, execute, execute_notebook
 from adlib.runs.record import FAILED, FINISHED, failure
-from adlib.runs.run import Run, distinct_titles
+from adlib.runs.run import Run
 from adlib.runs.store import Busy, Store
+from adlib.runs.titles import distinct_titles
 from adlib.runs.workers import Workers, default_jobs, kernel_server
 
 BUSY, INTERRUPTED = "busy", "interrupted"
@@ -72,12 +73,14 @@ def run_all(
     store.check_writable()
     folder = store.folder.resolve()
     again = isinstance(jobs, Workers) and jobs.conditions.again
-    waiting = {run.key: run for run in runs if again or not store.is_finished(run.key)}
+    wanted = {run.key: run for run in runs}
+    titles = dict(zip(wanted, distinct_titles(wanted.values()), strict=True))  # also among those that are done already
+    waiting = {key: run for key, run in wanted.items() if again or not store.is_finished(key)}
     tasks = []
-    for (key, run), title in zip(waiting.items(), distinct_titles(waiting.values()), strict=True):
+    for key, run in waiting.items():
         arguments = (run.as_dict(), key, str(folder)) + (() if work else (run.__dict__.get("fingerprint", ""),))
         look = partial(_look, store, key, store.record(key))
-        tasks.append(Task(key, title, work or do_run, arguments, look, partial(deaths, store, key)))
+        tasks.append(Task(key, titles[key], work or do_run, arguments, look, partial(deaths, store, key)))
     lost = {}
     with _open(jobs, len(tasks)) as workers, _stopper(folder, store, set(waiting)) as stop:
         for task, outcome in _do_all(workers, tasks, stop, "runs", len(runs) - len(waiting), progress):

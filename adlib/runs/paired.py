@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from adlib.errors import InputError
-from adlib.runs.run import Run, distinct_titles
 from adlib.runs.selection import one_key
 from adlib.runs.store import Store
+from adlib.runs.titles import stored_titles
 
 
 @dataclass
@@ -42,7 +42,7 @@ def compare_runs(
     for key in keys:
         if not store.is_finished(key):
             raise InputError(f"The run {key} is not finished: there is nothing to compare.")
-    titles = distinct_titles([Run(**store.record(key)["run"]) for key in keys])
+    titles = stored_titles([store.record(key) for key in keys])
     one, other = _shared(*(Predictions.load(store.path(key) / "predictions").known for key in keys), keys)
     labels, things = one.samples["label"].to_numpy(), items(one.samples)
     found = compare_images(labels, one.scores, other.scores, replicates, seed, items=things)

@@ -6,8 +6,8 @@ from pathlib import Path
 from adlib.datasets import facts, list_datasets
 from adlib.runs.estimate import NOTHING_LEFT, estimate
 from adlib.runs.plan import STATES, Cell, Profile, distinct_runs, state
-from adlib.runs.run import distinct_titles
 from adlib.runs.store import Store
+from adlib.runs.titles import distinct_titles
 
 
 def plan_text(cells: list[Cell], profile: Profile, store: Store, every_cell: bool = False) -> str:

@@ -5,8 +5,6 @@ import inspect
 import json
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from adlib.errors import InputError
+from adlib.runs.titles import run_name, titled
 from adlib.training_set import TRAINING_SETTINGS, check_training_settings, choose_training_images
 
 # These settings go to the ImageSet, DATA_SETTINGS to load_samples, TRAINING_SETTINGS choose the training images, all
@@ -320,25 +319,29 @@ class Run:
     @property
     def name(self) -> str:
         """ "patchcore on cxr_ad/UB, seed 0": what runs that differ only in settings have in common."""
-        place = f"{self.dataset}/{self.category}" if self.category else self.dataset
-        return f"{self.method} on {place}, seed {self.seed}"
+        return run_name(self.method, self.dataset, self.category, self.seed)
 
     @property
     def title(self) -> str:
         """The name, and in brackets every setting that is not the method's default: "... (size 128, train_limit 500)".
 
-        Among other runs `distinct_titles` is shorter.
+        Among other runs `adlib.runs.titles.distinct_titles` is shorter.
         """
-        return _titled(self.name, self.unusual_settings)
+        return titled(self.name, self.unusual_settings)
+
+    @cached_property
+    def usual_settings(self) -> dict:
+        """The method's defaults: of its parameters and of its images."""
+        from adlib.models import model_class
+
+        method = model_class(self.method)
+        parameters = list(inspect.signature(method.__init__).parameters.values())[1:]  # without self
+        return {parameter.name: parameter.default for parameter in parameters} | method.image_defaults
 
     @cached_property
     def unusual_settings(self) -> dict:
         """The settings that are not the method's defaults."""
-        from adlib.models import model_class
-
-        method = model_class(self.method)
-        parameters = inspect.signature(method.__init__).parameters
-        usual = {name: parameter.default for name, parameter in parameters.items()} | method.image_defaults
+        usual = self.usual_settings
         return {name: value for name, value in self.settings.items() if _plain(value) != _plain(usual.get(name))}
 
     def as_dict(self) -> dict:
@@ -353,36 +356,6 @@ def _content(value):
         path = Path(value).expanduser()
         return folder_hash(path) if path.is_dir() else file_hash(path) if path.is_file() else value
     return value
-
-
-def distinct_titles(runs: Iterable[Run]) -> list[str]:
-    """Of each run its name, and where several have the same, the settings that tell them apart.
-
-    Two runs that are equal in all settings have the same title.
-    """
-    runs = list(runs)
-    alike = defaultdict(list)
-    for run in runs:
-        alike[run.name].append(run.settings)
-    titles = []
-    for run in runs:
-        others = alike[run.name]
-        names = dict.fromkeys(name for settings in others for name in settings)
-        telling = [name for name in names if len({_shown(settings.get(name, "default")) for settings in others}) > 1]
-        titles.append(_titled(run.name, {name: run.settings.get(name, "default") for name in telling}))
-    return titles
-
-
-def _titled(name: str, settings: dict) -> str:
-    listed = ", ".join(f"{setting} {_shown(value)}" for setting, value in settings.items())
-    return f"{name} ({listed})" if listed else name
-
-
-def _shown(value) -> str:
-    """A setting's value in a title: 0.1, none, 2 3."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(_shown, value))
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value):

@@ -21,8 +21,8 @@ from adlib.errors import InputError
 from adlib.file_hashes import file_hash
 from adlib.files import read_json
 from adlib.runs.record import FINISHED, write_record
-from adlib.runs.run import Run, distinct_titles
 from adlib.runs.schema import KEY, record_problem
+from adlib.runs.titles import stored_titles
 
 # In the folder of a run that was killed, this outlives the kill: progress of the training, and what is known of earlier
 # attempts.
@@ -124,8 +124,7 @@ class Store:
         conditions: only the rows in which these columns have these values: table(method="patchcore", status="failed").
         """
         rows, records = [], self.records()
-        titles = distinct_titles(Run(**record["run"]) for record in records)
-        for record, title in zip(records, titles, strict=True):
+        for record, title in zip(records, stored_titles(records), strict=True):
             run = record["run"]
             row = {"key": record["key"], "status": record["status"]}
             row |= {name: run.get(name, "") for name in ("dataset", "category", "method", "seed")}

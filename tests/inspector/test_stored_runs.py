@@ -59,9 +59,9 @@ def test_runs_of_one_method_are_named_by_what_differs(tmp_path):
     store(tmp_path, "2" * 16, parameters={"coreset_ratio": 0.5, "k": 1})
     store(tmp_path, "3" * 16, parameters={"coreset_ratio": 0.5, "k": 1}, seed=1)
     assert run_names(comparable_runs(tmp_path)["folder/thing"]) == [
-        "patchcore seed=1 coreset_ratio=0.5",
-        "patchcore seed=0 coreset_ratio=0.5",
-        "patchcore seed=0 coreset_ratio=0.1",
+        "patchcore, seed 1, coreset_ratio 0.5",
+        "patchcore, seed 0, coreset_ratio 0.5",
+        "patchcore, seed 0, coreset_ratio 0.1",
     ]
     assert run_names(comparable_runs(tmp_path, ["1" * 16])["folder/thing"]) == ["patchcore"]
 
