@@ -46,7 +46,8 @@ def read_category(
 
     group: modality or sub-class, for the column of that name.
     normal_names: names of the folders whose images are normal, in small or capital letters.
-    unknown_names: names of the folders below test/ whose images may be either; the same. They need no masks.
+    unknown_names: names of the folders below test/ whose images may be either; the same. They need no masks, and may
+        be empty, as they are when all is sorted.
     mask_endings: what a mask's name has after its image's name, the usual one first.
     masks_required: every anomalous image must have a mask. If False, a category without any ground_truth/
         folder is read with image labels alone; one that has some masks must still have all.
@@ -67,7 +68,7 @@ def read_category(
                     f"{kind} is in train/ but not named {' or '.join(normal_names)}: training images must be "
                     "normal. Move it to test/, or describe the set by a CSV file (dataset 'folder')."
                 )
-            for image in need_images(kind):
+            for image in images_in(kind) if unknown else need_images(kind):
                 row = {
                     "image": str(image),
                     "label": UNKNOWN if unknown else int(not normal),

@@ -123,7 +123,7 @@ def labels_and_scores(labels, scores, keep: bool = False) -> tuple[np.ndarray, n
 
 
 def load_array(item, name: str):
-    """An array or tensor as it is; a path read (.npy memory-mapped, anything else as an image)."""
+    """An array or tensor as it is; the path of a map read (.npy memory-mapped, anything else as an image)."""
     if not isinstance(item, (str, Path)):
         return item if is_array(item) else np.asarray(item)
     path = Path(item)
@@ -138,9 +138,21 @@ def load_array(item, name: str):
         raise InputError(f"{name}: {path} can be read neither as .npy nor as an image")
     if image.ndim == 3:
         if (image[..., :3] != image[..., :1]).any():
-            raise InputError(f"{name}: {path} is a colour image; masks and maps have one channel")
+            raise InputError(f"{name}: {path} is a colour image; maps have one channel")
         image = image[..., 0]
     return image
+
+
+def load_mask(item, name: str):
+    """As `load_array`, for ground truth: a picture is read as everywhere (adlib.masks, rule "auto"), to bool."""
+    if not isinstance(item, (str, Path)) or Path(item).suffix == ".npy" or not Path(item).is_file():
+        return load_array(item, name)
+    from adlib.masks import inspect_mask  # reads pictures, which metrics of arrays need not wait for
+
+    try:
+        return inspect_mask(item).foreground
+    except InputError as error:
+        raise InputError(f"{name}: {error} (To name a rule: adlib.masks.read_mask, and give its array.)") from error
 
 
 def planes(array, name: str):
@@ -179,8 +191,8 @@ def image_pairs(masks, maps=None) -> Iterator[tuple[str, np.ndarray, np.ndarray]
     """(name, bool[H, W], float[H, W]) for one image after the other, checked.
 
     masks, maps: arrays or tensors [N, H, W], lists of [H, W] of any sizes, iterators of images or of chunks
-    [n, H, W], or paths; or masks alone, an iterable of (mask, map) pairs of those. A mask that is the number
-    0 stands for a normal image. Only one chunk is held at a time.
+    [n, H, W], or paths (of masks, as adlib.masks reads them); or masks alone, an iterable of (mask, map) pairs of
+    those. A mask that is the number 0 stands for a normal image. Only one chunk is held at a time.
     """
     index = 0
     for mask, scores in _chunks(masks, maps):
@@ -191,12 +203,7 @@ def image_pairs(masks, maps=None) -> Iterator[tuple[str, np.ndarray, np.ndarray]
                 "anomalous image whose mask is not known"
             )
         scores = planes(load_array(scores, name), name)
-        mask, source = load_array(mask, name), mask
-        if isinstance(source, (str, Path)) and mask.dtype.kind in "iu" and ((mask != 0) & (mask != mask.max())).any():
-            raise InputError(
-                f"{name}: mask {source} holds more than two grey values (JPEG, or resized with interpolation?); "
-                "binarise it first, at half of its range"
-            )
+        mask = load_mask(mask, name)
         if mask.ndim == 0 and not mask:
             mask = np.broadcast_to(np.False_, scores.shape)
         mask = planes(mask, f"{name}, mask")

@@ -17,6 +17,7 @@ from filelock import FileLock
 from adlib import plugins
 from adlib.errors import InputError, did_you_mean
 from adlib.phantoms.files import announce, listed
+from adlib.phantoms.options import checked_options
 from adlib.samples import PHANTOM_LISTING, PHANTOM_MARKER, missing_of_phantom, phantom_marker
 
 _MODULES = {
@@ -56,14 +57,19 @@ def draw(dataset: str, out: str | Path, *, seed: int = 0, **options) -> Path:
     options: of the phantom's `write`, e.g. size, bits, counts. A finished phantom of the same seed and options is left
     as it is; an interrupted one, of whatever options, and one that lacks a file are drawn anew, without what is left of
     them. No file that was not drawn is deleted.
-    Raises InputError for an unknown dataset or option, for a finished phantom of other options, and for a folder with
-    other files in it: nothing drawn is ever mixed with real data.
+    Raises InputError for an unknown dataset or option, for a value that it does not take, for a finished phantom of
+    other options, and for a folder with other files in it: nothing drawn is ever mixed with real data.
     """
-    write = _module(dataset).write
+    module = _module(dataset)
+    write = module.write
     known = inspect.signature(write).parameters
     if unknown := sorted(set(options) - set(known)):
-        raise InputError(f"The phantom of {dataset} has no option {', '.join(unknown)}; it has {', '.join(known)}.")
+        has = [name for name in known if name != "out"]
+        near = did_you_mean(unknown[0], has)
+        raise InputError(f"The phantom of {dataset} has no option {', '.join(unknown)}; it has {', '.join(has)}.{near}")
     options = {name: default.default for name, default in known.items() if name not in ("out", "seed")} | options
+    options = checked_options(write, {"seed": seed} | options, getattr(module, "PUBLISHED", None))
+    seed = options.pop("seed")
 
     out = Path(out)
     about = json.loads(json.dumps({"dataset": dataset, "seed": seed, "options": options}))

@@ -19,6 +19,7 @@ import numpy as np
 from adlib.errors import InputError
 from adlib.phantoms.defects import DEFECTS, damage
 from adlib.phantoms.files import save
+from adlib.phantoms.options import Difficulty, Named, Seed, Side, Three
 from adlib.phantoms.plain import ENOUGH, check_difficulty, photographed_again, piece, plant
 from adlib.phantoms.surfaces import Surface, around, brushed, changed, develop, light, matte, photograph
 
@@ -246,7 +247,14 @@ PARTS = {
 }
 
 
-def write(out: Path, *, seed: int = 0, size: int = 256, counts: str | dict = "small", difficulty: str = "hard") -> Path:
+def write(
+    out: Path,
+    *,
+    seed: Seed = 0,
+    size: Side = 256,
+    counts: Named | dict[str, Three] = "small",
+    difficulty: Difficulty = "hard",
+) -> Path:
     """Write the phantom as <out>/<category>/{train/good,test/good,test/<type>,ground_truth/<type>}/NNN.png.
 
     size: side in pixels. counts: "small" (16 + 6 + 10 per category; plain 24 + 20 + 20), "published" (Table 1), or
@@ -254,8 +262,6 @@ def write(out: Path, *, seed: int = 0, size: int = 256, counts: str | dict = "sm
     """
     if isinstance(counts, str):
         named = {"small": dict.fromkeys(PARTS, SMALL if difficulty == "hard" else ENOUGH), "published": PUBLISHED}
-        if counts not in named:
-            raise InputError(f"counts={counts!r} must be 'small', 'published' or a dictionary.")
         counts = named[counts]
     for category, numbers in counts.items():
         for kind, number in zip(KINDS, numbers, strict=True):

@@ -21,7 +21,9 @@ import cv2
 import numpy as np
 
 from adlib.errors import InputError
+from adlib.parameters import Whole
 from adlib.phantoms.files import announce, save
+from adlib.phantoms.options import Difficulty, Named, Seed, Side
 from adlib.phantoms.plain import (
     ENOUGH,
     LARGE_BLOT,
@@ -58,12 +60,12 @@ NOTICEABLE = 6  # grey levels by which a defect changes a pixel of its mask, bef
 def write(
     out: Path,
     *,
-    seed: int = 0,
-    size: int = 256,
-    counts: str | dict = "small",
-    supervised: int = 16,
-    real: tuple[int, int] = (6, 6),
-    difficulty: str = "hard",
+    seed: Seed = 0,
+    size: Side = 256,
+    counts: Named | dict[str, tuple[Whole, Whole, Whole, Whole]] = "small",
+    supervised: Whole = 16,
+    real: tuple[Whole, Whole] = (6, 6),
+    difficulty: Difficulty = "hard",
 ) -> Path:
     """Write <out>/<modality>/{train/good,test/good,test/area,test/points,ground_truth/<group>}/NNN.png.
 
@@ -78,8 +80,6 @@ def write(
             "small": dict.fromkeys(PRINTS, SMALL if difficulty == "hard" else (*ENOUGH[:2], 10, 10)),
             "published": PUBLISHED,
         }
-        if counts not in named:
-            raise InputError(f"counts={counts!r} must be 'small', 'published' or a dictionary.")
         counts = named[counts]
     folders = {"train": "train/good", "normal": "test/good", "area": "test/area", "points": "test/points"}
     for category, numbers in counts.items():

@@ -17,6 +17,7 @@ import numpy as np
 
 from adlib.errors import InputError
 from adlib.phantoms.files import save
+from adlib.phantoms.options import Difficulty, Named, Seed, Side, Three
 from adlib.phantoms.plain import ENOUGH, check_difficulty, photographed_again, piece, plant
 from adlib.phantoms.surfaces import noticeable
 
@@ -31,10 +32,10 @@ NOTICEABLE = 8  # grey levels by which a defect changes a pixel of its mask, bef
 def write(
     out: Path,
     *,
-    seed: int = 0,
-    size: int = 512,
-    counts: str | tuple[int, int, int] = "small",
-    difficulty: str = "hard",
+    seed: Seed = 0,
+    size: Side = 512,
+    counts: Named | Three = "small",
+    difficulty: Difficulty = "hard",
 ) -> Path:
     """Write <out>/Anomaly_train and <out>/Anomaly_test/{normal_img,abnormal_img,abnormal_mask}, JPEG files.
 
@@ -43,8 +44,6 @@ def write(
     """
     if isinstance(counts, str):
         named = {"small": SMALL if difficulty == "hard" else ENOUGH, "published": PUBLISHED}
-        if counts not in named:
-            raise InputError(f"counts={counts!r} must be 'small', 'published' or three numbers.")
         counts = named[counts]
     names = {
         "train": "Anomaly_train/train_normal_{:05}.jpg",

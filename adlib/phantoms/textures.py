@@ -21,6 +21,7 @@ import numpy as np
 from adlib.errors import InputError
 from adlib.phantoms.defects import DEFECTS, Defect, damage
 from adlib.phantoms.files import save
+from adlib.phantoms.options import Difficulty, Named, Seed, Side, Three
 from adlib.phantoms.plain import ENOUGH, check_difficulty, photographed_again, piece, plant
 from adlib.phantoms.surfaces import NOTICEABLE, Surface, brushed, changed, clouds, develop, light, matte, photograph
 
@@ -144,10 +145,10 @@ STAIN = (0.42, 0.34, 0.24)  # RGB
 def write(
     out: Path,
     *,
-    seed: int = 0,
-    size: int = 256,
-    counts: str | tuple[int, int, int] = "small",
-    difficulty: str = "hard",
+    seed: Seed = 0,
+    size: Side = 256,
+    counts: Named | Three = "small",
+    difficulty: Difficulty = "hard",
 ) -> Path:
     """Write <out>/<product>/<sub-class>/{train/good,test/good,test/<defect>,ground_truth/<defect>}/NNN.png.
 
@@ -155,8 +156,6 @@ def write(
     such; "small" for 10, 5, 5; or "published" (Figure 2, spread over the sub-classes, half of the test images
     defective). difficulty: see `draw_image`.
     """
-    if isinstance(counts, str) and counts not in ("small", "published"):
-        raise InputError(f"counts={counts!r} must be 'small', 'published' or three numbers.")
     for product, finishes in SPECIFICATIONS.items():
         for place, (subclass, finish) in enumerate(finishes.items()):
             for kind, number in zip(KINDS, _counts(counts, product, place % 3, difficulty), strict=True):

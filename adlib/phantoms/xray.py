@@ -13,12 +13,14 @@ An image is physics in small: every part is a map of attenuation, the maps add u
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from adlib.errors import InputError
 from adlib.phantoms.files import save as _save
+from adlib.phantoms.options import Difficulty, Named, Seed, Side, Three
 from adlib.phantoms.plain import ENOUGH, check_difficulty, photographed_again, piece, plant
 
 # Table I: class -> (train, test normal, test anomalous)
@@ -63,23 +65,19 @@ PACKAGES = {
 def write(
     out: Path,
     *,
-    seed: int = 0,
-    size: int = 256,
-    bits: int = 8,
-    counts: str | dict = "small",
-    difficulty: str = "hard",
+    seed: Seed = 0,
+    size: Side = 256,
+    bits: Literal[8, 16] = 8,
+    counts: Named | dict[str, Three] = "small",
+    difficulty: Difficulty = "hard",
 ) -> Path:
     """Write the phantom as <out>/<class>/{train/good,test/good,test/bubble,ground_truth/bubble}/NNN.png.
 
     size: side in pixels. bits: 8 or 16. counts: "small" (24 + 8 + 12 per class; plain 24 + 20 + 20), "published"
     (Table I), or {class: (train, test normal, test anomalous)}. difficulty: see `draw_image`.
     """
-    if bits not in (8, 16):
-        raise InputError(f"bits={bits} must be 8 or 16.")
     if isinstance(counts, str):
         named = {"small": dict.fromkeys(PACKAGES, SMALL if difficulty == "hard" else ENOUGH), "published": PUBLISHED}
-        if counts not in named:
-            raise InputError(f"counts={counts!r} must be 'small', 'published' or a dictionary.")
         counts = named[counts]
     folders = {"train": ("train", "good"), "normal": ("test", "good"), "bubble": ("test", "bubble")}
     for category, numbers in counts.items():

@@ -299,6 +299,11 @@ def test_images_in_a_folder_of_unknown_ones_are_neither_normal_nor_anomalous_and
     )
 
 
+def test_a_folder_of_unknown_images_may_be_empty_when_all_is_sorted(thing):
+    (thing / "test" / "unsorted").mkdir()
+    assert classes(thing) == USUAL
+
+
 def test_which_folders_are_of_unknown_images_can_be_said(thing):
     (thing / "test" / "square").rename(thing / "test" / "neu")
     shutil.rmtree(thing / "ground_truth")

@@ -261,12 +261,29 @@ def test_files_and_chunks_give_the_value_of_the_arrays(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="broken"):
         metrics([0], [tmp_path / "broken.png"])
-    cv2.imwrite(str(tmp_path / "grey.png"), np.array([[0, 3], [250, 255]], np.uint8))
-    with pytest.raises(InputError, match="binarise"):
-        metrics([tmp_path / "grey.png"], [np.zeros((2, 2))])
     cv2.imwrite(str(tmp_path / "colour.png"), np.full((2, 2, 3), [0, 128, 255], np.uint8))
     with pytest.raises(InputError, match="colour"):
-        metrics([tmp_path / "colour.png"], [np.zeros((2, 2))])
+        metrics([0], [tmp_path / "colour.png"])
+
+
+def test_a_masks_file_is_read_by_the_rule_of_the_loaders(tmp_path):
+    import cv2
+
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:16, 8:16] = 255
+    maps = [np.random.default_rng(0).random((32, 32)).astype(np.float32)]
+    expected = metrics([mask > 0], maps)
+    cv2.imwrite(str(tmp_path / "lossy.jpg"), mask)
+    cv2.imwrite(str(tmp_path / "soft.png"), cv2.GaussianBlur(mask, (3, 3), 0))
+    cv2.imwrite(str(tmp_path / "colour.png"), cv2.merge([mask // 2, mask // 4, mask]))
+    mask[8:12, 8:16] = 1
+    cv2.imwrite(str(tmp_path / "classes.png"), np.where(mask > 1, 2, mask))
+    for name in ("lossy.jpg", "colour.png", "classes.png"):
+        assert metrics([tmp_path / name], maps) == expected, name
+    assert metrics([tmp_path / "soft.png"], maps)["pixel_auroc"] > 0
+    cv2.imwrite(str(tmp_path / "inverted.png"), 255 - mask)
+    with pytest.raises(InputError, match=r"image 0: The mask .*inverted\.png .* 0 and 255"):
+        metrics([tmp_path / "inverted.png"], maps)
 
 
 def test_a_stream_that_turns_to_float64_is_refused_and_a_list_is_not():

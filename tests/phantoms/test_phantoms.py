@@ -275,7 +275,27 @@ def test_wrong_names_and_options():
     assert list_phantoms() == ["cxr_ad", "isp_ad", "miic", "texture_ad", "three_cad"]
     with pytest.raises(InputError, match="no phantom of 'imagenet'"):
         draw("imagenet", "x")
-    with pytest.raises(InputError, match="has no option colour; it has out, seed, size, bits, counts"):
+    with pytest.raises(InputError, match="has no option colour; it has seed, size, bits, counts"):
         draw("cxr_ad", "x", colour=1)
     with pytest.raises(InputError, match="No X-ray of 'TO220'"):
         draw_image("TO220", "train", 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"size": 0}, r"size=0 must be a whole number in \[16, 8192\]"),
+        ({"size": "big"}, "size='big' must be a whole number"),
+        ({"size": True}, "size=True must be"),
+        ({"seed": -1}, "seed=-1 must be a whole number"),
+        ({"seed": None}, "seed=None must be"),
+        ({"bits": 12}, "bits=12 must be 8 or 16"),
+        ({"counts": "many"}, "counts='many' must be 'small' or 'published' or a dictionary"),
+        ({"counts": {"UB": (1, 2)}}, "counts=.* each a whole number"),
+        ({"counts": {"CFP17": (1, 1, 1)}}, "there is no 'CFP17', only .* Did you mean 'CFP16'"),
+    ],
+)
+def test_a_wrong_value_is_said_before_anything_is_drawn(tmp_path, wrong, words):
+    with pytest.raises(InputError, match=words):
+        draw("cxr_ad", tmp_path / "new", **wrong)
+    assert not list(tmp_path.iterdir())

@@ -123,4 +123,4 @@ def test_wrong_requests_get_their_sentence(name, tmp_path):
     with pytest.raises(InputError, match="'nothing'"):
         module.draw_image("nothing", "train", 0)
     with pytest.raises(InputError, match="counts='many' must be"):
-        module.write(tmp_path, counts="many")
+        draw(name, tmp_path / name, counts="many")
