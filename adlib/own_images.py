@@ -6,17 +6,21 @@ fit="pad", unless the settings say otherwise.
 
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import cv2
 import numpy as np
 import pandas as pd
 
 from adlib import screening
 from adlib.datasets.folders import images_in
 from adlib.errors import InputError
+from adlib.files import write_bytes
 from adlib.images import ImageSet
 from adlib.models import model_class
+from adlib.pictures import image_shape
 from adlib.runs import Run
-from adlib.samples import make_samples, select
+from adlib.samples import UNKNOWN, make_samples, select
 
 WHOLE = {"crop": None, "sides": "both", "fit": "pad"}  # nothing is cut off, nothing is squashed
 METHOD = "patchcore"
@@ -89,8 +93,7 @@ def new_threshold(model, folder: str | Path, rate: float, device: str = "auto", 
 
     folder: pictures of normal parts; or a tree, whose normal images in val count, else those in test.
     """
-    if model.images_ is None:
-        raise InputError("This detector was saved by an adlib that did not keep how images are prepared: fit it anew.")
+    _need_images_settings(model)
     samples = own_samples(Run("folder", str(Path(folder).expanduser()), model.name))
     if set(samples["split"]) != {"train"}:
         parts = [select(samples, split=split, label=0) for split in ("val", "test")]
@@ -102,19 +105,48 @@ def new_threshold(model, folder: str | Path, rate: float, device: str = "auto", 
     return found
 
 
-def bench(model, samples: pd.DataFrame, number: int = 50, warm: int = 5, device: str = "cpu") -> dict[str, float]:
-    """Milliseconds from an image's file to its score and map, one image at a time: p50, p95, and the mean.
-
-    number: how many are timed, after `warm` that are not; the images are taken again and again.
-    """
+def _need_images_settings(model) -> None:
     if model.images_ is None:
         raise InputError("This detector was saved by an adlib that did not keep how images are prepared: fit it anew.")
-    seconds = []
-    for index in range(warm + number):
-        row = index % len(samples)
-        start = time.perf_counter()
-        one = ImageSet(samples.iloc[row : row + 1], **model.images_)
-        model.predict(one, device=device, batch_size=1, progress=False)
-        seconds.append(time.perf_counter() - start)
+
+
+def bench(
+    model, samples: pd.DataFrame | None, number: int = 50, warm: int = 5, device: str = "cpu"
+) -> dict[str, float]:
+    """Milliseconds from an image's file to its score and map, one image at a time: p50, p95, and the mean; and width
+    and height of the first image in pixels.
+
+    samples: the images, taken again and again; None for drawn ones of the size that the detector looks at, so that
+    resizing larger pictures comes on top. number: how many are timed, after `warm` that are not.
+    """
+    _need_images_settings(model)
+    with TemporaryDirectory() as folder:
+        if samples is None:
+            samples = _drawn(tuple(model.images_["size"]), Path(folder))
+        height, width = image_shape(samples["image"].iat[0])
+        seconds = []
+        for index in range(warm + number):
+            row = index % len(samples)
+            start = time.perf_counter()
+            one = ImageSet(samples.iloc[row : row + 1], **model.images_)
+            model.predict(one, device=device, batch_size=1, progress=False)
+            seconds.append(time.perf_counter() - start)
     timed = 1000 * np.array(seconds[warm:])
-    return {"p50": float(np.percentile(timed, 50)), "p95": float(np.percentile(timed, 95)), "mean": float(timed.mean())}
+    found = {
+        "p50": float(np.percentile(timed, 50)),
+        "p95": float(np.percentile(timed, 95)),
+        "mean": float(timed.mean()),
+    }
+    return found | {"width": width, "height": height}
+
+
+def _drawn(size: tuple[int, int], folder: Path, number: int = 8) -> pd.DataFrame:
+    """Samples of drawn pictures, noise upon noise, as PNG in a folder."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for index in range(number):
+        coarse = cv2.resize(generator.random((8, 8, 3), np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
+        picture = (255 * (0.9 * coarse + 0.1 * generator.random((*size, 3), np.float32))).clip(0, 255).astype(np.uint8)
+        write_bytes(folder / f"{index}.png", cv2.imencode(".png", picture)[1].tobytes())
+        rows.append({"image": str(folder / f"{index}.png"), "label": UNKNOWN, "split": "test"})
+    return make_samples(rows, folder)

@@ -44,6 +44,7 @@ def hold_out(samples: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
     return held
 
 
+BATCH = 100  # further images of which is said how many are called
 RATES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001)  # of false alarms that people ask for
 
 
@@ -88,10 +89,11 @@ class Threshold:
 
     def sentences(self) -> list[str]:
         """What a person should know of it."""
+        first, last = calls_to_expect(self, BATCH)
         said = [
             f"Threshold {self.score:.6g}, from {self.held_out} normal images ({self.how}), of which it calls "
             f"{self.called} anomalous: false alarms to expect are {self.low:.1%} to {self.high:.1%} of normal images "
-            "(95 % interval)."
+            f"in the long run, and {first} to {last} of the next {BATCH} (95 % intervals)."
         ]
         if not self.kept:
             said.append(
@@ -258,6 +260,23 @@ def calls_to_expect(threshold: Threshold, number: int, level: float = 0.95) -> t
     low = int(betabinom.ppf(tail, number, k, n - k + 1)) if k else 0
     high = int(betabinom.ppf(1 - tail, number, k + 1, n - k)) if k < n else number
     return max(low, 0), high
+
+
+def agreement(threshold: Threshold, predictions: Predictions) -> str:
+    """A sentence on how many of the images known to be normal are called, beside what was to be expected of so many.
+
+    A share measured on few images lies outside of the long run's interval more often than not: this is what to hold it
+    against. "" without normal images.
+    """
+    normal = predictions.scores[predictions.samples["label"] == 0].astype(np.float64)
+    if not len(normal):
+        return ""
+    low, high = calls_to_expect(threshold, len(normal))
+    called = int((normal >= threshold.score).sum())
+    return (
+        f"Of {len(normal)} normal test images {called} are called anomalous; {low} to {high} were to be expected "
+        "(95 % interval)."
+    )
 
 
 def contradiction(threshold: Threshold, predictions: Predictions) -> str:

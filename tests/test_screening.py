@@ -13,6 +13,7 @@ from adlib.predictions import Predictions
 from adlib.samples import make_samples
 from adlib.screening import (
     HeldOut,
+    agreement,
     calls_to_expect,
     choose_threshold,
     contradiction,
@@ -128,6 +129,7 @@ def test_the_chosen_threshold_leaves_as_many_normal_images_above_as_the_rate_all
     assert (threshold.called, threshold.kept) == (1, True)
     few = choose_threshold(held(np.arange(9)), 0.05)
     assert (few.called, few.kept) == (0, False)
+    assert "in the long run, and 0 to 35 of the next 100" in few.sentences()[0]
     assert "cannot be promised with 9 normal images" in few.sentences()[1]
 
 
@@ -151,6 +153,7 @@ def test_normal_test_images_that_contradict_the_promise_are_said_so():
     far, near = (Predictions(np.full(30, value), None, table) for value in (100, 3))
     assert "30 of 30 normal test images are called anomalous" in contradiction(threshold, far)
     assert contradiction(threshold, near) == ""
+    assert agreement(threshold, near).startswith("Of 30 normal test images 0 are called anomalous; 0 to ")
     unknown = table.assign(label=-1, defect="unknown")
     assert contradiction(threshold, Predictions(far.scores, None, unknown)) == ""
     counts = decision_counts(threshold, Predictions(far.scores, None, unknown))

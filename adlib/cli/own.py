@@ -29,7 +29,7 @@ def fit(
     from adlib.own_images import fit_own, own_run
     from adlib.runs.run import parse_settings
     from adlib.samples import select
-    from adlib.screening import Threshold, contradiction, decision_counts, doubts
+    from adlib.screening import Threshold, agreement, contradiction, decision_counts, doubts
 
     run = own_run(folder, method, parse_settings(set_ or []), seed, device)
     model, held, samples = fit_own(run, rate, folds)
@@ -43,6 +43,8 @@ def fit(
     if len(test):
         predictions = model.predict(ImageSet(test, **run.image_settings), device=device)
         print("Test images: " + ", ".join(f"{k} {v}" for k, v in decision_counts(threshold, predictions).items()))
+        if said := agreement(threshold, predictions):
+            print(said)
         if said := contradiction(threshold, predictions):
             print(f"warning: {said}", file=sys.stderr)
         if page is not None:
@@ -96,7 +98,9 @@ def threshold(
 
 def bench(
     detector: Detector,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="files, or folders of files")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[IMAGES]...", help="files, or folders; drawn ones if not given")
+    ] = None,
     number: Annotated[int, typer.Option(min=1, help="images timed, after a few that warm up")] = 50,
     device: Device = "cpu",
 ) -> None:
@@ -106,8 +110,9 @@ def bench(
     from adlib.own_images import bench as time_images
 
     model = load_model(detector)
-    found = time_images(model, list_images(images), number, device=device)
-    print(printable(f"{model.name} on {device}, {number} images one at a time, file to score and map:"))
+    found = time_images(model, list_images(images) if images else None, number, device=device)
+    what = "images" if images else f"drawn images of {found['width']} x {found['height']} pixels"
+    print(printable(f"{model.name} on {device}, {number} {what} one at a time, file to score and map:"))
     print(f"p50 {found['p50']:.1f} ms, p95 {found['p95']:.1f} ms, mean {found['mean']:.1f} ms")
 
 

@@ -59,6 +59,7 @@ def write_page(model, samples, predictions: Predictions, file: str | Path, title
         "<p>Scores of all images; images to the right of the line are called anomalous.</p>",
         _picture(histogram, "Histogram of the scores with the threshold"),
         _facts(screening.decision_counts(threshold, predictions)),
+        f"<p>{escape(screening.agreement(threshold, predictions))}</p>",
         "<h2>What to expect</h2>",
         *(f"<p>{escape(text)}</p>" for text in threshold.sentences()),
         "<p>This holds for normal images like those it has learned from. When camera, light, or parts change, choose "

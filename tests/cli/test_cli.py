@@ -154,3 +154,4 @@ def test_from_a_folder_to_a_detector_to_a_list_by_the_command_line_alone(tmp_pat
     assert {file.name for file in out.iterdir()} == {"scores.csv", "scores.json", "regions.csv", "maps", "masks"}
     assert "from 4 normal images" in run("threshold", detector, tree, "--device", "cpu")
     assert "p95" in run("bench", detector, tree / "test", "--number", "2")
+    assert "2 drawn images of 64 x 64 pixels" in run("bench", detector, "--number", "2")
