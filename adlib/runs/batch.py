@@ -370,11 +370,16 @@ def _unknown(run: Run) -> dict:
 
 
 class _Bar:
-    """The bar of a batch: done, failed, running, time left; and a line above it for each task that has ended."""
+    """The bar of a batch: done, failed, running, time left; and a line above it for each task that has ended.
+
+    Where nobody watches, as in a file or in CI, there is no bar: the lines count instead.
+    """
 
     def __init__(self, what: str, done: int, waiting: int, progress: bool):
-        self.bar = tqdm(total=done + waiting, initial=done, desc=what, disable=not progress, unit="")
-        self.failed, self.slots, self.progress = 0, 0, progress and waiting > 0
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.bar = tqdm(total=done + waiting, initial=done, desc=what, disable=not (progress and watched), unit="")
+        self.what, self.done, self.all = what, done, done + waiting
+        self.failed, self.slots, self.progress, self.watched = 0, 0, progress and waiting > 0, watched
 
     def __enter__(self):
         return self
@@ -392,13 +397,15 @@ class _Bar:
         sys.stderr.flush()
 
     def ended(self, task: Task, outcome: dict) -> None:
+        self.done += 1
         self.failed += outcome["state"] == FAILED
         reason = f": {outcome['reason']}" if outcome.get("reason") else ""
-        self.say(f"{datetime.now():%H:%M:%S} {outcome['state']} {task.title}{reason}")
+        count = "" if self.watched else f"{self.what} {self.done}/{self.all} "
+        self.say(f"{datetime.now():%H:%M:%S} {count}{outcome['state']} {task.title}{reason}")
         self.bar.update()
         self.show()
 
     def show(self, slots: int | None = None) -> None:
         self.slots = self.slots if slots is None else slots
-        running = min(self.slots, self.bar.total - self.bar.n)
+        running = min(self.slots, self.all - self.done)
         self.bar.set_postfix_str(f"{self.failed} failed, {running} running")
