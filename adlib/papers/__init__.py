@@ -47,6 +47,11 @@ def _folder(name: str) -> Path:
 
 def protocol(name: str) -> dict:
     """The paper's protocol: title, source, notebooks, tables and the settings of its runs, as in paper.yaml."""
+    return deepcopy(shared_protocol(name))
+
+
+def shared_protocol(name: str) -> dict:
+    """The protocol that all who ask for it share, and nobody may change: a plan asks for it thousands of times."""
     file = _folder(name) / "paper.yaml"
     try:
         about = _parsed(file, file.stat().st_mtime_ns)
@@ -55,7 +60,7 @@ def protocol(name: str) -> dict:
     except (OSError, TypeError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"The protocol of {name!r}, {file}, cannot be read ({said}).") from error
-    return deepcopy(about)
+    return about
 
 
 @cache
@@ -84,14 +89,14 @@ def printed(name: str) -> pd.DataFrame:
 
 def replicates(name: str) -> int | None:
     """How many runs stand behind each number of the paper's benchmark tables, or None where it does not say."""
-    return protocol(name).get("replicates")
+    return shared_protocol(name).get("replicates")
 
 
 def pro_variant(name: str, dataset: str) -> str | None:
     """Which definition of PRO a paper's column "pro" is compared with on a dataset (adlib.metrics.PRO_LABELS); None for
     AUPRO, as on datasets other than those that `pro` in paper.yaml lists, if it lists any.
     """
-    pro = protocol(name).get("pro", {})
+    pro = shared_protocol(name).get("pro", {})
     return pro.get("variant") if dataset in pro.get("datasets", [dataset]) else None
 
 
@@ -99,7 +104,7 @@ def pro_variants(dataset: str) -> tuple[str, ...]:
     """The definitions of PRO of all papers that print it for a dataset."""
     found = {}
     for name in list_papers():
-        for table in protocol(name)["tables"].values():
+        for table in shared_protocol(name)["tables"].values():
             if dataset in table["datasets"] and "pro" in table["metrics"]:
                 found[pro_variant(name, dataset)] = None
     return tuple(name for name in found if name)
@@ -116,7 +121,7 @@ def checks(name: str) -> dict:
 
 def stated(name: str, what: str) -> pd.Series:
     """Numbers that a paper states in its text, by name, as under `stated` in paper.yaml."""
-    numbers = protocol(name)["stated"]
+    numbers = shared_protocol(name)["stated"]
     if what not in numbers:
         raise InputError(f"{name} states no {what!r}; it states {', '.join(numbers)}.")
     return pd.Series(numbers[what])

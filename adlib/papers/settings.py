@@ -15,9 +15,10 @@ and `input`, the side of the pictures that the method sees.
 """
 
 from collections.abc import Container, Iterator
+from copy import deepcopy
 
 from adlib.errors import InputError
-from adlib.papers import protocol
+from adlib.papers import shared_protocol
 
 RUN = ("states", "chosen", "deviates")  # the fields that say what runs, the later ones first
 FIELDS = (*RUN, "cannot")
@@ -37,7 +38,7 @@ def entries(paper: str, method: str, field: str, dataset: str = "", category: st
 
 
 def _methods(paper: str) -> dict:
-    found = protocol(paper)
+    found = shared_protocol(paper)
     if "settings" in found:
         raise InputError(f"paper.yaml of {paper} has `settings`: write them as `methods`, see adlib.papers.settings.")
     return found.get("methods", {})
@@ -54,10 +55,11 @@ def settings(paper: str, method: str, dataset: str = "", category: str = "") -> 
             if parameter != "input" and "value" in entry and "of" not in entry:
                 found[parameter] = entry["value"]
                 shares[parameter] = entry.get("share_of")
-    return {
+    chosen = {
         parameter: _over(value, found[shares[parameter]]) if shares[parameter] else value
         for parameter, value in found.items()
     }
+    return deepcopy(chosen)
 
 
 def _over(value, whole: int):

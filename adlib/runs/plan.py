@@ -250,7 +250,15 @@ def fetch_weights(cells: Iterable[Cell]) -> None:
 
 def distinct_runs(cells: Iterable[Cell]) -> list[Run]:
     """The runs of the cells, each once, though several cells may share it."""
-    return list({cell.run.key: cell.run for cell in cells if cell.run}.values())
+    runs, read = {}, {}
+    for run in (cell.run for cell in cells if cell.run):
+        # Runs on the same images read them once: reading takes longer than all else that a key asks for.
+        same = run.dataset, run.root, run.category, repr(sorted(run.data_settings.items()))
+        if same in read:
+            vars(run)["loaded_samples"] = read[same]
+        runs[run.key] = run
+        read[same] = run.loaded_samples
+    return list(runs.values())
 
 
 def state(cell: Cell, store: Store) -> str:
