@@ -1,23 +1,28 @@
 """Pictures for notebooks and reports: samples, heat maps, score histograms, and the papers' data figures.
 
-Every function returns a closed matplotlib Figure: a notebook shows it once, a script can save it.
+Every function returns a closed matplotlib Figure: a notebook shows it once, a script can save it. It has no background
+(figure_style.py): pages are light or dark.
 """
+
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import HTML
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from adlib.analysis import largest_defect, read_grey
+from adlib.figure_style import ANOMALOUS, INK, NORMAL, finish
 from adlib.images import ImageSet, read_image, read_mask
-from adlib.predictions import Predictions
+from adlib.pictures import decode
+from adlib.predictions import Predictions, oracle_threshold
 from adlib.resizing import frame
 from adlib.samples import UNKNOWN
 
-NORMAL, ANOMALOUS = "#4477aa", "#cc3311"  # told apart by colour-blind readers too
 OUTLINE = "#00e5ff"  # ground truth
 
 
@@ -35,18 +40,38 @@ def _outline(axis, mask: np.ndarray) -> None:
         axis.contour(mask, levels=[0.5], colors=OUTLINE, linewidths=1.0)
 
 
+def _shown(image: str) -> tuple[np.ndarray, str]:
+    """A picture as matplotlib shows it, and in words how its values were scaled; "" for those that mean black to white.
+
+    Floating-point values beyond 0 to 1 have no black and white (a run says by `window` which they are): here the least
+    is black, the greatest white. Those that are no numbers are black.
+    """
+    values, _ = decode(image)
+    if values.dtype.kind != "f":
+        values = values if values.dtype in (np.uint8, np.uint16) else read_image(image)  # which says what is wrong
+        return values / np.float32(np.iinfo(values.dtype).max), ""
+    finite = np.isfinite(values)
+    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 1.0)
+    if finite.all() and low >= 0 and high <= 1:
+        return values, ""
+    scaled = (np.where(finite, values, low) - low) / max(high - low, 1e-12)
+    return scaled.astype(np.float32), f"{low:.4g} to {high:.4g}, scaled"
+
+
 def show_samples(samples: pd.DataFrame, columns: int = 6, rows: int = 2, seed: int = 0) -> Figure:
-    """Images drawn at random from a samples table, at full size, defects outlined."""
+    """Images drawn at random from a samples table, at full size, defects outlined.
+
+    Floating-point images beyond 0 to 1 are scaled from their least to their greatest value, and say so.
+    """
     chosen = samples.sample(min(rows * columns, len(samples)), random_state=seed).sort_values(["category", "defect"])
     figure, axes = _grid(-(-len(chosen) // columns), columns)
     for axis, row in zip(axes.flat, chosen.itertuples(), strict=False):
-        image = read_image(row.image)
-        axis.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
+        image, scaled = _shown(row.image)
+        axis.imshow(image, cmap="gray", vmin=0, vmax=1)
         if row.mask:
             _outline(axis, read_mask(row.mask, image.shape[:2], row.image, getattr(row, "mask_rule", "")))
-        axis.set_title(f"{row.category} · {row.defect}", fontsize=8)
-    plt.close(figure)
-    return figure
+        axis.set_title("\n".join(filter(None, [f"{row.category} · {row.defect}", scaled])), fontsize=8)
+    return finish(figure)
 
 
 def show_seen(images: ImageSet, count: int = 4, seed: int = 0) -> Figure:
@@ -56,10 +81,10 @@ def show_seen(images: ImageSet, count: int = 4, seed: int = 0) -> Figure:
     chosen = sorted(np.random.default_rng(seed).permutation(len(images))[:count].tolist())
     figure, axes = _grid(2, max(1, len(chosen)))
     for (above, below), index in zip(axes.T, chosen, strict=False):
-        image = read_image(images.samples["image"].iat[index])
+        image, scaled = _shown(images.samples["image"].iat[index])
         height, width = image.shape[:2]
         left, top, right, bottom = frame((height, width), images.settings)
-        above.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
+        above.imshow(image, cmap="gray", vmin=0, vmax=1)
         seen = np.zeros((height, width), bool)
         rows, columns = (
             (round(max(0, low) * side), round(min(1, high) * side))
@@ -67,11 +92,11 @@ def show_seen(images: ImageSet, count: int = 4, seed: int = 0) -> Figure:
         )
         seen[slice(*rows), slice(*columns)] = True
         above.imshow(np.dstack([np.zeros((height, width, 3)), np.where(seen, 0, 0.65)]))
-        above.set_title(f"{height} x {width}, {seen.mean():.0%} seen", fontsize=8)
+        title = [f"{height} x {width}, {seen.mean():.0%} seen", scaled]
+        above.set_title("\n".join(filter(None, title)), fontsize=8)
         below.imshow(images.pixels(index).permute(1, 2, 0).numpy())
         below.set_title(f"{images.whole[0]} x {images.whole[1]}", fontsize=8)
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def show_defects(samples: pd.DataFrame, each: int = 1, seed: int = 0) -> Figure:
@@ -82,16 +107,17 @@ def show_defects(samples: pd.DataFrame, each: int = 1, seed: int = 0) -> Figure:
     chosen = defective.groupby(["category", "defect"], sort=False).sample(each, random_state=seed, replace=False)
     figure, axes = _grid(len(chosen), 3)
     for axis, row in zip(axes, chosen.itertuples(), strict=True):
-        image = read_image(row.image)
+        image, scaled = _shown(row.image)
         mask = read_mask(row.mask, image.shape[:2], row.image, getattr(row, "mask_rule", ""))
         for picture in (axis[0], axis[2]):
-            picture.imshow(image, cmap="gray", vmin=0, vmax=np.iinfo(image.dtype).max)
+            picture.imshow(image, cmap="gray", vmin=0, vmax=1)
         axis[1].imshow(mask, cmap="gray", vmin=0, vmax=1)
         _outline(axis[2], mask)
-        for picture, title in zip(axis, (f"{row.category} · {row.defect}", "ground truth", "overlay"), strict=True):
+        for picture, title in zip(
+            axis, (f"{row.category} · {row.defect}", "ground truth", scaled or "overlay"), strict=True
+        ):
             picture.set_title(title, fontsize=8)
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def show_enlargements(samples: pd.DataFrame, columns: int = 5, seed: int = 0) -> Figure:
@@ -100,17 +126,16 @@ def show_enlargements(samples: pd.DataFrame, columns: int = 5, seed: int = 0) ->
     chosen = defective.groupby("category", sort=False).sample(1, random_state=seed).head(columns)
     figure, axes = _grid(2, max(1, len(chosen)))
     for (whole, enlarged), row in zip(axes.T, chosen.itertuples(), strict=False):
-        grey = read_grey(row.image)
-        mask = read_mask(row.mask, grey.shape, row.image)
+        image, _ = _shown(row.image)
+        mask = read_mask(row.mask, image.shape[:2], row.image, getattr(row, "mask_rule", ""))
         if mask.any():
             rows, columns_ = largest_defect(mask, margin=1.5)
             for axis, place in ((whole, np.s_[:, :]), (enlarged, (rows, columns_))):
-                axis.imshow(grey[place], cmap="gray", vmin=0, vmax=255)
+                axis.imshow(image[place], cmap="gray", vmin=0, vmax=1)
             whole.add_patch(_box(rows, columns_))
             _outline(enlarged, mask[rows, columns_])
         whole.set_title(row.category, fontsize=8)
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def _box(rows: slice, columns: slice) -> Rectangle:
@@ -118,30 +143,39 @@ def _box(rows: slice, columns: slice) -> Rectangle:
     return Rectangle(corner, *sides, fill=False, edgecolor=OUTLINE, linewidth=1)
 
 
-def telling_samples(predictions: Predictions, each: int = 4) -> dict[str, list[int]]:
-    """Indices of the samples worth looking at, chosen by score alone.
+def telling_samples(predictions: Predictions, each: int = 4, threshold: float | None = None) -> dict[str, list[int]]:
+    """Indices of the samples worth looking at, chosen by score alone, `each` of a kind at most.
 
-    Keys: "found" (anomalous, highest scores), "missed" (anomalous, lowest scores) and "alarming" (normal, highest
-    scores); the most telling one first.
+    threshold: from here on an image is called anomalous; None for that of best F1 on these images, an oracle. Images of
+    one kind alone have none: then nothing is called.
+    Keys: "found" (anomalous, called; highest scores first), "missed" (anomalous, not called; lowest first), "alarming"
+    (normal, called; highest first), "barely found" (found, lowest first) and "barely passed" (normal, not called;
+    highest first).
     """
     labels, order = predictions.samples["label"].to_numpy(), np.argsort(predictions.scores, kind="stable")
-    anomalous, normal = order[labels[order] == 1], order[labels[order] == 0]
-    return {
-        "found": anomalous[::-1][:each].tolist(),
-        "missed": anomalous[:each].tolist(),
-        "alarming": normal[::-1][:each].tolist(),
-    }
+    if threshold is None:
+        threshold = oracle_threshold(predictions)
+    called = predictions.scores[order].astype(np.float64) >= (np.inf if threshold is None else threshold)
+    anomalous, normal = labels[order] == 1, labels[order] == 0
+    rising = {"missed": anomalous & ~called, "barely found": anomalous & called}
+    falling = {"found": anomalous & called, "alarming": normal & called, "barely passed": normal & ~called}
+    chosen = {name: order[rows][:each].tolist() for name, rows in rising.items()}
+    return chosen | {name: order[rows][::-1][:each].tolist() for name, rows in falling.items()}
 
 
-def show_predictions(predictions: Predictions, indices: list[int], title: str = "") -> Figure:
+def show_predictions(predictions: Predictions, indices: list[int], title: str = "") -> Figure | HTML:
     """Image with the ground truth outlined (upper row) and heat map over it (lower row), one column per sample.
 
     The heat maps share one colour scale, from the median of all maps to their 99.9th percentile, so that columns can
-    be compared; without maps only the upper row is drawn.
+    be compared; the bar beside them has its values. Without maps only the upper row is drawn. Without indices a
+    sentence says that there is none.
     """
-    figure, axes = _grid(1 if predictions.maps is None else 2, max(1, len(indices)))
+    if not indices:
+        return HTML("<p>There is none.</p>")
+    figure, axes = _grid(1 if predictions.maps is None else 2, len(indices))
     if predictions.maps is not None:
         low, high = np.percentile(predictions.maps[:: max(1, len(predictions) // 64)], [50, 99.9])
+        figure.set_figwidth(figure.get_figwidth() + 0.8)  # for the bar
     for column, index in enumerate(indices):
         item = predictions.images[index]
         picture, sample = item["image"].permute(1, 2, 0).numpy(), predictions.samples.iloc[index]
@@ -152,10 +186,19 @@ def show_predictions(predictions: Predictions, indices: list[int], title: str = 
             axes[1, column].imshow(picture)
             axes[1, column].imshow(predictions.maps[index], cmap="inferno", vmin=low, vmax=high, alpha=0.6)
             _outline(axes[1, column], item["mask"].numpy())
+    if predictions.maps is not None:
+        _colour_bar(figure, axes[1], low, high)
     if title:
         figure.suptitle(title, fontsize=10)
-    plt.close(figure)
-    return figure
+    return finish(figure)
+
+
+def _colour_bar(figure: Figure, axes: np.ndarray, low: float, high: float) -> None:
+    """A bar of the heat maps' colours beside a row of them, opaque, in the unit of the maps."""
+    scale = plt.cm.ScalarMappable(plt.Normalize(low, high), "inferno")
+    bar = figure.colorbar(scale, ax=list(axes), fraction=0.04, pad=0.02, aspect=18, extend="both")
+    bar.set_label("anomaly map", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
 
 
 def show_segmentations(predictions: Predictions, indices: list[int], threshold: float) -> Figure:
@@ -168,8 +211,7 @@ def show_segmentations(predictions: Predictions, indices: list[int], threshold: 
         for axis in (above, below):
             _outline(axis, item["mask"].numpy())
         above.set_title(f"{predictions.samples.iloc[index]['defect']} · {predictions.scores[index]:.3g}", fontsize=8)
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def show_illustrations(model, predictions: Predictions, indices: list[int]) -> Figure | None:
@@ -195,37 +237,39 @@ def show_illustrations(model, predictions: Predictions, indices: list[int]) -> F
         row[0].set_title(name, fontsize=8, loc="left")
     for axis, item in zip(axes[0], items, strict=True):
         _outline(axis, item["mask"].numpy())
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
-def score_histogram(predictions: Predictions) -> Figure:
+def score_histogram(predictions: Predictions, thresholds: dict[str, float] | None = None) -> Figure:
     """Image scores of normal and anomalous images; the overlap is what AUROC measures. Unknown ones, where there are
     some, stand in grey.
+
+    thresholds: lines to draw, by what they are called; from a line on images are called anomalous.
     """
-    figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
     bins = np.histogram_bin_edges(predictions.scores, 40)
     for label, name, colour in ((0, "normal", NORMAL), (1, "anomalous", ANOMALOUS), (UNKNOWN, "unknown", "0.6")):
         scores = predictions.scores[predictions.samples["label"] == label]
         if label == UNKNOWN and not len(scores):
             continue
         axis.hist(scores, bins, label=f"{name} ({len(scores)})", color=colour, alpha=0.6)
+    for style, (name, threshold) in zip(cycle(("-", "--", ":")), (thresholds or {}).items(), strict=False):
+        axis.axvline(threshold, color=INK, linestyle=style, label=f"{name}: {threshold:.4g}")
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="image score", ylabel="images")
-    axis.legend(frameon=False)
-    plt.close(figure)
-    return figure
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return finish(figure)
 
 
 def plot_grey_histogram(histograms: dict[str, np.ndarray], low: int, high: int) -> Figure:
     """Shares of grey levels 0..255, one line per histogram, the range low..high shaded. CXR-AD, Fig. 3."""
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-    axis.axvspan(low, high, color="0.92", label=f"{low} to {high}")
+    axis.axvspan(low, high, color=INK, alpha=0.2, linewidth=0, label=f"{low} to {high}")
     for name, histogram in histograms.items():
         axis.plot(np.arange(256), histogram / max(1, histogram.sum()), label=name, linewidth=1.2)
     axis.set(xlabel="grey level", ylabel="share of pixels", xlim=(0, 255))
     axis.legend(frameon=False, fontsize=8)
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def plot_distribution(tables: dict[str, pd.DataFrame], column: str, xlabel: str, log: bool = False) -> Figure:
@@ -236,8 +280,7 @@ def plot_distribution(tables: dict[str, pd.DataFrame], column: str, xlabel: str,
     axis.get_legend().set_title("")
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel=xlabel, ylabel="count")
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def plot_brightness(table: pd.DataFrame) -> Figure:
@@ -246,8 +289,7 @@ def plot_brightness(table: pd.DataFrame) -> Figure:
     order = {"hue": "split", "hue_order": ["train", "test"]}
     sns.stripplot(table, x="category", y="mean", dodge=True, size=3, alpha=0.5, ax=axis, **order)
     axis.set(xlabel="", ylabel="mean grey level")
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def plot_shares(tables: dict[str, pd.DataFrame]) -> Figure:
@@ -260,8 +302,7 @@ def plot_shares(tables: dict[str, pd.DataFrame]) -> Figure:
     for bars in axis.containers:
         axis.bar_label(bars, fmt="%.0f", fontsize=8)
     axis.set(xlabel="", ylabel="percent of defects")
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def plot_grey_surface(image: str, grey: np.ndarray, mask: np.ndarray) -> Figure:
@@ -277,5 +318,4 @@ def plot_grey_surface(image: str, grey: np.ndarray, mask: np.ndarray) -> Figure:
     right.plot_surface(x, y, grey, facecolors=np.clip(colours, 0, 1), rcount=80, ccount=80, linewidth=0)
     right.set(xlabel="x", ylabel="y", zlabel="grey level")
     right.view_init(elev=45, azim=-60)
-    plt.close(figure)
-    return figure
+    return finish(figure)

@@ -143,6 +143,15 @@ def changed_file(folder: Path) -> str:
     return ""
 
 
+def oracle_threshold(predictions: Predictions) -> float | None:
+    """The threshold of best F1 on these very images, an oracle; None where they are of one kind alone."""
+    from adlib.metrics import threshold_best_f1
+
+    known = predictions.known
+    threshold = threshold_best_f1(known.samples["label"].to_numpy(), known.scores)
+    return None if np.isnan(threshold) else float(threshold)
+
+
 def evaluate(predictions: Predictions, masks: np.ndarray | None = None, pro_variants: Iterable[str] = ()) -> dict:
     """All ranking metrics of a set of predictions, image and pixel level.
 

@@ -10,7 +10,7 @@ HOUSE = Path(adlib.__file__).parent
 # One line a floor, the lowest first. Rooms on one floor do not know each other.
 FLOORS = [
     "errors",
-    "files file_hashes",
+    "files file_hashes figure_style",
     "samples hdf5 tiff resizing plugins parameters image_cache tiles",
     "papers training_set pictures conformance",
     "masks",

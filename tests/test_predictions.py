@@ -104,7 +104,16 @@ def test_nan_in_maps_names_the_image(perfect):
 
 def test_telling_samples_are_chosen_by_score(perfect):
     perfect.scores[:] = [0.1, 0.9, 0.2, 0.3, 0.8, 0.5, 0.6, 0.7]  # four normal ones first
-    assert telling_samples(perfect, each=2) == {"found": [4, 7], "missed": [5, 6], "alarming": [1, 3]}
+    chosen = telling_samples(perfect, each=2)  # at the oracle's 0.5
+    assert (chosen["found"], chosen["missed"], chosen["alarming"]) == ([4, 7], [], [1])
+    assert (chosen["barely found"], chosen["barely passed"]) == ([5, 6], [3, 2])
+    stricter = telling_samples(perfect, each=2, threshold=0.65)
+    assert (stricter["found"], stricter["missed"], stricter["alarming"]) == ([4, 7], [5, 6], [1])
+
+
+def test_nothing_is_called_where_there_is_no_threshold(perfect):
+    chosen = telling_samples(perfect.select(perfect.samples["label"] == 0), each=2)
+    assert (chosen["found"], chosen["missed"], chosen["alarming"]) == ([], [], [])
 
 
 @pytest.mark.parametrize("name", ["samples.csv", "settings.json", "maps.npy"])

@@ -33,6 +33,7 @@ _HOME = {
         "size_edges",
         "wilson_interval",
     ),
+    "curves": ("Curves", "image_curves", "pixel_curves"),
     "variants": (
         "PRO_LABELS",
         "PRO_VARIANTS",

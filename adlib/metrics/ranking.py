@@ -6,7 +6,7 @@ the limit by linear interpolation, divided by the limit). AUROC is never flipped
 and the extra key "reasons" says why.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -109,7 +109,7 @@ def pixel_metrics(
 
         sums = rank_on_device(masks, maps, (*limits, *partial))
     else:
-        sums = _rank_pixels(masks, maps, (*limits, *partial), folder)
+        sums = rank_pixels(masks, maps, (*limits, *partial), folder)
     reason = _why_undefined("pixel", sums.n_anomalous, sums.n_normal)
     if reason:
         return _undefined(keys, reason)
@@ -120,7 +120,11 @@ def pixel_metrics(
     return found | {"aupro_regions": int(sums.n_regions)} if regions else found
 
 
-def _rank_pixels(masks, maps, limits, folder) -> RankingSums:
+def rank_pixels(masks, maps, limits=(), folder: str | None = None, sums: Callable = RankingSums):
+    """All pixels in the order of their scores, given to what `sums` makes: a RankingSums, or what takes its place.
+
+    masks, maps, folder: as of `pixel_metrics`. limits: false-positive rates at which partial areas end.
+    """
     in_memory = is_array(maps) or isinstance(masks if maps is None else maps, (list, tuple))
     memory = ARRAY_MEMORY if in_memory else STREAM_MEMORY
     normal = anomalous = None
@@ -141,14 +145,14 @@ def _rank_pixels(masks, maps, limits, folder) -> RankingSums:
             else:
                 normal.append(scores.ravel())
         if normal is None:
-            return RankingSums(0, 0)
+            return sums(0, 0)
         normal.finish()
         anomalous.finish()
-        sums = RankingSums(anomalous.size, normal.size, n_regions, limits)
+        taken = sums(anomalous.size, normal.size, n_regions, limits)
         if anomalous.size and normal.size:
             for part in descending_ranges(anomalous, normal):
-                sums.add(part.scores, part.anomalous, part.normal_above, part.normal_tied, part.region_weight)
-        return sums
+                taken.add(part.scores, part.anomalous, part.normal_above, part.normal_tied, part.region_weight)
+        return taken
     finally:
         for runs in (normal, anomalous):
             if runs is not None:

@@ -8,8 +8,10 @@ from adlib.report.facts import (
     metric_table,
     paper_banner,
     published_table,
+    record_table,
     run_table,
     show_runs,
+    time_table,
     warnings_of,
 )
 from adlib.report.published_bars import published_bars
@@ -23,6 +25,8 @@ from adlib.report.ranks import (
     rank_tests,
     standing,
 )
+from adlib.report.region_breakdown import defect_table, region_table
+from adlib.report.run_curves import operating_thresholds, run_curves
 from adlib.report.run_details import (
     below_limits,
     pooled_table,
@@ -35,6 +39,7 @@ from adlib.report.run_details import (
 from adlib.report.run_pictures import prediction_grid, run_illustration
 from adlib.report.table_html import show_comparison, show_table
 from adlib.report.tables import comparison, comparisons
+from adlib.report.threshold_transfer import threshold_table, transferred
 from adlib.report.training_preview import paper_training_preview, training_preview
 
 __all__ = [
@@ -48,8 +53,10 @@ __all__ = [
     "comparisons",
     "critical_difference_diagrams",
     "dataset_means",
+    "defect_table",
     "fact_table",
     "metric_table",
+    "operating_thresholds",
     "order_agreement",
     "paper_banner",
     "paper_training_preview",
@@ -62,6 +69,9 @@ __all__ = [
     "rank_tests",
     "real_defect_runs",
     "recall_by_defect",
+    "record_table",
+    "region_table",
+    "run_curves",
     "run_illustration",
     "run_table",
     "segmentations",
@@ -71,6 +81,9 @@ __all__ = [
     "show_table",
     "standing",
     "stored_predictions",
+    "threshold_table",
+    "time_table",
     "training_preview",
+    "transferred",
     "warnings_of",
 ]

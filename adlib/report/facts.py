@@ -22,23 +22,67 @@ def fact_table(facts: Mapping[str, object]) -> HTML:
         f'<tr><th scope="row">{escape(str(name))}</th><td class="word">{escape(str(value))}</td></tr>'
         for name, value in facts.items()
     )
-    return HTML(f"<table>{lines}</table>")
+    return HTML(f"<table><tbody>{lines}</tbody></table>")
 
 
-def metric_table(metrics: Mapping) -> HTML:
-    """The dictionary of `adlib.evaluate` as a table; an undefined metric says why."""
+def metric_table(metrics: Mapping, intervals: Mapping[str, Mapping] | None = None) -> HTML:
+    """The dictionary of `adlib.evaluate` as a table; an undefined metric says why.
+
+    intervals: as a record keeps them, {metric: {"low", "high", "std", "reason"}}: a further column, in which a missing
+    interval says why there is none.
+    """
     reasons = metrics.get("reasons", {})
-    return fact_table(
-        {
-            name: str(value)
-            if isinstance(value, int)
-            else f"undefined: {reasons.get(name, 'no reason given')}"
-            if math.isnan(value)
-            else f"{value:.4f}"
-            for name, value in metrics.items()
-            if name != "reasons"
-        }
+    shown = {
+        name: str(value)
+        if isinstance(value, int)
+        else f"undefined: {reasons.get(name, 'no reason given')}"
+        if value is None or math.isnan(value)
+        else f"{value:.4f}"
+        for name, value in metrics.items()
+        if name != "reasons"
+    }
+    if intervals is None:
+        return fact_table(shown)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td>'
+        f'<td class="word">{escape(interval_text(intervals[name]) if name in intervals else "")}</td></tr>'
+        for name, text in shown.items()
     )
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("metric", "value"))
+    heads += '<th scope="col" class="word">95 % interval</th>'
+    return HTML(f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>")
+
+
+def interval_text(interval: Mapping, scale: float = 1, digits: int = 4) -> str:
+    """A bootstrap interval of a record as text, "0.9120 to 0.9871"; or why it says nothing or is not there."""
+    low, high = interval.get("low"), interval.get("high")
+    if low is None or high is None:
+        return f"none: {interval.get('reason', 'no reason given')}"
+    if low == high:
+        return "none: it is the same however these images are drawn"
+    return f"{scale * low:.{digits}f} to {scale * high:.{digits}f}"
+
+
+UNITS = {"features_read": "images", "features_computed": "images", "images_read": "images", "images_decoded": "images"}
+
+
+def time_table(seconds: Mapping[str, float]) -> HTML:
+    """How long the phases of a run took, in seconds, and together."""
+    times = {phase: f"{value:.2f} s" for phase, value in seconds.items()}
+    return fact_table(times | {"together": f"{sum(seconds.values()):.2f} s"})
+
+
+def record_table(record: Mapping) -> HTML:
+    """What a run's record says of where it ran, how long it took (in seconds) and what it shared, beside its key."""
+    times = {f"time of {phase}": f"{value:.2f} s" for phase, value in record["seconds"].items()}
+    memory = {"peak memory": f"{record['peak_memory_mib']} MiB"}
+    if record.get("peak_gpu_memory_mib") is not None:
+        memory["peak memory of the GPU"] = f"{record['peak_gpu_memory_mib']:.0f} MiB"
+    shared = {
+        name.replace("_", " "): f"{value} {UNITS.get(name, '')}".strip() for name, value in record["shared"].items()
+    }
+    facts = {"key": record["key"]} | times | memory | shared | record["environment"] | record["code"]
+    return fact_table({name.replace("_", " "): value for name, value in facts.items()})
 
 
 def baseline_table(metrics: Mapping, baselines: Mapping[str, Mapping[str, Mapping]]) -> pd.DataFrame:

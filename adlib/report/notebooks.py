@@ -38,19 +38,22 @@ def read_notebook(file: Path) -> nbformat.NotebookNode:
     return rejoin_lines(notebook)
 
 
-def render_notebook(source: Path, target: Path, home: str, title: str = "") -> Path:
+def render_notebook(source: Path, target: Path, home: str, title: str = "", lead: str = "") -> Path:
     """Render an executed notebook to one HTML file; left as it is if we made it of this very content.
 
     home: relative address of the index page. title: of the page; the notebook's first heading if not given.
+    lead: HTML of ours above the notebook.
     Nothing in the page runs or loads anything, whoever wrote the notebook. Raises InputError for a damaged notebook;
     the page then says so.
     """
-    made_of = hashlib.sha256(b"\0".join([*_template(), adlib.__version__.encode(), home.encode(), title.encode()]))
+    made_of = hashlib.sha256(
+        b"\0".join([*_template(), adlib.__version__.encode(), *map(str.encode, (home, title, lead))])
+    )
     try:
         made_of.update(read_bytes(source, LARGEST))
         if _is_ours(target, made_of.digest()):
             return target
-        page = _page(read_notebook(source), source.name, home, title)
+        page = _page(read_notebook(source), source.name, home, title, lead)
     except InputError as error:
         write_text(target, _damaged_page(str(error), home, title))
         raise
@@ -58,10 +61,11 @@ def render_notebook(source: Path, target: Path, home: str, title: str = "") -> P
     return target
 
 
-def _page(notebook: nbformat.NotebookNode, name: str, home: str, title: str) -> str:
+def _page(notebook: nbformat.NotebookNode, name: str, home: str, title: str, lead: str) -> str:
     about = {
         "title": title or notebook_title(notebook),
         "home": home,
+        "lead": lead,
         "style": style(),
         "policy": policy(),
         "alt": _alternative_texts(notebook),

@@ -37,8 +37,7 @@ def write_page(model, samples, predictions: Predictions, file: str | Path, title
         screening.contradiction(threshold, predictions),
         *model.warnings,
     ]
-    histogram = figures.score_histogram(predictions)
-    histogram.axes[0].axvline(threshold.score, color="black")
+    histogram = figures.score_histogram(predictions, {"threshold": threshold.score})
     highest = (-predictions.scores).argsort(kind="stable")[:6].tolist()
     settings = ", ".join(f"{key} {value}" for key, value in model.parameters.items())
     prepared = ", ".join(f"{key} {value}" for key, value in model.images_.items() if value is not None)

@@ -11,6 +11,7 @@ from adlib import papers
 from adlib.errors import InputError
 from adlib.files import write_text
 from adlib.report.banner import banner
+from adlib.report.claim import claim
 from adlib.report.harmless import policy
 from adlib.report.known_answers import floor_sentence, known_answers, verdict
 from adlib.report.notebooks import notebook_title, read_notebook, render_notebook, style
@@ -40,7 +41,8 @@ def render_report(out: str | Path) -> Path:
     records = store.records()
     titles = {record["key"]: title for record, title in zip(records, stored_titles(records), strict=True)}
     records.sort(key=lambda record: titles[record["key"]])
-    pages = _run_pages(store, titles, out, damaged)
+    claims = {record["key"]: claim(record, titles[record["key"]]) for record in records}
+    pages = _run_pages(store, titles, claims, out, damaged)
     executed = _notebook_pages(out, damaged)
     plans = {name: plan for name in papers.list_papers() if (plan := _plan(name, out, damaged)) is not None}
 
@@ -71,17 +73,19 @@ def render_report(out: str | Path) -> Path:
     return out / "index.html"
 
 
-def _run_pages(store: Store, titles: dict[str, str], out: Path, damaged: dict[str, str]) -> dict[str, str]:
+def _run_pages(
+    store: Store, titles: dict[str, str], claims: dict[str, str], out: Path, damaged: dict[str, str]
+) -> dict:
     """Render the page of every run that has left a notebook; returns their addresses in the index, by key.
 
-    titles: of all runs, by key. A page without a run goes: it would be of a run that was deleted, or came with
+    titles, claims: of all runs, by key. A page without a run goes: it would be of a run that was deleted, or came with
     somebody's store.
     """
     folder, found = out / "html" / "runs", {}
     for key, title in titles.items():
         notebook = store.path(key) / "run.ipynb"
         if notebook.is_symlink() or notebook.exists():
-            _render(notebook, folder / f"{key}.html", "../../index.html", title, key, damaged)
+            _render(notebook, folder / f"{key}.html", "../../index.html", title, key, damaged, claims[key])
             found[key] = f"html/runs/{key}.html"
     for page in folder.glob("*.html"):
         if page.stem not in found and KEY.fullmatch(page.stem):
@@ -99,9 +103,9 @@ def _notebook_pages(out: Path, damaged: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _render(notebook: Path, page: Path, home: str, title: str, name: str, damaged: dict[str, str]) -> None:
+def _render(notebook: Path, page: Path, home: str, title: str, name: str, damaged: dict, lead: str = "") -> None:
     try:
-        render_notebook(notebook, page, home, title)
+        render_notebook(notebook, page, home, title, lead)
     except InputError as error:
         damaged.setdefault(name, str(error))
 

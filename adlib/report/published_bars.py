@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from adlib.figure_style import finish
 from adlib.models import is_surrogate
 
 if TYPE_CHECKING:  # the other reports need no matplotlib
@@ -50,8 +51,7 @@ def published_bars(panels: dict[str, pd.DataFrame], xlabel: str, methods: Sequen
     axes[0, 0].set(yticks=places, yticklabels=titles, ylim=(len(methods) - 0.5, -0.5))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def _number(value: float, why: str, decimals: int = 2) -> str:
@@ -60,4 +60,4 @@ def _number(value: float, why: str, decimals: int = 2) -> str:
 
 def _write(axis, bar, text: str, sd: float = 0) -> None:
     """At the end of a bar and its whisker."""
-    axis.text(np.nan_to_num(bar.get_width()) + sd + 1, bar.get_y() + 0.19, text, va="center", fontsize=7, color="0.25")
+    axis.text(np.nan_to_num(bar.get_width()) + sd + 1, bar.get_y() + 0.19, text, va="center", fontsize=7)

@@ -5,6 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from adlib.figure_style import finish
 from adlib.report.ranks import RankTest, equal_groups
 
 
@@ -30,8 +31,7 @@ def rank_heat_map(values: pd.DataFrame, title: str, label: str = "") -> Figure:
         axis.set(xlabel="", ylabel="")
         axis.tick_params(axis="both", labelsize=8, rotation=0)
         axis.tick_params(axis="x", rotation=25)
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def critical_difference_diagrams(tests: dict[str, RankTest], title: str) -> Figure:
@@ -54,8 +54,7 @@ def critical_difference_diagrams(tests: dict[str, RankTest], title: str) -> Figu
         _diagram(axis, test)
     if others:
         axes[-1, 0].text(0, 1, "\n".join(["No test:", *others]), va="top", fontsize=8, transform=axes[-1, 0].transAxes)
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def _heading(test: RankTest) -> str:
@@ -82,7 +81,7 @@ def _diagram(axis, test: RankTest) -> None:
         left = number < half
         line = first + (number if left else methods - 1 - number)
         end = 0.8 if left else methods + 0.2
-        axis.plot([rank, rank, end], [0, line, line], color="0.35", linewidth=0.8)
+        axis.plot([rank, rank, end], [0, line, line], color="black", linewidth=0.8)
         axis.text(
             end - 0.1 if left else end + 0.1,
             line,

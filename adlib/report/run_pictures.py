@@ -20,6 +20,7 @@ from IPython.display import HTML, Image
 
 from adlib import papers
 from adlib.errors import InputError
+from adlib.figure_style import finish
 from adlib.models import is_surrogate
 from adlib.predictions import Predictions
 from adlib.report.harmless import picture_address
@@ -185,8 +186,7 @@ def _draw(rows: list[tuple[str, str, dict[str, _Run]]], columns: list[str], miss
     phantom = any(run.phantom for _, _, runs in rows for run in runs.values())
     lines = [textwrap.fill(line, int(17 * size[0])) for line in (*NOTE, *([PHANTOM] if phantom else []))]
     figure.supxlabel("\n".join(lines), fontsize=7)
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def _title(column: str) -> str:

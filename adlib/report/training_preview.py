@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from IPython.display import HTML
 
+from adlib.figure_style import finish
 from adlib.report.tables import read_plan
 from adlib.runs.record import FINISHED
 from adlib.runs.run import Run
@@ -57,8 +58,7 @@ def training_preview(model: "Detector", images: "ImageSet", count: int = 6, seed
         axis.set_ylabel(name, fontsize=8)
     if note:
         figure.supxlabel(note, fontsize=8)
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def paper_training_preview(paper: str, method: str, out: str | Path, count: int = 6) -> "Figure | HTML":

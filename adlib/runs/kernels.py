@@ -39,6 +39,8 @@ COMMON = (
     "adlib.figures",
     "adlib.metrics",
     "adlib.report",
+    "adlib.baselines",
+    "adlib.screening",
     "adlib.runs.record",
 )
 

@@ -31,6 +31,7 @@ class Recorder:
         self.seconds: dict[str, float] = {}
         self.resumed = False
         self.baselines: dict[str, dict[str, dict]] | None = None
+        self.found_intervals: dict[str, dict] | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -49,6 +50,11 @@ class Recorder:
         with self.phase("baselines"):
             self.baselines = trivial_metrics(predictions, images)
         return self.baselines
+
+    def intervals(self, predictions) -> dict[str, dict]:
+        """95 % bootstrap intervals of the image metrics, for the record, as it keeps them."""
+        self.found_intervals = _intervals(predictions)
+        return self.found_intervals
 
     def checkpoint(self, out: str | Path) -> Path | None:
         """Where training keeps its progress in the run's folder: if this attempt is killed, the next goes on from it.
@@ -84,7 +90,7 @@ class Recorder:
             "ground_truth": _ground_truth(predictions, metrics),
             "reasons": metrics.pop("reasons", {}),
             "metrics": _without_nan(metrics),
-            "intervals": _intervals(predictions),
+            "intervals": self.found_intervals if self.found_intervals is not None else self.intervals(predictions),
             "oracle": _oracle_decisions(predictions, metrics),
             "baselines": self.baselines if self.baselines is not None else self.trivial(predictions),
             "categories": _metrics_by("category", predictions, self.run.pro_variants),

@@ -1,0 +1,32 @@
+"""The claim of a run's page: what the run found, in one line above everything else."""
+
+from collections.abc import Mapping
+from html import escape
+
+from adlib.report.facts import interval_text
+from adlib.runs.record import FAILED
+
+SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+
+
+def claim(record: Mapping, title: str) -> str:
+    """HTML, escaped: which run, what it found and missed at the oracle threshold, and its areas with their intervals;
+    of a run that failed, why.
+    """
+    name = f"<strong>{escape(title)}</strong>"
+    if record["status"] == FAILED:
+        return f'<p class="adlib-claim">{name}: <span class="failed">failed, {escape(record["reason"])}</span></p>'
+    parts, decided, intervals = [], record.get("oracle") or {}, record.get("intervals") or {}
+    counts = [decided.get(name) for name in ("tp", "fn", "fp", "tn")]
+    if None not in counts:
+        tp, fn, fp, tn = map(round, counts)
+        parts.append(
+            f"found {tp} of {tp + fn} anomalous images, with {fp} false alarm{'' if fp == 1 else 's'} on {fp + tn} "
+            "normal ones, at the threshold of best F1 (oracle)"
+        )
+    for metric, label in SHOWN.items():
+        if (value := record["metrics"].get(metric)) is not None:
+            interval = interval_text(intervals[metric]) if metric in intervals else "none"
+            more = "" if interval.startswith("none") else f" ({interval})"
+            parts.append(f"{label} {value:.4f}{more}")
+    return f'<p class="adlib-claim">{name}: {escape("; ".join(parts) or "no metric is defined")}.</p>'

@@ -1,0 +1,112 @@
+"""What a run's page shows of its predictions, from scores and maps made by hand."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from adlib import InputError, Predictions
+from adlib.report.claim import claim
+from adlib.report.facts import interval_text, metric_table, time_table
+from adlib.report.region_breakdown import defect_table, region_table
+from adlib.report.run_curves import operating_thresholds, run_curves
+from adlib.report.threshold_transfer import threshold_table, transferred
+
+
+def _predictions(scores, labels, defects=None, maps=None):
+    table = pd.DataFrame({"image": [f"{number}.png" for number in range(len(labels))], "mask": "", "label": labels})
+    table = table.assign(split="test", category="a", group="", defect=defects or ["crack"] * len(labels))
+    return Predictions(np.array(scores, np.float32), maps, table)
+
+
+def _read(html):
+    """The tables of some HTML, each cell as text."""
+    found = []
+    for table in re.findall(r"<table.*?</table>", html.data, re.DOTALL):
+        heads, *rows = (re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row) for row in table.split("</tr>")[:-1])
+        found.append(pd.DataFrame(rows, columns=heads))
+    return found
+
+
+def test_each_image_is_judged_by_a_threshold_from_the_normal_images_of_the_other_half():
+    found = transferred(_predictions([0, 10, 5, 20], [0, 0, 1, 1]), rate=0.5)
+    assert sorted(found.thresholds) == pytest.approx([0, 10])
+    assert found.held_out == (1, 1)
+    assert found.called[[0, 1, 3]].tolist() == [False, True, True]
+    assert found.kept
+    with pytest.raises(InputError, match="two normal"):
+        transferred(_predictions([0, 1], [0, 1]))
+
+
+def test_a_rate_that_the_held_out_images_cannot_promise_is_not_shown_as_kept():
+    scores = [*range(20), *range(15, 25)]
+    (table,) = _read(threshold_table(_predictions(scores, [0] * 20 + [1] * 10)))
+    assert table["threshold chosen on"].tolist() == [
+        "held-out normals, 10 % false alarms",
+        "held-out normals, above all of them",
+        "best F1 on these labels (oracle)",
+    ]
+    assert table["found"].tolist()[-1] == "10 of 10"
+    assert "best F1" not in threshold_table(_predictions([1, 2], [0, 0])).data
+
+
+def test_misses_are_counted_by_kind_of_defect():
+    predictions = _predictions([0, 1, 5, 6, -1], [0, 0, 1, 1, 1], ["good", "good", "crack", "crack", "dent"])
+    (table,) = _read(defect_table(predictions))
+    assert table[["kind of defect", "found", "missed"]].to_numpy().tolist() == [["crack", "2", "0"], ["dent", "0", "1"]]
+
+
+class _Images(list):
+    def pixels(self, index):
+        return self[index]
+
+
+def test_defect_regions_and_false_alarms_are_counted_apart():
+    masks, maps = np.zeros((2, 16, 16), bool), np.zeros((2, 16, 16), np.float32)
+    masks[0, 2:6, 2:6] = masks[1, 12:14, 12:14] = True  # the first is found, the second missed
+    maps[0, 3:6, 3:6] = maps[1, 2:5, 2:5] = 1
+    images = _Images(torch.full((3, 16, 16), 0.5) for _ in range(2))
+    images[0][:, 2:6, 2:6] = 0.75
+    predictions = _predictions([1, 1], [1, 1], maps=maps)
+    predictions.__dict__["masks"] = masks
+    size, contrast = _read(region_table(predictions, images))
+    for table in (size, contrast):
+        row = table.iloc[0]
+        assert (row["defects"], row["found"], row["missed"], row["false-alarm regions"]) == ("2", "1", "1", "1")
+    assert "where there are maps" in region_table(_predictions([1, 0], [1, 0])).data
+
+
+def test_curves_mark_the_oracle_and_what_held_out_normals_give():
+    predictions = _predictions([0, 10, 5, 20], [0, 0, 1, 1])
+    drawn = run_curves(predictions, {"image_auroc": 0.75, "image_ap": 0.8})
+    roc = {line.get_label(): line.get_xydata().tolist() for line in drawn.axes[0].lines}
+    assert roc["best F1 (oracle)"] == [[0.5, 1.0]]
+    assert "held-out normals, 10 % false alarms" in roc
+    assert drawn.axes[0].get_title() == "ROC, AUROC 0.7500"
+    assert next(iter(operating_thresholds(predictions).values())) == 5
+    assert operating_thresholds(_predictions([1], [0])) == {}
+    assert "no curve" in run_curves(_predictions([1], [0]), {}).data
+
+
+def test_a_missing_interval_says_why():
+    assert interval_text({"low": 0.5, "high": 0.75, "std": 0.1}) == "0.5000 to 0.7500"
+    assert interval_text({"low": None, "high": None, "reason": "one <image>"}) == "none: one <image>"
+    assert interval_text({"low": 1.0, "high": 1.0, "std": 0.0}).startswith("none: it is the same")
+    shown = metric_table({"image_auroc": 1.0}, {"image_auroc": {"low": None, "reason": "one <image>"}}).data
+    assert "none: one &lt;image&gt;" in shown
+
+
+def test_times_carry_their_unit():
+    assert "1.50 s" in time_table({"fit": 1.5}).data
+
+
+def test_the_claim_of_a_run_is_its_record_in_a_sentence():
+    record = {"status": "finished", "oracle": {"tp": 9.0, "fn": 1.0, "fp": 1.0, "tn": 4.0}, "intervals": {}}
+    text = claim(record | {"metrics": {"image_auroc": 0.95, "pixel_auroc": None}}, "padim on <b>")
+    assert "padim on &lt;b&gt;" in text
+    assert "found 9 of 10 anomalous images, with 1 false alarm on 5 normal ones" in text
+    assert "image AUROC 0.9500" in text
+    assert "pixel" not in text
+    assert "failed, a &lt;reason&gt;" in claim({"status": "failed", "reason": "a <reason>"}, "x")

@@ -1,0 +1,61 @@
+"""Figures: what they show, and that they are read on light and on dark pages."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_tree
+from matplotlib.colors import to_rgba
+
+from adlib import ImageSet, Predictions, figures, load_samples
+from adlib.samples import select
+
+
+def _tiff(file, values):
+    import cv2
+
+    cv2.imwrite(str(file), values)
+    row = {"image": str(file), "mask": "", "label": 0, "split": "test", "category": "a", "group": "", "defect": "good"}
+    return pd.DataFrame([row])
+
+
+def test_floating_point_images_beyond_0_to_1_are_scaled_and_say_so(tmp_path):
+    values = np.linspace(-5, 20, 64, dtype=np.float32).reshape(8, 8)
+    axis = figures.show_samples(_tiff(tmp_path / "raw.tiff", values), columns=1, rows=1).axes[0]
+    assert axis.get_title() == "a · good\n-5 to 20, scaled"
+    shown = axis.images[0].get_array()
+    assert (shown.min(), shown.max()) == (0, 1)
+
+
+def test_floating_point_images_within_0_to_1_are_shown_as_they_are(tmp_path):
+    values = np.full((8, 8), 0.25, np.float32)
+    axis = figures.show_samples(_tiff(tmp_path / "raw.tiff", values), columns=1, rows=1).axes[0]
+    assert axis.get_title() == "a · good"
+    assert np.all(axis.images[0].get_array() == 0.25)
+
+
+@pytest.fixture
+def predictions(tmp_path) -> Predictions:
+    images = ImageSet(select(load_samples("folder", make_tree(tmp_path)), split="test"), size=32)
+    return Predictions(images.labels, images.masks().astype(np.float32), images.samples, images.settings)
+
+
+def test_a_histogram_shows_its_thresholds_by_name_and_value(predictions):
+    axis = figures.score_histogram(predictions, {"oracle": 0.5, "held out": 0.75}).axes[0]
+    texts = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert {"oracle: 0.5", "held out: 0.75"} <= set(texts)
+    assert [line.get_xdata()[0] for line in axis.lines] == [0.5, 0.75]
+
+
+def test_heat_maps_carry_a_bar_of_their_values_and_no_index_gives_a_sentence(predictions):
+    drawn = figures.show_predictions(predictions, [4, 5])
+    assert len(drawn.axes) == 5
+    assert drawn.axes[-1].get_ylabel() == "anomaly map"
+    assert "none" in figures.show_predictions(predictions, []).data
+
+
+def test_figures_have_no_background_and_no_black_ink(predictions):
+    drawn = figures.score_histogram(predictions, {"oracle": 0.5})
+    assert to_rgba(drawn.get_facecolor()) == (0, 0, 0, 0)
+    axis = drawn.axes[0]
+    inks = [axis.xaxis.label.get_color(), axis.xaxis.get_ticklabels()[0].get_color()]
+    assert {to_rgba(ink) for ink in inks} == {to_rgba("#7a7f87")}
