@@ -22,8 +22,9 @@ from adlib.runs.plan import (
     write_plan,
 )
 from adlib.runs.record import FAILED
-from adlib.runs.run import Run, distinct_titles
+from adlib.runs.run import Run
 from adlib.runs.store import Store
+from adlib.runs.titles import distinct_titles
 from adlib.runs.workers import Workers
 
 PHANTOMS = REPOSITORY / "data" / "phantoms"
