@@ -56,6 +56,8 @@ class Facts:
     surrogate: whether only part of the method is published, so that ours stands in for it: tables say so.
     outlines: whether its maps outline defects. Where not, they explain the image's score (class activation maps), and
         no pixel metric of them is compared.
+    needs: trained weights without which it cannot know anything, in words. A run with random ones shows that the code
+        works, and has a dash in tables.
     """
 
     family: str = ""
@@ -66,6 +68,7 @@ class Facts:
     joint: str = "possible"
     surrogate: bool = False
     outlines: bool = True
+    needs: str = ""
 
 
 def room_for_maps(shape: tuple[int, int, int]) -> np.ndarray:
@@ -143,6 +146,8 @@ class Detector:
     def warnings(self) -> list[str]:
         """What a reader must know of the features before believing the numbers."""
         weights = self.parameters.get("weights")
+        if weights == "random" and self.facts.needs:
+            return [f"Needs {self.facts.needs}; what is drawn at random cannot find anything."]
         return [_WEIGHTS_WARNINGS[weights]] if weights in _WEIGHTS_WARNINGS else []
 
     def fit(

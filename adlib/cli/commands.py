@@ -374,6 +374,8 @@ def reproduce(
         print(f"failed: {failure}", file=sys.stderr)
     for line in outcome.known.lines:
         print(f"not found: {line}", file=sys.stderr)
+    for line in outcome.known.dashes:
+        print(f"not judged: {line}")
     if outcome.known.sentence:
         print(f"{outcome.known.sentence}.")
     print(outcome.index)

@@ -143,7 +143,13 @@ class AdaCLIP(Detector):
     """
 
     name = "adaclip"
-    facts = Facts("vision and language", 2024, "labelled images of other sets (VisA, ColonDB)", joint="no target")
+    facts = Facts(
+        "vision and language",
+        2024,
+        "labelled images of other sets (VisA, ColonDB)",
+        joint="no target",
+        needs="CLIP's weights",
+    )
     image_defaults = {"size": 518, "resize": "bicubic"}
     accepts_anomalous = True
 

@@ -5,7 +5,7 @@ runs on plain phantoms alone (adlib.phantoms.plain): on other data nobody knows 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ import pandas as pd
 from adlib import papers
 from adlib.models import list_models, model_class
 from adlib.report.labels import metric_label, row_label
-from adlib.report.tables import part_of, read_plan
+from adlib.report.tables import dash, part_of, read_plan
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 
@@ -23,6 +23,7 @@ FLOORS = {"image_auroc": 0.85, "pixel_auroc": 0.85}
 LOWER_FLOORS = {method: {"image_auroc": 0.75} for method in ("fanogan", "ganomaly", "iad_inpainting")}
 
 PLAIN = "plain"
+JUDGED = ("done", "failed", "to do")  # any other state says why a run cannot be
 COLUMNS = ["paper", "table", "method", "dataset", "category", "setting", "seed", "key", "metric", "value", "floor"]
 COLUMNS += ["state", "found"]
 
@@ -48,8 +49,8 @@ def known_answers(out: str | Path, names: Iterable[str] | None = None) -> pd.Dat
 
     out: the folder with runs/ and plans/. names: papers, None for all.
     Columns: paper, table, method, dataset, category, setting, seed, key (of the run), metric, value (a share; NaN where
-    it is undefined or there is no run yet), floor, state ("done", "failed", "to do"), found (whether the value reaches
-    the floor). A joint run is judged category by category, sub-classes together. Cells on other data are left out, and
+    it is undefined or there is no run yet), floor, state ("done", "failed", "to do", or why a run's numbers stand for
+    nothing: "needs CLIP's weights"), found (whether the value reaches the floor). A joint run is judged category by category, sub-classes together. Cells on other data are left out, and
     so are those that the profile leaves out.
     Raises InputError for a damaged plan.
     """
@@ -61,7 +62,8 @@ def known_answers(out: str | Path, names: Iterable[str] | None = None) -> pd.Dat
             done = record is not None and record["status"] == FINISHED
             if not (on_plain_phantoms(record) if done else cell["key"] and plan.get("difficulty") == PLAIN):
                 continue
-            state = "done" if done else "failed" if record else "to do"
+            state = (dash(record) or "done") if done else "failed" if record else "to do"
+            done = state == "done"
             place = [cell[name] for name in COLUMNS[1:8]]
             for metric, floor in floors(cell["method"]).items():
                 value = part_of(record, cell["category"]).get(metric) if done else None
@@ -74,41 +76,52 @@ def known_answers(out: str | Path, names: Iterable[str] | None = None) -> pd.Dat
 class Verdict:
     """cells: how many cells were judged or are to be, each once though several tables show it; found: in how many what
     was drawn was found; to_do: how many have no run yet; lines: one for every cell whose run failed or found too
-    little, by how much.
+    little, by how much; dashes: one for every cell that cannot be judged, and why, which counts neither way.
     """
 
     cells: int
     found: int
     to_do: int
     lines: list[str]
+    dashes: list[str] = field(default_factory=list)
 
     @property
     def sentence(self) -> str:
         """ "81 of 81 found what was drawn"; "" where no run is on plain phantoms."""
-        if not self.cells:
+        if not self.cells and not self.dashes:
             return ""
         waiting = f", {self.to_do} still to do" if self.to_do else ""
-        return f"{self.found} of {self.cells} found what was drawn{waiting}"
+        unjudged = f", {len(self.dashes)} not judged" if self.dashes else ""
+        return f"{self.found} of {self.cells} found what was drawn{waiting}{unjudged}"
 
 
 def verdict(answers: pd.DataFrame) -> Verdict:
     """The answers of `known_answers` in a sentence, and those cells by name that did not find what was drawn."""
-    lines, found, to_do = [], 0, 0
+    lines, dashes, found, to_do, judged = [], [], 0, 0, 0
     cells = answers.drop_duplicates(["key", "category", "metric"]).groupby(["key", "category"], sort=False)
     for _, cell in cells:
         state = cell["state"].iloc[0]
+        if state not in JUDGED:
+            dashes.append(f"{_place(cell)}: {state}; what is drawn at random cannot find anything")
+            continue
+        judged += 1
         found += bool(cell["found"].all())
         to_do += state == "to do"
         if state != "to do" and not cell["found"].all():
             lines.append(_line(cell, state))
-    return Verdict(len(cells), found, to_do, lines)
+    return Verdict(judged, found, to_do, lines, dashes)
+
+
+def _place(cell: pd.DataFrame) -> str:
+    """ "padim on miic/MIIC", the rows of one cell."""
+    first = cell.iloc[0]
+    seed = f", seed {first['seed']}" if first["seed"] else ""
+    return f"{row_label(first['method'], first['setting'])} on {first['dataset']}/{first['category']}{seed}"
 
 
 def _line(cell: pd.DataFrame, state: str) -> str:
     """ "padim on miic/MIIC: image AUROC 0.412, at least 0.85"."""
-    first = cell.iloc[0]
-    seed = f", seed {first['seed']}" if first["seed"] else ""
-    where = f"{row_label(first['method'], first['setting'])} on {first['dataset']}/{first['category']}{seed}"
+    where = _place(cell)
     if state == "failed":
         return f"{where}: the run failed"
     missed = cell[~cell["found"]]

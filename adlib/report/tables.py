@@ -7,6 +7,7 @@ import pandas as pd
 from adlib import papers
 from adlib.errors import InputError
 from adlib.files import read_json
+from adlib.models import list_models, model_class
 from adlib.report.provenance import record_code
 from adlib.runs.record import FINISHED
 from adlib.runs.schema import plan_problem
@@ -43,7 +44,7 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     counts, and where ours is of drawn data. aupro: beside PRO, which is ours by the paper's own definition (`pro` in
     paper.yaml), the area under the curve up to a false-positive rate of 0.3; NaN for other metrics. state: "done",
     "partly" (an average that lacks categories, or seeds missing), "to do", "failed", "not implemented", "no data", "not
-    in this profile". phantom: whether any of our numbers comes from drawn data. runs: keys of the runs behind ours (or
+    in this profile", or of what a run without the weights that its method needs found ("needs CLIP's weights"). phantom: whether any of our numbers comes from drawn data. runs: keys of the runs behind ours (or
     of those that failed) which have left a notebook, separated by blanks. code: states of adlib that made ours, one a
     line. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test images: an oracle.
     Raises InputError for a table that the paper does not have.
@@ -94,6 +95,8 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
         record = store.record(cell["key"]) if cell["key"] else None
         done = record is not None and record["status"] == FINISHED
         state = cell["missing"] or ("to do" if record is None else "done" if done else "failed")
+        if done and dash(record):
+            done, state = False, dash(record)
         phantom = bool(done and record["data"]["phantom"])
         run = cell["key"] if record and (store.path(cell["key"]) / "run.ipynb").exists() else ""
         code = record_code(record) if done else ""
@@ -132,6 +135,13 @@ def _lacks(record: dict, category: str) -> bool:
     category, _, group = category.partition("/")
     parts, name = (record.get("groups"), group) if group else (record.get("categories"), category)
     return bool(parts) and name not in parts
+
+
+def dash(record: dict) -> str:
+    """Why a finished run's numbers stand for nothing, "" where they do: "needs CLIP's weights", and its were random."""
+    method = record["run"]["method"]
+    needs = model_class(method).facts.needs if method in list_models() else ""
+    return f"needs {needs}" if needs and (record.get("weights") or {}).get("kind") == "random" else ""
 
 
 def _our_value(record: dict, category: str, metric: str) -> float:

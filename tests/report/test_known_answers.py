@@ -6,10 +6,11 @@ import pytest
 from conftest import finished_record
 from typer.testing import CliRunner
 
-from adlib import Predictions, evaluate
+from adlib import Predictions, create_model, evaluate
 from adlib.report import known_answers as answers
 from adlib.report.known_answers import floors, known_answers, verdict
 from adlib.report.pages import render_report
+from adlib.report.tables import comparison
 from adlib.runs import Run, Store
 from adlib.runs.record import failure, write_json
 
@@ -43,10 +44,10 @@ def leave(out, method, metrics, phantom=PLAIN, **more):
     return place | {"seed": 0, "missing": "", "key": key}
 
 
-def plan(out, cells, difficulty="plain"):
+def plan(out, cells, difficulty="plain", paper="miic"):
     (out / "plans").mkdir()
-    content = {"paper": "miic", "data": "phantoms", "difficulty": difficulty, "cells": cells}
-    write_json(out / "plans" / "miic.json", content)
+    content = {"paper": paper, "data": "phantoms", "difficulty": difficulty, "cells": cells}
+    write_json(out / "plans" / f"{paper}.json", content)
 
 
 def test_a_method_that_is_broken_on_purpose_is_named_on_the_index(tmp_path):
@@ -118,6 +119,38 @@ def test_failed_runs_are_named_and_those_to_do_are_counted(tmp_path):
     result = verdict(known_answers(tmp_path, ["miic"]))
     assert result.sentence == "1 of 3 found what was drawn, 1 still to do"
     assert result.lines == ["padim on miic/MIIC: the run failed"]
+
+
+RANDOM = {"kind": "random", "seed": 0}
+
+
+def test_a_method_without_the_weights_that_it_needs_is_a_dash_and_counts_neither_way(tmp_path):
+    cells = [leave(tmp_path, "adaclip", metrics_of(-1), weights=RANDOM), leave(tmp_path, "patchcore", metrics_of())]
+    cells = [cell | {"paper": "cxr_ad", "table": "II", "dataset": "cxr_ad", "category": "DC"} for cell in cells]
+    plan(tmp_path, cells, paper="cxr_ad")
+    result = verdict(known_answers(tmp_path))
+    assert result.sentence == "1 of 1 found what was drawn, 1 not judged"
+    assert result.lines == []
+    assert result.dashes == ["adaclip on cxr_ad/DC: needs CLIP's weights; what is drawn at random cannot find anything"]
+    index = render_report(tmp_path).read_text()
+    assert "✓ 1 of 1 found what was drawn, 1 not judged" in index
+    assert "adaclip on cxr_ad/DC: needs CLIP&#39;s weights" in index
+    ours = comparison("cxr_ad", "II", tmp_path).query("category == 'DC' and method == 'adaclip'")
+    assert set(ours["state"]) == {"needs CLIP's weights"}
+    assert ours["ours"].isna().all()
+
+
+def test_with_the_weights_that_it_needs_a_method_is_judged_and_so_are_random_ones_of_other_methods(tmp_path):
+    cells = [leave(tmp_path, "adaclip", metrics_of(-1)), leave(tmp_path, "padim", metrics_of(-1), weights=RANDOM)]
+    plan(tmp_path, cells)
+    result = verdict(known_answers(tmp_path))
+    assert (result.sentence, len(result.lines), result.dashes) == ("0 of 2 found what was drawn", 2, [])
+
+
+def test_the_record_of_a_method_without_the_weights_that_it_needs_says_so():
+    assert create_model("adaclip", towers="tiny", weights="random").warnings == [
+        "Needs CLIP's weights; what is drawn at random cannot find anything."
+    ]
 
 
 def test_the_sentence_on_floors_is_made_of_the_floors(monkeypatch):
