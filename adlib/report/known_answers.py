@@ -50,8 +50,8 @@ def known_answers(out: str | Path, names: Iterable[str] | None = None) -> pd.Dat
     out: the folder with runs/ and plans/. names: papers, None for all.
     Columns: paper, table, method, dataset, category, setting, seed, key (of the run), metric, value (a share; NaN where
     it is undefined or there is no run yet), floor, state ("done", "failed", "to do", or why a run's numbers stand for
-    nothing: "needs CLIP's weights"), found (whether the value reaches the floor). A joint run is judged category by category, sub-classes together. Cells on other data are left out, and
-    so are those that the profile leaves out.
+    nothing: "needs CLIP's weights"), found (whether the value reaches the floor). A joint run is judged category by
+    category, sub-classes together. Cells on other data are left out, and so are those that the profile leaves out.
     Raises InputError for a damaged plan.
     """
     store, rows = Store(Path(out) / "runs"), []

@@ -44,9 +44,9 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     counts, and where ours is of drawn data. aupro: beside PRO, which is ours by the paper's own definition (`pro` in
     paper.yaml), the area under the curve up to a false-positive rate of 0.3; NaN for other metrics. state: "done",
     "partly" (an average that lacks categories, or seeds missing), "to do", "failed", "not implemented", "no data", "not
-    in this profile", or of what a run without the weights that its method needs found ("needs CLIP's weights"). phantom: whether any of our numbers comes from drawn data. runs: keys of the runs behind ours (or
-    of those that failed) which have left a notebook, separated by blanks. code: states of adlib that made ours, one a
-    line. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test images: an oracle.
+    in this profile", or what a run lacks without which it stands for nothing ("needs CLIP's weights"). phantom: whether
+    any of our numbers comes from drawn data. runs: keys of the runs behind ours (or of those that failed) which have
+    left a notebook, separated by blanks. code: states of adlib that made ours, one a line. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
