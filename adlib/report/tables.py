@@ -46,7 +46,8 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     "partly" (an average that lacks categories, or seeds missing), "to do", "failed", "not implemented", "no data", "not
     in this profile", or what a run lacks without which it stands for nothing ("needs CLIP's weights"). phantom: whether
     any of our numbers comes from drawn data. runs: keys of the runs behind ours (or of those that failed) which have
-    left a notebook, separated by blanks. code: states of adlib that made ours, one a line. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test images: an oracle.
+    left a notebook, separated by blanks. code: states of adlib that made ours, one a line. Decision metrics (MCC,
+    recall ...) are ours at the threshold of best F1 on the test images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
