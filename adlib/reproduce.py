@@ -22,9 +22,8 @@ from adlib.runs.plan import (
     write_plan,
 )
 from adlib.runs.record import FAILED
-from adlib.runs.run import Run
 from adlib.runs.store import Store
-from adlib.runs.titles import distinct_titles
+from adlib.runs.titles import stored_titles
 from adlib.runs.workers import Workers
 
 PHANTOMS = REPOSITORY / "data" / "phantoms"
@@ -32,8 +31,9 @@ PHANTOMS = REPOSITORY / "data" / "phantoms"
 
 @dataclass
 class Outcome:
-    """index: the report's first page; done: finished runs; failures: one line per failed run or notebook; known: what
-    the runs on plain phantoms found of what was drawn (adlib.report.known_answers).
+    """index: the report's first page; done: finished runs; failures: one line per failed run or notebook, and
+    per page that the report lacks; known: what the runs on plain phantoms found of what was drawn
+    (adlib.report.known_answers).
     """
 
     index: Path
@@ -61,7 +61,7 @@ def reproduce(
     fetch_weights(cells)
     write_plan(cells, profile, out)
     records = run_all(distinct_runs(cells), Store(out / "runs"), jobs, progress)
-    titles = distinct_titles(Run(**record["run"]) for record in records)
+    titles = stored_titles(records)
     failures = [
         f"{title}: {record['reason']}"
         for title, record in zip(titles, records, strict=True)
@@ -72,7 +72,11 @@ def reproduce(
     notebooks += [(notebook, {"out": str(out)} if reads else {}) for notebook, reads in papers.ACROSS.items()]
     failures += execute_all(notebooks, out / "notebooks", jobs, progress)
     done = len(records) - sum(record["status"] == FAILED for record in records)
-    return Outcome(render_report(out), done, failures, verdict(known_answers(out, names)))
+    index = render_report(out)
+    pages = [f"html/{notebook}.html" for notebook, _ in notebooks]
+    pages += [f"html/runs/{record['key']}.html" for record in records if record["status"] != FAILED]
+    failures += [f"{page}: the report lacks this page" for page in pages if not (out / page).is_file()]
+    return Outcome(index, done, failures, verdict(known_answers(out, names)))
 
 
 @contextmanager
