@@ -318,12 +318,6 @@ def test_saved_and_loaded_it_predicts_the_same(fitted, splits, tmp_path):
     np.testing.assert_array_equal(first.scores, second.scores)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_gpu_agrees_with_cpu(fitted, splits):
-    cpu, gpu = (fitted.predict(splits[1], device=device, progress=False) for device in ("cpu", "cuda"))
-    np.testing.assert_allclose(cpu.scores, gpu.scores, rtol=1e-3)
-
-
 @pytest.mark.parametrize("name", list_models())
 def test_wrong_calls_get_their_sentence(name, splits, tmp_path):
     train, test = splits

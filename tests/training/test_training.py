@@ -5,6 +5,7 @@ from itertools import chain
 import pytest
 import torch
 from conftest import make_tree
+from pretended_cuda import gpu
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -31,6 +32,7 @@ class Rebuilder(Detector):
 
     def fit_images(self, images, val, progress):
         self.net_ = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Dropout(0.5))
+        self.net_.to(self.device_)
         self.optimiser_ = torch.optim.Adam(self.net_.parameters(), self.learning_rate)
         self.schedule_ = torch.optim.lr_scheduler.StepLR(self.optimiser_, 2, 0.5)
         settings = {"epochs": self.epochs, "batch_size": self.batch_size, "drop_last": True}
@@ -324,14 +326,33 @@ def test_joined_state_goes_back_to_its_networks():
     assert all(torch.equal(first[name].weight, second[name].weight) for name in first)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def interrupted(images, file, device, **settings):
+    """Leaves the checkpoint of a training that ended in its fifth step."""
+    model = Rebuilder(**settings)
+    model.fail_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(images, device=device, checkpoint=file)
+    assert file.exists()
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_training_on_a_gpu_resumes(images, tmp_path, precision):
-    model = Rebuilder(precision=precision)
-    model.fail_at = 5
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(images, device="cuda", checkpoint=tmp_path / "c")
-    whole = Rebuilder(precision=precision).fit(images, device="cuda")
-    resumed = Rebuilder(precision=precision).fit(images, device="cuda", checkpoint=tmp_path / "c")
-    for first, second in zip(weights(whole), weights(resumed), strict=True):
-        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
+    with gpu(own_random=True):
+        interrupted(images, tmp_path / "c", "cuda", precision=precision)
+        whole = Rebuilder(precision=precision).fit(images, device="cuda")
+        resumed = Rebuilder(precision=precision).fit(images, device="cuda", checkpoint=tmp_path / "c")
+        for first, second in zip(weights(whole), weights(resumed), strict=True):
+            assert first.is_cuda and second.is_cuda
+            torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
+
+
+def test_checkpoint_of_a_gpu_is_resumed_on_a_cpu(images, tmp_path):
+    settings = {"validate": lambda: 0.0}  # the weights of the first epoch remain, which the GPU has seen alone
+    with gpu():
+        interrupted(images, tmp_path / "c", "cuda", **settings)
+    resumed = Rebuilder(**settings).fit(images, device="cpu", checkpoint=tmp_path / "c")
+    with gpu():
+        whole = Rebuilder(**settings).fit(images, device="cuda")
+        for first, second in zip(weights(whole), weights(resumed), strict=True):
+            assert not second.is_cuda
+            torch.testing.assert_close(first.cpu(), second, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,51 @@
+"""Every method on a GPU; on a machine without one, on a pretended GPU (pretended_cuda.py says what that can show)."""
+
+import numpy as np
+import pytest
+from conftest import make_tree
+from pretended_cuda import gpu, is_pretended
+from test_models import quick
+
+from adlib import ImageSet, create_model, list_models, load_model, load_samples
+from adlib.samples import select
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    root = make_tree(tmp_path_factory.mktemp("tree"), train=2, normal=1, anomalous=1)
+    samples = load_samples("folder", root)
+    return tuple(ImageSet(select(samples, split=split), size=64) for split in ("train", "test"))
+
+
+def short(name):
+    """A method's small settings, with one step of whatever it trains."""
+    return quick(name) | {key: 1 for key in quick(name) if key.endswith(("epochs", "steps"))}
+
+
+def fitted(name, splits, device):
+    model = create_model(name, **short(name))
+    images = splits[1] if "auxiliary" in model.parameters else splits[0]
+    return model.fit(images, device=device, progress=False)
+
+
+def everything(model):
+    return [tensor for tensor in model.state().values()]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_method_learns_and_scores_on_a_gpu_and_goes_to_the_cpu_and_back(name, splits, tmp_path):
+    _, test = splits
+    with gpu():
+        model = fitted(name, splits, "cuda")
+        scored = model.predict(test, device="cuda", batch_size=4, progress=False)
+        assert "cuda" in {tensor.device.type for tensor in model.state().values()}
+        file = model.save(tmp_path / "model.safetensors")
+    elsewhere = load_model(file)
+    on_cpu = elsewhere.predict(test, device="cpu", batch_size=4, progress=False)
+    np.testing.assert_allclose(scored.scores, on_cpu.scores, rtol=1e-3)
+    with gpu():
+        back = load_model(file).predict(test, device="cuda", batch_size=4, progress=False)
+    np.testing.assert_allclose(scored.scores, back.scores, rtol=1e-4)
+    if is_pretended():  # a real one draws other random numbers
+        expected = fitted(name, splits, "cpu").predict(test, device="cpu", batch_size=4, progress=False)
+        np.testing.assert_allclose(scored.scores, expected.scores, rtol=1e-3)
