@@ -52,6 +52,7 @@ _MODULES = {
     "runs",
     "samples",
     "screening",
+    "studies",
     "synthesis",
     "training",
 }

@@ -53,7 +53,8 @@ def reproduce(
 ) -> Outcome:
     """All benchmark tables and data analyses of the papers, into `out`; what is done already is not done again.
 
-    names: papers, [] for all. jobs: runs at once on this machine, or the workers. What fails stops nothing else.
+    names: papers and studies, [] for all papers. jobs: runs at once on this machine, or the workers. What fails stops
+    nothing else.
     """
     names = names or papers.list_papers()
     out = Path(out).expanduser().resolve()
@@ -69,7 +70,8 @@ def reproduce(
     ]
 
     notebooks = [task for name in names for task in paper_notebooks(name, profile, out)]
-    notebooks += [(notebook, {"out": str(out)} if reads else {}) for notebook, reads in papers.ACROSS.items()]
+    if not all(map(papers.is_study, names)):
+        notebooks += [(notebook, {"out": str(out)} if reads else {}) for notebook, reads in papers.ACROSS.items()]
     failures += execute_all(notebooks, out / "notebooks", jobs, progress)
     done = len(records) - sum(record["status"] == FAILED for record in records)
     index = render_report(out)

@@ -24,6 +24,7 @@ FLOORS = [
     "pretrain runs",
     "own_images",
     "report",
+    "studies",
     "reproduce",
     "inspector",
     "cli",

@@ -148,14 +148,16 @@ def models(
 
 @app.command()
 def papers() -> None:
-    """List the papers that can be reproduced, with their benchmark tables."""
-    from adlib.papers import broken_papers, list_papers, protocol
+    """List the papers that can be reproduced, with their benchmark tables, and the studies."""
+    from adlib.papers import broken_papers, list_papers, list_studies, protocol
 
     for name in list_papers():
         about = protocol(name)
         print(f"{name:12} {about['title']} ({about['source']})")
         for table, spec in about["tables"].items():
             print(f"{'':12} table {table}: {spec['title']}")
+    for name in list_studies():
+        print(f"{name}: {protocol(name)['question']}")
     _print_warnings(broken_papers().values())
 
 

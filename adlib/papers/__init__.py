@@ -3,6 +3,9 @@
 A paper is one folder here. Its CSV files are tidy, with the columns table, method, dataset, category, metric,
 value, setting; values as printed, errors included. audit.yaml lists what can be recomputed from them. Papers of
 installed packages are found as adlib.plugins says.
+
+A study is a plan of ours without published numbers, one YAML file of the same form in adlib/studies/. It is named
+"study/how_many_normals", and everything that takes a paper's name for its runs takes a study's.
 """
 
 from copy import deepcopy
@@ -18,6 +21,8 @@ from adlib.errors import InputError, did_you_mean
 # Notebooks about all papers together, each with whether it reads our runs.
 ACROSS = {"60_across_papers": True, "61_published_tables_audit": False}
 _FOLDER = Path(__file__).parent
+_STUDIES = Path(__file__).parents[1] / "studies"
+STUDY = "study/"  # how the names of studies begin
 COLUMNS = ["table", "method", "dataset", "category", "metric", "value", "setting"]
 
 
@@ -30,6 +35,16 @@ def _own_papers() -> set[str]:
     return {file.parent.name for file in _FOLDER.glob("*/paper.yaml")}
 
 
+def list_studies() -> list[str]:
+    """Names of the studies, as "study/how_many_normals"."""
+    return sorted(f"{STUDY}{file.stem}" for file in _STUDIES.glob("*.yaml"))
+
+
+def is_study(name: str) -> bool:
+    """Whether a name is a study's and not a paper's, if it exists at all."""
+    return name.startswith(STUDY)
+
+
 def broken_papers() -> dict[str, str]:
     """name -> why it cannot be used, for the papers of installed packages."""
     return plugins.broken("adlib.papers", _own_papers(), protocol)
@@ -40,19 +55,28 @@ def _folder(name: str) -> Path:
         return _FOLDER / name
     if name in plugins.plugins("adlib.papers"):
         return plugins.folder("adlib.papers", name)
+    if name in list_studies():
+        raise InputError(f"{name} has no published numbers: it is a study of ours.")
+    if is_study(name) or f"{STUDY}{name}" in list_studies():
+        near = did_you_mean(name, list_studies())
+        raise InputError(f"Unknown study {name!r}; known are {', '.join(list_studies())}.{near}")
     raise InputError(
         f"Unknown paper {name!r}; known are {', '.join(list_papers())}.{did_you_mean(name, list_papers())}"
     )
 
 
 def protocol(name: str) -> dict:
-    """The paper's protocol: title, source, notebooks, tables and the settings of its runs, as in paper.yaml."""
+    """The paper's (or study's) protocol: title, source, notebooks, tables and the settings of its runs, as in
+    paper.yaml.
+    """
     return deepcopy(shared_protocol(name))
 
 
 def shared_protocol(name: str) -> dict:
     """The protocol that all who ask for it share, and nobody may change: a plan asks for it thousands of times."""
-    file = _folder(name) / "paper.yaml"
+    file = _STUDIES / f"{name.removeprefix(STUDY)}.yaml"
+    if not (is_study(name) and file.is_file()):
+        file = _folder(name) / "paper.yaml"
     try:
         about = _parsed(file, file.stat().st_mtime_ns)
         if lacking := {"title", "source", "notebooks", "tables"} - set(about):

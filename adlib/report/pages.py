@@ -45,6 +45,7 @@ def render_report(out: str | Path) -> Path:
     pages = _run_pages(store, titles, claims, out, damaged)
     executed = _notebook_pages(out, damaged)
     plans = {name: plan for name in papers.list_papers() if (plan := _plan(name, out, damaged)) is not None}
+    studies = [_study(name, executed) for name in papers.list_studies() if _plan(name, out, damaged) is not None]
 
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("adlib", "report"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -66,6 +67,7 @@ def render_report(out: str | Path) -> Path:
         metrics=INDEX_METRICS,
         across=[_page(name, executed) for name in papers.ACROSS],
         papers=[_paper(name, out, executed, readable) for name, readable in plans.items()],
+        studies=studies,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         code=environment.code_text(environment.code()),
     )
@@ -137,6 +139,13 @@ def _paper(name: str, out: Path, executed: dict[str, str], readable: bool) -> di
     pages = [_page(notebook, executed) for kind in protocol["notebooks"].values() for notebook in kind]
     about = {key: protocol[key] for key in ("title", "authors", "source", "question")}
     return about | {"name": name, "pages": pages, "tables": tables, "readable": readable}
+
+
+def _study(name: str, executed: dict[str, str]) -> dict:
+    """What the index shows of a study: its question and its page."""
+    protocol = papers.protocol(name)
+    pages = [_page(notebook, executed) for kind in protocol["notebooks"].values() for notebook in kind]
+    return {"name": name, "question": protocol["question"], "pages": pages}
 
 
 def _page(name: str, executed: dict[str, str]) -> dict:

@@ -76,6 +76,7 @@ class Profile:
     methods: dict = field(default_factory=dict)
     categories: dict = field(default_factory=dict)
     joint: list[str] | None = None
+    insisted: bool = field(default=False, init=False)  # that `seeds` holds whatever a study says
 
     def limit(self, method: str) -> int | None:
         """On how many categories of a dataset a method runs; None for all."""
@@ -100,7 +101,7 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
     if data is not None:
         profile.data = str(Path(data).expanduser().resolve())
     if seeds is not None:
-        profile.seeds = seeds
+        profile.seeds, profile.insisted = seeds, True
     _check_names(profile, file)
     if not profile.data:
         raise InputError(f"Profile {profile.name} needs data: give --data DIR, with one folder per dataset in it.")
@@ -147,17 +148,40 @@ def draw_phantoms(names: Iterable[str], profile: Profile, folder: Path) -> None:
     """Draw the phantoms that the papers need, if the profile runs on phantoms; those that are there stay."""
     if profile.data != "phantoms":
         return
-    for dataset in sorted({name for paper in names for name in _datasets(paper, profile)}):
+    drawn = {}
+    for paper in names:
+        protocol, own = adapted(paper, profile)
+        for dataset in _datasets(protocol, own):
+            drawn[dataset, own.difficulty] = own
+            if own.difficulty != "hard" and not papers.is_study(paper):  # what the data notebooks look at
+                drawn.setdefault((dataset, "hard"), None)
+    for (dataset, _), own in sorted(drawn.items(), key=lambda item: item[0]):
         if dataset in phantoms.list_phantoms():
-            options = profile.phantoms.get(dataset, {}) | {"difficulty": profile.difficulty}
-            phantoms.draw(dataset, dataset_root(dataset, profile, folder), **options)
-            if profile.difficulty != "hard":  # what the data notebooks look at
-                phantoms.draw(dataset, folder / dataset)
+            options = own.phantoms.get(dataset, {}) | {"difficulty": own.difficulty} if own else {}
+            phantoms.draw(dataset, dataset_root(dataset, own, folder) if own else folder / dataset, **options)
 
 
-def _datasets(paper: str, profile: Profile) -> set[str]:
+def adapted(paper: str, profile: Profile) -> tuple[dict, Profile]:
+    """A paper's protocol and the profile as they are; a study's with what it says under `profiles` for this profile.
+
+    There a study may replace fields of a Profile (names in a mapping one by one), and under `tables` fields of its
+    tables. A number of seeds from the command line stays.
+    """
+    protocol = papers.protocol(paper)
+    changes = dict(protocol.get("profiles", {}).get(profile.name, {}))
+    for table, spec in changes.pop("tables", {}).items():
+        protocol["tables"][table] |= spec
+    if profile.insisted:
+        changes.pop("seeds", None)
+    own = replace(profile)
+    for name, value in changes.items():
+        setattr(own, name, getattr(own, name) | value if isinstance(value, dict) else value)
+    return protocol, own
+
+
+def _datasets(protocol: dict, profile: Profile) -> set[str]:
     """The data sets of the paper's tables, and those that the profile has zero-shot methods in them learn from."""
-    tables = papers.protocol(paper)["tables"].values()
+    tables = protocol["tables"].values()
     methods = {method for table in tables for method in table["methods"]}
     auxiliary = {name for method in methods for name in profile.methods.get(method, {}).get("auxiliary", ())}
     return auxiliary.union(*(table["datasets"] for table in tables))
@@ -178,15 +202,16 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
     """
     cells = []
     there = cache(lambda root: set(load_samples(root.name, root)["category"]) if root.is_dir() else set())
+    asked = profile
     for paper in names:
-        protocol = papers.protocol(paper)
+        protocol, profile = adapted(paper, asked)
         seeds = profile.seeds or papers.replicates(paper) or 1
         joint = protocol.get("joint", []) if profile.joint is None else profile.joint
         for table, spec in protocol["tables"].items():
             settings = spec.get("settings", {"": {}})
             for dataset, method, setting in product(spec["datasets"], spec["methods"], settings):
                 root = dataset_root(dataset, profile, phantom_folder)
-                categories = list(spec.get("categories", facts(dataset).counts))
+                categories = _categories(spec, dataset) or sorted(there(root))
                 limit = profile.limit(method)
                 limit = None if limit and method in joint else limit
                 tried = [name for name in categories if name in there(root)][:limit]
@@ -201,6 +226,14 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
                         cell.run = shared.setdefault(seed, replace(cell.run, category=""))
                     cells.append(cell)
     return cells
+
+
+def _categories(table: dict, dataset: str) -> list[str]:
+    """The categories of a dataset in a table: those that it names, for all its datasets or by dataset, else all that
+    are published; [] for a set of one's own, in the dataset "folder", of which nothing is.
+    """
+    named = table.get("categories", {})
+    return list((named.get(dataset) if isinstance(named, dict) else named) or facts(dataset).counts)
 
 
 def cell_settings(cell: Cell, category: str, row: dict, profile: Profile) -> dict:
@@ -273,10 +306,12 @@ def state(cell: Cell, store: Store) -> str:
 
 def write_plan(cells: list[Cell], profile: Profile, out: Path) -> None:
     """Leave one plan per paper in out/plans: it tells the tables which runs belong to which cell."""
-    (out / "plans").mkdir(parents=True, exist_ok=True)
     for paper in {cell.paper for cell in cells}:
+        own = adapted(paper, profile)[1]
         mine = [cell.as_dict() for cell in cells if cell.paper == paper]
         content = {"paper": paper, "profile": profile.name, "data": profile.data, "cells": mine}
         if profile.data == "phantoms":
-            content["difficulty"] = profile.difficulty
-        write_json(out / "plans" / f"{paper}.json", content)
+            content["difficulty"] = own.difficulty
+        file = out / "plans" / f"{paper}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, content)

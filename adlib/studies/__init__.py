@@ -1,0 +1,12 @@
+"""The studies: what the papers leave open. NAME.yaml is the plan, NAME.py beside it what is computed from its runs.
+
+The plan has the form of a paper's protocol (adlib.papers), without published numbers; `profiles` says what differs
+under a profile (adlib.runs.plan.adapted). `adlib reproduce study/NAME` does the runs and executes the notebook, which
+calls the functions here: each takes tables and gives tables, figures or sentences, so that a conclusion follows the
+numbers and is never typed.
+"""
+
+from adlib.studies import how_many_normals
+from adlib.studies.common import sentences, study_banner
+
+__all__ = ["how_many_normals", "sentences", "study_banner"]

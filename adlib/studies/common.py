@@ -1,0 +1,42 @@
+"""What the studies share: their finished runs, the banner above their numbers, intervals, conclusions as a list."""
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from IPython.display import HTML
+from scipy.stats import t as student
+
+from adlib.report.banner import banner
+from adlib.report.facts import warnings_of
+from adlib.report.run_details import finished_cells
+
+LEVEL = 0.95  # of every interval
+
+
+def study_banner(study: str, out: str | Path) -> HTML:
+    """The banner above a study's numbers, of its finished runs; without any, how to do them."""
+    if not any(True for _ in finished_cells(study, out)):
+        return HTML(f"<p>No run of this study is done: <code>adlib reproduce {escape(study)}</code> does them.</p>")
+    return banner(warnings_of(study, out))
+
+
+def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
+    """Mean of independent values and Student's interval around it: (mean, low, high).
+
+    The ends are NaN for fewer than two values; both are the mean where all values are equal.
+    """
+    values = np.asarray(values, np.float64)
+    mean = float(values.mean()) if len(values) else math.nan
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    reach = float(student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return mean, mean - reach, mean + reach
+
+
+def sentences(found: Iterable[str]) -> HTML:
+    """Conclusions as a list on the page."""
+    lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in found)
+    return HTML(f"<ul>{lines}</ul>" if lines else "<p>Nothing can be concluded: no run is done.</p>")

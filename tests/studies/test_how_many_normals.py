@@ -1,0 +1,82 @@
+"""How many normal images: losses within a draw, and the number that is shown to be enough."""
+
+import math
+
+import pytest
+from stored import run_notebook, store_study
+
+from adlib.studies import how_many_normals as study
+
+
+def runs(values: dict) -> list[dict]:
+    """One run per (method, limit or None for all) and seed; values in percent, one per seed."""
+    return [
+        {
+            "method": method,
+            "dataset": "folder",
+            "category": "thing",
+            "seed": seed,
+            "settings": {} if limit is None else {"train_limit": limit},
+            "images": limit or 9,
+            "metrics": {"image_auroc": value / 100, "aupro": value / 100},
+        }
+        for (method, limit), by_seed in values.items()
+        for seed, value in enumerate(by_seed)
+    ]
+
+
+VALUES = {
+    ("padim", None): [90, 91, 92],
+    ("padim", 4): [89.5, 90.6, 91.4],  # loses 0.5, 0.4, 0.6
+    ("padim", 2): [80, 91, 86],  # loses 10, 0, 6
+    ("patchcore", None): [70, 70, 70],
+    ("patchcore", 4): [60, 70, 72],  # loses 10, 0, -2: rather nothing, and perhaps much
+}
+
+
+@pytest.fixture
+def out(tmp_path):
+    store_study(tmp_path, study.NAME, runs(VALUES))
+    return tmp_path
+
+
+def test_a_loss_is_taken_within_a_draw_and_its_interval_is_students(out):
+    table = study.losses(study.learning_curve(out)).set_index(["method", "images"])
+    four = table.loc["padim", 4]
+    assert four[["loss", "value", "seeds"]].tolist() == pytest.approx([0.5, 90.5, 3])
+    reach = 4.302653 * 0.1 / math.sqrt(3)  # t of 2 degrees of freedom, standard deviation of 0.5, 0.4, 0.6
+    assert four[["low", "high"]].tolist() == pytest.approx([0.5 - reach, 0.5 + reach])
+    assert table.loc["padim", 9][["loss", "low", "high"]].tolist() == [0, 0, 0]
+
+
+def test_enough_is_the_smallest_number_down_to_which_every_interval_lies_below_the_margin(out):
+    found = study.enough(study.losses(study.learning_curve(out)), margin=1).set_index("method")
+    assert found.loc["padim", "images"] == 4
+    assert math.isnan(found.loc["patchcore", "images"])  # a mean below the margin shows nothing by itself
+
+
+def test_a_small_number_does_not_count_where_a_larger_one_fails(out):
+    table = study.losses(study.learning_curve(out))
+    table.loc[(table["method"] == "padim") & (table["images"] == 2), ["low", "high"]] = (-0.1, 0.1)
+    table.loc[(table["method"] == "padim") & (table["images"] == 4), "high"] = 1.5
+    assert math.isnan(study.enough(table, margin=1).set_index("method").loc["padim", "images"])
+
+
+def test_conclusions_follow_the_numbers(out):
+    said = study.conclusions(study.enough(study.losses(study.learning_curve(out))))
+    assert said[0].startswith(
+        "padim on folder: 4 of 9 normal images are enough. With them image AUROC is 0.5 points lower"
+    )
+    assert "patchcore on folder: no number short of all 9 images is shown to be enough" in said[1]
+    assert "With 4 of them image AUROC is 2.7 points lower (loss 2.7, 95 % interval -13.3 to 18.6, 3 draws)" in said[1]
+
+
+def test_one_draw_gives_no_interval_and_no_answer(tmp_path):
+    store_study(tmp_path, study.NAME, runs({key: values[:1] for key, values in VALUES.items()}))
+    said = study.conclusions(study.enough(study.losses(study.learning_curve(tmp_path))))
+    assert all("one draw has no interval" in sentence for sentence in said)
+
+
+def test_the_notebook_runs_on_stored_runs_and_on_none(out, tmp_path):
+    run_notebook("63_how_many_normals", out)
+    run_notebook("63_how_many_normals", tmp_path / "nothing")

@@ -1,0 +1,82 @@
+"""Studies as plans: they resolve under every profile, and are done, repeated and resumed as papers are."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from conftest import REPOSITORY, make_tree
+
+from adlib import InputError, papers
+from adlib.papers import list_papers, list_studies, protocol, published
+from adlib.report.known_answers import known_answers
+from adlib.runs.plan import adapted, plan, read_profile
+from adlib.runs.store import Store
+
+
+@pytest.mark.parametrize("name", list_studies())
+@pytest.mark.parametrize("profile", ["smoke", "paper"])
+def test_a_study_resolves_on_a_set_of_ones_own(name, profile, tmp_path):
+    make_tree(tmp_path / "folder", train=2, normal=1, anomalous=1)
+    cells = plan([name], read_profile(profile, data=tmp_path), tmp_path)
+    ready = [cell for cell in cells if cell.run]
+    assert {(cell.dataset, cell.category) for cell in ready} == {("folder", "thing")}
+    assert {cell.missing for cell in cells} <= {"", "no data", "not in this profile"}
+    rows = {(cell.method, cell.setting) for cell in cells}
+    assert {(cell.method, cell.setting) for cell in ready} == rows  # every row is tried on it
+
+
+@pytest.mark.parametrize("name", list_studies())
+def test_a_study_has_a_question_and_a_notebook_and_no_published_numbers(name):
+    about = protocol(name)
+    assert about["question"].endswith("?")
+    for notebooks in about["notebooks"].values():
+        for notebook in notebooks:
+            assert (REPOSITORY / "notebooks" / f"{notebook}.ipynb").is_file()
+    assert name not in list_papers()
+    with pytest.raises(InputError, match="has no published numbers"):
+        published(name)
+
+
+def test_an_unknown_study_is_told_the_near_one():
+    with pytest.raises(InputError, match="Did you mean 'study/how_many_normals'"):
+        protocol("study/how_many_normal")
+
+
+def test_seeds_from_the_command_line_hold_over_those_of_the_study(tmp_path):
+    name = "study/how_many_normals"
+    assert adapted(name, read_profile("smoke"))[1].seeds == 4
+    assert adapted(name, read_profile("smoke", seeds=2))[1].seeds == 2
+    assert adapted("cxr_ad", read_profile("smoke"))[1] == read_profile("smoke")
+
+
+@pytest.mark.slow
+def test_a_study_repeats_its_numbers_and_goes_on_after_a_kill(tmp_path, monkeypatch):
+    from adlib.reproduce import reproduce
+
+    make_tree(tmp_path / "folder", size=32)
+    study = protocol("study/how_many_normals")
+    study["tables"]["main"] |= {"methods": ["padim"], "datasets": ["folder"], "settings": {"2": {"train_limit": 2}}}
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "how_many_normals.yaml").write_text(yaml.safe_dump(study | {"profiles": {}}))
+    monkeypatch.setattr(papers, "_STUDIES", tmp_path / "studies")
+    tiny = {"weights": "random", "backbone": "resnet18.tv_in1k", "stages": [1], "channels": 8, "size": 32, "crop": None}
+    (tmp_path / "tiny.yaml").write_text(json.dumps({"settings": tiny}))
+    profile = read_profile(str(tmp_path / "tiny.yaml"), data=tmp_path, seeds=2)
+
+    def done():
+        outcome = reproduce(["study/how_many_normals"], profile, tmp_path / "out", 1, progress=False)
+        assert (outcome.done, outcome.failures) == (2, [])
+        return outcome, {record["key"]: record for record in Store(tmp_path / "out" / "runs").records()}
+
+    outcome, first = done()
+    assert 'href="html/63_how_many_normals.html"' in outcome.index.read_text()
+    assert known_answers(tmp_path / "out", ["study/how_many_normals"]).empty
+    lost, kept = sorted(first)
+    runs = tmp_path / "out" / "runs"
+    shutil.move(runs / lost, runs / f".{lost}.partial")  # as a kill leaves it
+    (runs / f".{lost}.partial" / "record.json").unlink()
+    again = done()[1]
+    assert again[kept] == first[kept]  # not done again
+    assert again[lost]["ended"] >= first[lost]["ended"]
+    assert again[lost]["metrics"] == first[lost]["metrics"]
