@@ -15,7 +15,7 @@ from adlib.errors import InputError
 DIFFICULTIES = ("hard", "plain")
 ENOUGH = 24, 20, 20  # training, normal and anomalous images of a category: intervals of AUROC below ten points
 PIECES = 6  # different training images of the hard phantom that a category is made of
-LARGE_BLOT, SMALL_BLOT = 0.09, 0.055  # radius of a blot as a share of the image's side
+LARGE_BLOT, SMALL_BLOT = 0.09, 0.075  # radius of a blot as a share of the image's side
 
 
 def check_difficulty(difficulty: str) -> None:
