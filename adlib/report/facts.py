@@ -85,18 +85,45 @@ def record_table(record: Mapping) -> HTML:
     return fact_table({name.replace("_", " "): value for name, value in facts.items()})
 
 
-def baseline_table(metrics: Mapping, baselines: Mapping[str, Mapping[str, Mapping]]) -> pd.DataFrame:
-    """This run and the trivial baselines, one row each, in percent; of several categories also by category, where the
-    run's own are in its table by category. metrics: of `adlib.evaluate`. baselines: of `adlib.baselines`.
+def baseline_table(
+    metrics: Mapping, baselines: Mapping[str, Mapping[str, Mapping]], categories: Mapping[str, Mapping] | None = None
+) -> pd.DataFrame:
+    """This run and the trivial baselines, one row each, in percent; of several categories also by category.
+
+    metrics: of `adlib.evaluate`. baselines: of `adlib.baselines`. categories: the run's own metrics by category, as a
+    record keeps them.
     """
     shown = [name for name in metrics if name not in ("reasons", "aupro_regions") and "threshold" not in name]
     rows = {("all images", "this run"): {name: metrics[name] for name in shown}}
     for part, found in baselines.items():
+        if part and categories and part in categories:
+            rows[part, "this run"] = categories[part]
         rows |= {(part or "all images", name): values for name, values in found.items()}
     table = pd.DataFrame(rows, index=shown).T.astype(float)
     if len(baselines) == 1:
         table = table.droplevel(0)
     return (100 * table).round(2).map(lambda value: "–" if math.isnan(value) else f"{value:.2f}")
+
+
+def paired_table(predictions, images=None) -> HTML:
+    """This run beside each trivial baseline on the same images, paired: the difference of their image AUROCs in points
+    with its 95 % bootstrap interval, and the two-sided p-value (adlib.metrics.compare_images).
+
+    predictions: of the run. images: the ImageSet that was predicted on, which may have its pictures decoded already.
+    Where there is no interval its reason stands.
+    """
+    from adlib.baselines import trivial_predictions
+    from adlib.metrics import compare_images
+
+    known = predictions.known
+    labels, rows = known.samples["label"].to_numpy(), []
+    for name, other in trivial_predictions(known, images if known is predictions else None).items():
+        found = compare_images(labels, known.scores, other.scores)
+        values, reason = found["image_auroc"], found.get("reasons", {}).get("image_auroc")
+        interval = f"none: {reason}" if reason else f"{100 * values['low']:+.2f} to {100 * values['high']:+.2f}"
+        row = {"this run against": name, "difference of AUROC, points": f"{100 * values['difference']:+.2f}"}
+        rows.append(row | {"95 % interval": interval, "p": "–" if reason else f"{values['p_value']:.3g}"})
+    return HTML(f'<div class="adlib-scroll">{pd.DataFrame(rows).to_html(index=False, border=0)}</div>')
 
 
 def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:

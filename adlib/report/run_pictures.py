@@ -183,10 +183,24 @@ def _draw(rows: list[tuple[str, str, dict[str, _Run]]], columns: list[str], miss
                 _draw_map(axis, runs[column], name, aspect, ranges[category, column])
     for axis, title in zip(axes[0], ("input", "ground truth", *map(_title, columns)), strict=True):
         axis.set_title(title, fontsize=8)
+    if ranges:
+        _colour_bar(figure, axes)
     phantom = any(run.phantom for _, _, runs in rows for run in runs.values())
     lines = [textwrap.fill(line, int(17 * size[0])) for line in (*NOTE, *([PHANTOM] if phantom else []))]
     figure.supxlabel("\n".join(lines), fontsize=7)
     return finish(figure)
+
+
+def _colour_bar(figure: "Figure", axes: np.ndarray) -> None:
+    """What the maps' colours stand for, right of the grid; each map has its own values there (NOTE)."""
+    from matplotlib.cm import ScalarMappable
+
+    shrink = min(1.0, 2 / len(axes))
+    bar = figure.colorbar(
+        ScalarMappable(cmap="inferno"), ax=axes, fraction=0.02, pad=0.01, shrink=shrink, extend="both"
+    )
+    bar.set_ticks([0, 1], labels=["median", "99.9th\npercentile"], fontsize=7)
+    bar.set_label("anomaly map", fontsize=8)
 
 
 def _title(column: str) -> str:
@@ -204,7 +218,7 @@ def _draw_sample(left: "Axes", right: "Axes", name: str, runs: list[_Run]) -> fl
     aspect, image, mask = height / width, None, None
     for sample in (run.sample(name) for run in runs):
         try:
-            image = read_image(sample["image"])
+            image = read_image(sample["image"], settings.get("window"))
             aspect = image.shape[0] / image.shape[1]
             if sample["mask"]:
                 mask = read_mask(sample["mask"], image.shape[:2], sample["image"], sample.get("mask_rule", ""))
@@ -214,10 +228,10 @@ def _draw_sample(left: "Axes", right: "Axes", name: str, runs: list[_Run]) -> fl
     if image is None:
         _say(left, "image not found", aspect)
     else:
-        low, high = settings.get("window") or (0, np.iinfo(image.dtype).max)
+        white = np.iinfo(image.dtype).max
         if image.ndim == 3:  # matplotlib scales grey pictures alone
-            image, low, high = np.clip((image - float(low)) / (high - low), 0, 1), None, None
-        _show(left, image, aspect, cmap="gray", vmin=low, vmax=high)
+            image, white = image / np.float32(white), None
+        _show(left, image, aspect, cmap="gray", vmin=0, vmax=white)
     if mask is None:
         _say(right, "no mask" if image is not None else "image not found", aspect)
     else:

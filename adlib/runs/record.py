@@ -32,6 +32,7 @@ class Recorder:
         self.resumed = False
         self.baselines: dict[str, dict[str, dict]] | None = None
         self.found_intervals: dict[str, dict] | None = None
+        self.found_categories: dict[str, dict] | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -55,6 +56,11 @@ class Recorder:
         """95 % bootstrap intervals of the image metrics, for the record, as it keeps them."""
         self.found_intervals = _intervals(predictions)
         return self.found_intervals
+
+    def by_category(self, predictions) -> dict[str, dict]:
+        """Metrics of each category of a joint run, for the record, as it keeps them; {} of one category."""
+        self.found_categories = _metrics_by("category", predictions, self.run.pro_variants)
+        return self.found_categories
 
     def checkpoint(self, out: str | Path) -> Path | None:
         """Where training keeps its progress in the run's folder: if this attempt is killed, the next goes on from it.
@@ -93,7 +99,7 @@ class Recorder:
             "intervals": self.found_intervals if self.found_intervals is not None else self.intervals(predictions),
             "oracle": _oracle_decisions(predictions, metrics),
             "baselines": self.baselines if self.baselines is not None else self.trivial(predictions),
-            "categories": _metrics_by("category", predictions, self.run.pro_variants),
+            "categories": self.found_categories if self.found_categories is not None else self.by_category(predictions),
             "groups": _metrics_by("group", predictions, self.run.pro_variants),
             "seconds": self.seconds,
             "resumed": self.resumed,

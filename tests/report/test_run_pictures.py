@@ -66,9 +66,10 @@ def leave_run(out, root, method, scores, maps=True, rows=None, phantom=None, siz
 
 
 def panels(figure):
-    """The axes of a grid, row by row."""
+    """The axes of a grid, row by row, without the bar of colours."""
     columns = figure.axes[0].get_gridspec().ncols
-    return [figure.axes[start : start + columns] for start in range(0, len(figure.axes), columns)]
+    axes = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+    return [axes[start : start + columns] for start in range(0, len(axes), columns)]
 
 
 def shown(axis):
