@@ -15,34 +15,23 @@ from urllib.parse import quote, urlencode
 import pandas as pd
 from IPython.display import HTML
 
-from adlib import papers
-from adlib.metrics import PRO_LABELS
-from adlib.models import is_surrogate
-from adlib.papers.settings import footnotes
 from adlib.report.known_answers import known_answers
 from adlib.report.labels import metric_label, place_label, row_label
-from adlib.report.provenance import code_sentence
-from adlib.report.ranks import best, rank_agreement
-from adlib.report.tables import COUNTS, comparison, unit
+from adlib.report.ranks import best
+from adlib.report.table_notes import (
+    SHORT,
+    agreement,
+    code_line,
+    legend,
+    note_list,
+    note_mark,
+    order_line,
+    protocol_notes,
+)
+from adlib.report.tables import COUNTS, comparison
 
-# The difference of a cell by its size: up to how many percentage points, class, marks below and above. The tints let
-# light and dark pages through, blue and orange are told apart by colour-blind readers, and the marks do without colour.
-AGREEMENT = [
-    (1, "close", "≈", "≈", "rgba(0, 114, 178, .2)"),
-    (5, "near", "▽", "△", "rgba(240, 228, 66, .3)"),
-    (float("inf"), "far", "▼", "▲", "rgba(213, 94, 0, .3)"),
-]
 PLACES_BESIDE = 9  # of all metrics together, on a screen of 1280 pixels; else each metric has a table of its own
 MANY_COLUMNS = 12  # beyond which a table is set smaller
-LONG_NOTE = 250  # letters
-SHORT = {"not in this profile": "·"}  # states that fill whole tables
-DECISIONS = ("mcc", "recall", "precision", "fpr", *COUNTS)
-# Notes of a protocol on metrics; a key that is a metric or a method itself speaks for itself.
-NOTES_ON_METRICS = {
-    "f1": ("image_f1max", "pixel_f1max"),
-    "pr": ("image_ap", "pixel_ap"),
-    "thresholds": DECISIONS,
-}
 
 
 @dataclass
@@ -81,17 +70,17 @@ def table_page(cells: pd.DataFrame, known: pd.DataFrame | None = None, home: str
     metrics = list(dict.fromkeys(cells["metric"]))
     places = cells[["dataset", "category"]].drop_duplicates()
     together = len(places) * len(metrics) <= PLACES_BESIDE
-    on_methods, on_metrics = _notes(cells)
+    on_methods, on_metrics = protocol_notes(cells)
     marks: dict[str, str] = {}
     for number, (names, text) in enumerate(on_methods, 1):
-        marks |= {method: marks.get(method, "") + _mark(number, text) for method in names}
+        marks |= {method: marks.get(method, "") + note_mark(number, text) for method in names}
     known = None if known is None else known[known["table"].isin(cells["table"]) & known["paper"].isin(cells["paper"])]
     blocks = []
     for shown in [metrics] if together else [[metric] for metric in metrics]:
         view = _View(cells[cells["metric"].isin(shown)], shown, known, marks, home)
         caption = "" if together else f'<p class="adlib-caption"><strong>{escape(metric_label(shown[0]))}</strong></p>'
         blocks.append(caption + view.page())
-    notes = f"{_legend(cells, known)}{_code_line(cells)}{_tau_line(cells)}{_note_list(on_methods, on_metrics)}"
+    notes = f"{legend(cells, known)}{code_line(cells)}{order_line(cells)}{note_list(on_methods, on_metrics)}"
     return f'<div class="adlib-table">{"".join(blocks)}<div class="adlib-notes">{notes}</div></div>'
 
 
@@ -152,7 +141,7 @@ class _View:
             (cell["dataset"], cell["category"], cell["metric"]) for cell in self.found.values() if _spread(cell) != "–"
         }
         return [
-            Column(path, self._at(lambda _, cell: f"<td>{_spread(cell)}</td>", place))
+            Column(path, self._at(lambda _, cell: f"<td>{escape(_spread(cell))}</td>", place))
             for place, path in self._leaves()
             if place in has
         ]
@@ -251,7 +240,7 @@ def _ours(view: _View, cell: dict, below: str = "", attributes: str = "") -> str
 
 def _beside(view: _View, cell: dict) -> str:
     """Ours with its difference below, marked and tinted by its size; the interval shows under the pointer."""
-    title = "" if _spread(cell) == "–" else f' title="{_spread(cell)}"'
+    title = "" if _spread(cell) == "–" else f' title="{escape(_spread(cell))}"'
     beside = pd.notna(cell["aupro"]) and len(view.places) > 1
     aupro = f"<br><small>AUPRO<br>{cell['aupro']:.2f}</small>" if beside else ""
     if pd.isna(cell["difference"]):
@@ -259,7 +248,7 @@ def _beside(view: _View, cell: dict) -> str:
     difference = round(cell["difference"], _digits(cell)) + 0.0  # never -0.00
     text = f"{difference:+.{_digits(cell)}f}"
     over = ' title="over the categories that both have"' if cell["category"] == "average" else ""
-    level = _agreement(cell)
+    level = agreement(cell)
     if level is None:
         return _ours(view, cell, f"<br><small{over}>{text}</small>{aupro}", title)
     _, name, below, above, tint = level
@@ -274,11 +263,11 @@ def _aupro(view: _View, cell: dict) -> str:
 
 
 def _spread(cell: dict) -> str:
-    """The interval of one run, or the spread of several; "–" without either."""
+    """The interval of one run, or the spread of several; without either why, or "–"."""
     if pd.notna(cell["sd"]):
         return f"± {cell['sd']:.2f} over {cell['seeds']:.0f} seeds"
     if pd.isna(cell["low"]) or pd.isna(cell["high"]):
-        return "–"
+        return f"none: {cell['no_interval']}" if cell["no_interval"] else "–"
     digits = _digits(cell)
     return f"{cell['low']:.{digits}f} to {cell['high']:.{digits}f}"
 
@@ -303,16 +292,6 @@ def _decimals(value: float) -> int:
     return len(f"{value:.4f}".rstrip("0").partition(".")[2])
 
 
-def _agreement(cell: dict) -> tuple | None:
-    """The row of AGREEMENT that a cell's difference falls into; None where there is none, and for surrogates, whose
-    size says nothing.
-    """
-    if pd.isna(cell["difference"]) or is_surrogate(cell["method"]):
-        return None
-    points = round(abs(cell["difference"]) * (100 if unit(cell["metric"]) == "fraction" else 1), 9)
-    return next(level for level in AGREEMENT if points <= level[0])
-
-
 def _linked_cell(text: str, cell: dict, home: str) -> str:
     return _linked(text, cell["runs"].split(), cell["method"], cell["dataset"], cell["category"], home)
 
@@ -326,97 +305,3 @@ def _linked(text: str, keys: list[str], method: str, dataset: str, category: str
     place = dataset + (f"/{category.partition('/')[0]}," if category != "average" else "")
     query = urlencode({"find": f"{method} on {place}"}, quote_via=quote)
     return f'<a href="{escape(home)}index.html?{escape(query)}#runs" title="{len(keys)} runs">{escape(text)}</a>'
-
-
-def _notes(table: pd.DataFrame) -> tuple[list[tuple[list[str], str]], list[str]]:
-    """What the protocols say of the table's methods, as (methods, text), and of its metrics and the table itself.
-
-    A key of paper.yaml's notes may name several methods: "fanogan and ganomaly".
-    """
-    methods, metrics, on_methods, on_metrics = list(table["method"].unique()), set(table["metric"]), [], []
-    for paper, name in table[["paper", "table"]].drop_duplicates().itertuples(index=False):
-        protocol = papers.protocol(paper)
-        if "pro" in metrics and "pro" in protocol:
-            on_metrics.append(_on_pro(protocol["pro"]))
-        for key, text in protocol.get("notes", {}).items():
-            if concerned := [method for method in key.split(" and ") if method in methods]:
-                on_methods.append((concerned, text))
-            elif metrics & {key, *NOTES_ON_METRICS.get(key, ())}:
-                on_metrics.append(text)
-        on_metrics += filter(None, [protocol["tables"][name].get("notes")])
-        on_methods += [([method], text) for method in methods if (text := " ".join(footnotes(paper, method)))]
-    return sorted(on_methods, key=lambda note: methods.index(note[0][0])), on_metrics  # numbered from top to bottom
-
-
-def _on_pro(pro: dict) -> str:
-    """What is compared in the columns of PRO. pro: as in paper.yaml."""
-    return (
-        f"PRO, ours: {PRO_LABELS[pro['variant']]}. {pro['why'].strip()} Beside it AUPRO, the exact area up to a "
-        "false-positive rate of 0.3, which is another quantity"
-        + (
-            f", except on other sets than {' and '.join(pro['datasets'])}: ours is AUPRO there."
-            if "datasets" in pro
-            else "."
-        )
-    )
-
-
-def _mark(number: int, note: str) -> str:
-    """The raised number of a method's note; the note itself shows when the pointer rests on it."""
-    return f' <sup title="{escape(note)}">{number}</sup>'
-
-
-def _note_list(on_methods: list[tuple[list[str], str]], on_metrics: list[str]) -> str:
-    """The notes below a table: on its metrics and the table itself, and on methods; folded but for the short ones."""
-    short = "".join(f"<p>{escape(text)}</p>" for text in on_metrics if len(text) <= LONG_NOTE)
-    long = "".join(f"<p>{escape(text)}</p>" for text in on_metrics if len(text) > LONG_NOTE)
-    items = "".join(f"<li>{escape(' and '.join(names))}: {escape(text)}</li>" for names, text in on_methods)
-    folds = {"Notes on the metrics": long, "Notes on the methods": f"<ol>{items}</ol>" if items else ""}
-    return short + "".join(
-        f"<details><summary>{title}</summary>{text}</details>" for title, text in folds.items() if text
-    )
-
-
-def _legend(cells: pd.DataFrame, known: pd.DataFrame | None) -> str:
-    """What the numbers are in, and what bold print, marks and signs mean, where there are any."""
-    units = {unit(metric) for metric in cells["metric"]}
-    texts = ["Percent" + (", MCC a fraction" if "fraction" in units else "") + (", counts" if "count" in units else "")]
-    texts[0] += "; bold: best of the column."
-    if known is not None and not known.empty:
-        texts.append(
-            "Known answer: the lowest AUROC of our runs on plain drawn data; ✓ found what was drawn, ✗ did not."
-        )
-    if cells["phantom"].any():
-        texts.append("Ours are of drawn data, and say nothing about the published numbers: nothing is subtracted.")
-    if any(_agreement(cell) for cell in cells.to_dict("records")):
-        texts.append("Below ours the difference: ≈ within 1 point, △ ▽ within 5, ▲ ▼ beyond; hundredths of MCC.")
-    if set(cells["metric"]) & set(DECISIONS) and cells["ours"].notna().any():
-        texts.append("Decisions of ours are at the threshold of best F1 on the test images: an oracle.")
-    states = set(cells["state"])
-    texts += [f"{sign} {state}." for state, sign in SHORT.items() if state in states]
-    return f"<p>{escape(' '.join(texts))}</p>"
-
-
-def _code_line(table: pd.DataFrame) -> str:
-    """Which states of adlib made our numbers, where that is not one clean commit."""
-    cells = table[(table["category"] != "average") & table["ours"].notna()]
-    sentence = code_sentence(line for text in cells["code"] for line in text.splitlines())
-    return f"<p>{escape(sentence)}</p>" if sentence else ""
-
-
-def _tau_line(table: pd.DataFrame) -> str:
-    """How well our order of methods agrees with the published one, folded; "" without numbers of ours on real data."""
-    if table.loc[~table["phantom"], "ours"].isna().all():
-        return ""
-    lines, several = [], table["dataset"].nunique() > 1
-    for row in rank_agreement(table).itertuples():
-        place = f"{metric_label(row.metric)}{f' on {row.dataset}' if several else ''}"
-        if row.reason:
-            lines.append(f"{place}: not compared, {row.reason}.")
-            continue
-        categories = "category" if row.categories == 1 else "categories"
-        lines.append(
-            f"{place}: Kendall's tau {row.tau:+.2f} over {row.methods} methods and {row.categories} {categories}."
-        )
-    listed = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<details><summary>Order of methods, ours beside the published</summary><ul>{listed}</ul></details>"

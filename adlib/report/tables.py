@@ -36,18 +36,19 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
 
     out: the folder with runs/ and plans/.
     Columns: paper, table, dataset, category, setting, method, metric, published, recomputed, ours, sd, seeds, low,
-    high, difference, aupro, state, phantom, runs, code.
+    high, no_interval, difference, aupro, state, phantom, runs, code.
     published: as printed, percent but for MCC and counts; NaN for a dash. recomputed: in average rows the mean of the
     printed categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for
-    one). low, high: of one run, its 95 % bootstrap interval over the test images (image metrics), else NaN. difference:
-    ours - published, in percentage points; of an average that lacks categories, over those that both have; NaN for
-    counts, and where ours is of drawn data. aupro: beside PRO, which is ours by the paper's own definition (`pro` in
-    paper.yaml), the area under the curve up to a false-positive rate of 0.3; NaN for other metrics. state: "done",
-    "partly" (an average that lacks categories, or seeds missing), "to do", "failed", "not implemented", "no data", "not
-    in this profile", or what a run lacks without which it stands for nothing ("needs CLIP's weights"). phantom: whether
-    any of our numbers comes from drawn data. runs: keys of the runs behind ours (or of those that failed) which have
-    left a notebook, separated by blanks. code: states of adlib that made ours, one a line. Decision metrics (MCC,
-    recall ...) are ours at the threshold of best F1 on the test images: an oracle.
+    one). low, high: of one run, its 95 % bootstrap interval over the test images (image metrics), else NaN, and
+    no_interval says why where a record does. difference: ours - published, in percentage points; of an average that
+    lacks categories, over those that both have; NaN for counts, and where ours is of drawn data. aupro: beside PRO,
+    which is ours by the paper's own definition (`pro` in paper.yaml), the area under the curve up to a false-positive
+    rate of 0.3; NaN for other metrics. state: "done", "partly" (an average that lacks categories, or seeds missing),
+    "to do", "failed", "not implemented", "no data", "not in this profile", or what a run lacks without which it stands
+    for nothing ("needs CLIP's weights"). phantom: whether any of our numbers comes from drawn data. runs: keys of the
+    runs behind ours (or of those that failed) which have left a notebook, separated by blanks. code: states of adlib
+    that made ours, one a line. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test
+    images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
@@ -67,8 +68,9 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     joined["difference"] = _difference(joined)
     joined["recomputed"] = _recomputed(joined)
     joined[["runs", "code"]] = joined[["runs", "code"]].fillna("")
-    ours = ["ours", "sd", "seeds", "low", "high", "difference", "aupro", "state", "phantom", "runs", "code"]
-    return joined.assign(paper=paper, table=table)[["paper", "table", *KEYS, "published", "recomputed", *ours]]
+    joined["no_interval"] = joined["no_interval"].fillna("")
+    ours = ["ours", "sd", "seeds", "low", "high", "no_interval", "difference", "aupro", "state", "phantom", "runs"]
+    return joined.assign(paper=paper, table=table)[["paper", "table", *KEYS, "published", "recomputed", *ours, "code"]]
 
 
 def comparisons(out: str | Path = "reports") -> pd.DataFrame:
@@ -107,22 +109,25 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
             pro = papers.pro_variant(paper, cell["dataset"]) or "aupro"  # where a record keeps what papers call so
             for metric in metrics:
                 value = _our_value(record, category, pro if metric == "pro" else metric) if done else float("nan")
-                low, high = _our_interval(record, category, metric) if done else (float("nan"), float("nan"))
+                low, high, why = _our_interval(record, category, metric) if done else (float("nan"), float("nan"), "")
                 key = [cell["dataset"], category, cell["setting"], cell["method"], metric]
-                rows.append([*key, value, low, high, now, phantom, run, code])
-    seeds = pd.DataFrame(rows, columns=[*KEYS, "value", "low", "high", "state", "phantom", "runs", "code"])
+                rows.append([*key, value, low, high, why, now, phantom, run, code])
+    columns = [*KEYS, "value", "low", "high", "no_interval", "state", "phantom", "runs", "code"]
+    seeds = pd.DataFrame(rows, columns=columns)
     means = seeds.groupby(KEYS, sort=False).agg(
         ours=("value", "mean"),
         sd=("value", "std"),
         seeds=("value", "count"),
         low=("low", "min"),
         high=("high", "max"),
+        no_interval=("no_interval", "first"),
         state=("state", lambda states: _joint_state(list(states))),
         phantom=("phantom", "any"),
         runs=("runs", _joint_runs),
         code=("code", _joint_lines),
     )
     means.loc[means["seeds"] != 1, ["low", "high"]] = float("nan")  # the spread over seeds stands for it
+    means.loc[means["seeds"] != 1, "no_interval"] = ""
     return means.reset_index()
 
 
@@ -156,11 +161,12 @@ def _our_value(record: dict, category: str, metric: str) -> float:
     return value if metric in AS_FRACTION else 100 * value
 
 
-def _our_interval(record: dict, category: str, metric: str) -> tuple[float, float]:
-    """The bootstrap interval of a metric in the paper's unit; NaN where none is kept."""
+def _our_interval(record: dict, category: str, metric: str) -> tuple[float, float, str]:
+    """The bootstrap interval of a metric in the paper's unit; NaN where none is kept, and then why, if that is told."""
     found = part_of(record, category).get("intervals", {}).get(metric) or {}
     scale = 1 if metric in AS_FRACTION else 100
-    return tuple(float("nan") if found.get(end) is None else scale * found[end] for end in ("low", "high"))
+    low, high = (float("nan") if found.get(end) is None else scale * found[end] for end in ("low", "high"))
+    return low, high, found.get("reason", "") if pd.isna(low) else ""
 
 
 def part_of(record: dict, category: str) -> dict:
@@ -211,6 +217,7 @@ def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
                 "seeds": group["seeds"].min(),
                 "low": float("nan"),
                 "high": float("nan"),
+                "no_interval": "",
                 "state": _joint_state(list(group["state"])),
                 "phantom": group["phantom"].any(),
                 "runs": _joint_runs(group["runs"]),

@@ -231,6 +231,13 @@ def test_one_run_shows_its_bootstrap_interval_and_several_their_spread(tmp_path)
     assert "<td>± 2.83 over 2 seeds</td>" in page
 
 
+def test_a_missing_interval_says_why_in_the_table(tmp_path):
+    why = {"image_auroc": {"low": None, "high": None, "reason": "there is but one <anomalous> image"}}
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, intervals=why)])
+    page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    assert "<td>none: there is but one &lt;anomalous&gt; image</td>" in page
+
+
 def test_each_category_of_a_joint_run_shows_its_own_interval(tmp_path):
     parts = {
         name: {"image_auroc": auroc, "intervals": {"image_auroc": {"low": auroc - 0.1, "high": auroc + 0.05}}}
