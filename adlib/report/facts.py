@@ -11,6 +11,7 @@ from IPython.display import HTML
 
 from adlib import papers
 from adlib.report.banner import banner
+from adlib.report.labels import metric_label
 from adlib.report.tables import COUNTS, read_plan
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
@@ -202,6 +203,7 @@ def show_runs(paper: str, out: str | Path, tables: list[str] | None = None, home
     if found.empty:
         return HTML("<p>None yet.</p>")
     found.insert(0, "run", found.pop("run"))
-    page = found.to_html(index=False, na_rep="–", border=0)
+    found = found.rename(columns=metric_label)  # words, so that headings break between them
+    page = found.to_html(index=False, na_rep="–", border=0, classes="adlib-runs")
     link = rf'<td><a href="{escape(home)}html/runs/\1.html">\1</a></td>'
     return HTML(re.sub(r"<td>([0-9a-f]{16})</td>", link, page))

@@ -3,9 +3,10 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from adlib.figure_style import finish
+from adlib.figure_style import INK, finish
 from adlib.report.ranks import RankTest, equal_groups
 
 
@@ -23,7 +24,7 @@ def rank_heat_map(values: pd.DataFrame, title: str, label: str = "") -> Figure:
         axis.axis("off")
     else:
         texts = shown.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}" if value <= 1 else f"{value:.1f}")
-        axis.set_facecolor("0.93")
+        axis.set_facecolor(to_rgba(INK, 0.15))
         bar = {"label": label}
         sns.heatmap(shown, annot=texts, fmt="", cmap="cividis", annot_kws={"size": 8}, cbar_kws=bar, ax=axis)
         for row, column in zip(*shown.isna().to_numpy().nonzero(), strict=True):
