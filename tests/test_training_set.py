@@ -224,6 +224,6 @@ def test_among_others_a_title_names_what_tells_runs_apart(root):
     assert distinct_titles(runs) == [
         f"{name} (default settings)",
         f"{name} (train_limit 5)",
-        f"{name} (train_limit 5, stages 1 2)",
+        f"{name} (stages 1 2, train_limit 5)",
         "draem on three_cad/AI, seed 0",
     ]

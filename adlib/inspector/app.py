@@ -16,13 +16,12 @@ CONFIG = REPOSITORY / "nbconfig"  # voila.py: the address it listens on, what it
 
 def notebook_of_app(out: Path, keys: list[str], root: Path | None) -> nbformat.NotebookNode:
     """The notebook that Voila executes for each page: one cell, the inspector. Paths must be absolute."""
-    title = nbformat.v4.new_markdown_cell("# adlib inspector")
     arguments = (str(out), keys, None if root is None else str(root))
     code = nbformat.v4.new_code_cell(
         f"from adlib.inspector.stored_runs import inspect_runs\n\ninspect_runs{arguments!r}"
     )
     return nbformat.v4.new_notebook(
-        cells=[title, code], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        cells=[code], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     )
 
 

@@ -23,11 +23,11 @@ function render({ model, el }) {
   const tools = element("div", { className: "adlib-tools" },
     tool("−", "Zoom out", () => zoomBy(1 / 1.5)), tool("+", "Zoom in", () => zoomBy(1.5)),
     tool("whole image", "Show the whole image", () => move(1, 0.5, 0.5)), readout);
-  const hint = element("p", { className: "adlib-hint", textContent:
-    "← → previous and next sample. Click a picture, then: wheel or + − zoom, drag or Shift with arrow keys move, 0 shows the whole image." });
+  const keys = "← → previous and next sample. On a picture: wheel or + − zoom, drag or Shift with arrow keys move, 0 shows all of it.";
+  tools.append(element("span", { className: "adlib-hint", textContent: keys, title: keys }));
   el.classList.add("adlib-canvas");
   el.dataset.lmSuppressShortcuts = "true"; // JupyterLab keeps its single-key shortcuts to itself here
-  el.append(tools, grid, hint);
+  el.append(tools, grid);
 
   // Where the image lies on a canvas, in CSS pixels.
   function place(canvas) {
@@ -142,21 +142,19 @@ function render({ model, el }) {
     if (mine !== drawing) return; // newer pictures are on their way
     while (panels.length > given.length) panels.pop().figure.remove();
     while (panels.length < given.length) panels.push(makePanel());
-    const [height, width] = model.get("values").size ?? [1, 1];
     given.forEach((panel, index) => {
       const { figure, canvas } = panels[index];
       panels[index].bitmap = bitmaps[index];
-      canvas.style.aspectRatio = clamp(width / height, 0.7, 1.8);
       canvas.ariaLabel = panel.alt;
-      figure.firstChild.replaceChildren(element("b", { textContent: panel.title }), ` ${panel.caption}`);
+      figure.firstChild.replaceChildren(element("b", { textContent: panel.title }), element("span", { textContent: panel.caption }));
+      figure.firstChild.title = `${panel.title} ${panel.caption}`; // where a line is cut
       const line = element("i");
       line.style.backgroundImage = `url(${bar})`;
       figure.lastChild.replaceChildren(...(panel.low ? [panel.low, line, panel.high] : ["\u00a0"]));
     });
     grid.dataset.message = given.length ? "" : model.get("message");
-    grid.dataset.count = given.length;
     describe();
-    paint();
+    fit();
     sent = 0;
     step(0);
   }
@@ -191,8 +189,54 @@ function render({ model, el }) {
     for (const slider of el.closest(".adlib-inspector")?.querySelectorAll(".widget-slider") ?? [])
       for (const handle of slider.querySelectorAll("[role=slider]")) handle.ariaLabel = slider.querySelector("label")?.textContent ?? "";
   }
-  const size = new ResizeObserver(() => { paint(); nameSliders(); });
-  size.observe(grid);
+  // The counts are buttons: they narrow the list to what they count.
+  function onClick(event) {
+    const count = event.target.closest?.("[data-count] button")?.parentElement.dataset.count;
+    if (count && el.closest(".adlib-inspector")?.contains(event.target)) model.send({ outcome: count.toUpperCase() });
+  }
+  document.addEventListener("click", onClick);
+
+  // The inspector is as high as the window lets it be: of the notebook, or of the page, less what stands above it there.
+  function fit() {
+    const root = el.closest(".adlib-runs") ?? el.closest(".adlib-inspector");
+    if (!root) return;
+    let scroller = document.scrollingElement;
+    for (let node = root.parentElement; node && node !== document.body; node = node.parentElement)
+      if (/auto|scroll/.test(getComputedStyle(node).overflowY) && node.clientHeight) scroller = node;
+    const page = scroller === document.scrollingElement;
+    const room = page ? window.innerHeight : scroller.clientHeight;
+    root.classList.toggle("adlib-stacked", root.clientWidth < 820); // no room for two columns
+    const above = root.getBoundingClientRect().top - (page ? -window.scrollY : scroller.getBoundingClientRect().top - scroller.scrollTop);
+    root.style.setProperty("--adlib-height", `${Math.round(room - (above < 0.2 * room ? above : 0) - 14)}px`);
+    arrange();
+  }
+
+  // Panels as large as the box lets them be; where they would be stamps, the box scrolls.
+  function arrange() {
+    const count = panels.length;
+    if (!count) return;
+    const stacked = el.closest(".adlib-stacked") !== null;
+    const [tall, broad] = model.get("values").size ?? [1, 1];
+    const ratio = clamp(broad / tall, 0.7, 1.8);
+    const { figure, canvas } = panels[0];
+    const [gap, least, text] = [8, 130, figure.offsetHeight - canvas.offsetHeight + 6];
+    const [width, height] = [grid.clientWidth, stacked ? 0.7 * window.innerHeight : grid.clientHeight];
+    const side = (columns) => {
+      const across = (width - (columns - 1) * gap) / columns;
+      const lines = Math.ceil(count / columns);
+      return Math.floor(Math.min(across, (height / lines - text) * ratio));
+    };
+    const columns = Array.from({ length: count }, (_, at) => at + 1).reduce((best, next) => (side(next) > side(best) ? next : best), 1);
+    const wide = Math.min(width, Math.max(side(columns), least));
+    const fitting = wide > side(columns) ? Math.max(1, Math.floor((width + gap) / (wide + gap))) : columns;
+    grid.style.gridTemplateColumns = `repeat(${fitting}, ${wide}px)`;
+    for (const panel of panels) panel.canvas.style.height = `${Math.round(wide / ratio)}px`;
+    paint();
+  }
+
+  const size = new ResizeObserver(() => { fit(); nameSliders(); });
+  for (const node of [el, document.documentElement]) size.observe(node);
+  window.addEventListener("resize", fit);
   model.on("change:colour_bar", showPalette);
   model.on("change:panels", show);
   model.on("change:message", show);
@@ -202,6 +246,8 @@ function render({ model, el }) {
   model.send({ ready: true });
   return () => {
     document.removeEventListener("keydown", onKey, true);
+    document.removeEventListener("click", onClick);
+    window.removeEventListener("resize", fit);
     size.disconnect();
   };
 }

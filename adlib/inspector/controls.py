@@ -5,11 +5,14 @@ style sheets and browser tests can rely on it. In the order in which they are re
 
 find    previous next position sort status
 sample  sample sample_scores
-note    note_mark note_text note_save note_path root
-decide  method threshold threshold_exact mask_follows mask_threshold histogram confusion
+decide  method alone threshold threshold_exact histogram confusion methods
 filter  filter_outcome filter_category filter_defect filter_mark filter_score filter_disagree filter_suspected
         filter_clear
-draw    ground_truth own_mask opacity palette scale level width window_auto window_full full_resolution
+note    note_mark note_text note_save note_path
+draw    ground_truth own_mask mask_follows mask_threshold opacity palette scale level width window_auto window_full
+        full_resolution root
+
+Where each of them stands is said in layout.py.
 """
 
 import ipywidgets as widgets
@@ -19,7 +22,8 @@ from adlib.inspector.render import PALETTES
 from adlib.inspector.selection import ORDERS, OUTCOMES, WRONG
 
 EVERY = "*"  # value of a choice that narrows nothing (None would leave its field blank), shown as "all"
-WIDE = {"width": "auto", "max_width": "440px", "min_width": "0"}
+WIDE = {"width": "auto", "min_width": "0"}
+MANY = 5  # methods: from here on their pictures would be stamps, and those of one are shown at first
 
 
 class Controls:
@@ -49,6 +53,9 @@ class Controls:
             "method", widgets.Dropdown, "method", "The method that threshold, filters and order are about",
             options=[(name, index) for index, name in enumerate(methods)], value=0,
         )  # fmt: skip
+        self.alone = self._check(
+            "alone", "its map alone", "Show the map of this method alone, larger", len(methods) >= MANY
+        )
         self.threshold = self._slider(
             "threshold", "threshold", "Scores from here on are called anomalous", readout=False
         )
@@ -64,7 +71,7 @@ class Controls:
             "The dashed outline: where the anomaly map reaches the image's threshold, or one of its own", True,
         )  # fmt: skip
         self.mask_threshold = self._slider("mask_threshold", "for masks", "Map values from here on are outlined")
-        self.confusion = self._text("confusion")
+        self.confusion, self.methods = self._text("confusion"), self._text("methods")
         self.histogram = self._text("histogram")
 
         names = [(f"{code}: {text}", (code,)) for code, text in OUTCOMES.items()]
@@ -114,7 +121,7 @@ class Controls:
             options=MARKS, placeholder="choose or type", continuous_update=False,
         )  # fmt: skip
         self.note_text = self._add(
-            "note_text", widgets.Textarea, "note", "In your own words; saved when you leave the field", rows=3,
+            "note_text", widgets.Textarea, "note", "In your own words; saved when you leave the field", rows=2,
             continuous_update=False,
         )  # fmt: skip
         self.note_save = self._button("note_save", "save note", "Write mark and note to the file below")
@@ -142,8 +149,8 @@ class Controls:
                 control.index = 0
 
     def _add(self, name: str, kind: type, description: str, tooltip: str, short: bool = False, **traits):
-        style = {} if kind is widgets.ToggleButton else {"style": {"description_width": "70px"}}
-        layout = {"width": "150px"} if short else {"width": "auto"} if kind is widgets.ToggleButton else WIDE
+        style = {} if kind is widgets.ToggleButton else {"style": {"description_width": "62px"}}
+        layout = {"width": "140px"} if short else {"width": "auto"} if kind is widgets.ToggleButton else WIDE
         control = kind(description=description, tooltip=tooltip, layout=layout, **style, **traits)
         return _classed(control, name)
 
@@ -183,50 +190,3 @@ def limit(slider, low: float, high: float, step: float | None = None) -> None:
         slider.max, slider.min = high, low
     else:
         slider.min, slider.max = low, high
-
-
-def section(title: str, *children: widgets.Widget) -> widgets.VBox:
-    """Controls under a heading."""
-    return _classed(widgets.VBox([widgets.HTML(f"<b>{title}</b>"), *children]), "section")
-
-
-def column(*sections: widgets.Widget) -> widgets.VBox:
-    """Sections one below the other; columns stand side by side as far as the page is wide enough."""
-    return _classed(widgets.VBox(sections, layout={"flex": "1 1 340px", "max_width": "480px"}), "column")
-
-
-def row(*children: widgets.Widget) -> widgets.HBox:
-    """Controls side by side, wrapped where the page is narrow."""
-    return _classed(widgets.HBox(children, layout={"flex_flow": "row wrap"}), "row")
-
-
-def arranged(control: Controls, strip: widgets.Widget, canvas: widgets.Widget) -> list[widgets.Widget]:
-    """The whole inspector from top to bottom; side by side the sections stand in reading order."""
-    sections = row(
-        column(
-            section("Sample", control.sample, control.sample_scores),
-            section(
-                "Review note",
-                control.note_mark, control.note_text, control.note_save,
-                row(control.note_theirs, control.note_mine, control.note_both), control.note_path, control.root,
-            ),
-        ),
-        column(section(
-            "Decision",
-            *([control.method] if len(control.method.options) > 1 else []),
-            control.threshold, control.threshold_exact, control.mask_follows, control.mask_threshold,
-            control.histogram, control.confusion,
-        )),
-        column(
-            section("Filter", *control.filters().values()),
-            section(
-                "Picture",
-                row(control.ground_truth, control.own_mask), control.opacity, control.palette, control.scale,
-                control.level, control.width,
-                row(control.window_auto, control.window_full, control.full_resolution),
-            ),
-        ),
-    )  # fmt: skip
-    sections.add_class("adlib-sections")
-    head = row(control.previous, control.next, control.position, control.sort, control.status)
-    return [head, strip, canvas, sections]

@@ -17,7 +17,7 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float, bi
 
     labels, scores: [N]. current: score of the sample that is being looked at, drawn as a small triangle, or None.
     """
-    width, height, foot = 360, 130, 18
+    width, height, foot = 360, 80, 18
     low, high = float(min(scores.min(), threshold)), float(max(scores.max(), threshold))
     span = (high - low) or 1.0
     edges = np.linspace(low, low + span, bins + 1)
@@ -50,7 +50,8 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float, bi
     said = f"Histogram of {named} images' scores from {low:.4g} to {high:.4g}; threshold {threshold:.4g}."
     return (
         f'<svg class="adlib-histogram-svg" viewBox="-6 0 {width + 12} {height + foot + 12}" role="img" '
-        f'aria-label="{escape(said)}" style="width:100%;max-width:420px;font:11px sans-serif" fill="currentColor">'
+        f'aria-label="{escape(said)}" style="width:100%;max-width:420px;display:block;font:11px sans-serif" '
+        f'fill="currentColor">'
         f"{''.join(bars)}"
         f'<line x1="0" x2="{width}" y1="{height}" y2="{height}" stroke="currentColor" stroke-width="0.7"/>'
         f'<line x1="{line:.1f}" x2="{line:.1f}" y1="10" y2="{height}" stroke="currentColor" stroke-width="1.6" '

@@ -1,5 +1,6 @@
 """Panels: the pictures of one sample, the image itself and one per method."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,15 +96,17 @@ class Decision:
 
 
 def draw_sample(
-    joined: Joined, index: int, look: Look, decisions: list[Decision]
+    joined: Joined, index: int, look: Look, decisions: list[Decision], methods: Sequence[int]
 ) -> tuple[list[dict], list[np.ndarray | None]]:
-    """The panels of one sample for the canvas, and its maps, one per method (None for a method without maps).
+    """The panels of one sample for the canvas, its image first, and its maps, one per method (None for a method without
+    maps, and for one that is not drawn).
 
-    decisions: one per method. Raises InputError if the image or its mask cannot be read.
+    decisions: one per method. methods: the numbers of those that are drawn.
+    Raises InputError if the image or its mask cannot be read.
     """
     truth = joined.mask(index)
     drawn = _ground(joined, index, look.window, look.longest)
-    maps = [joined.map(index, method) for method in range(len(decisions))]
+    maps = [joined.map(index, method) if method in methods else None for method in range(len(decisions))]
     name = joined.samples["image"].iat[index].replace("\\", "/").rpartition("/")[2]
     sample = joined.samples.iloc[index]
     said = f"{name}, {LABELS[sample['label']]}"
@@ -137,7 +140,7 @@ def draw_sample(
             "png": render.png(panel),
         } | ends
 
-    jobs = [_threads.submit(image), *(_threads.submit(method, number) for number in range(len(decisions)))]
+    jobs = [_threads.submit(image), *(_threads.submit(method, number) for number in methods)]
     return [job.result() for job in jobs], maps
 
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import ipywidgets as widgets
 import pandas as pd
@@ -10,10 +10,9 @@ import pandas as pd
 from adlib.errors import InputError
 from adlib.predictions import Predictions
 from adlib.report.banner import banner
-from adlib.report.labels import row_label
 from adlib.runs.record import FAILED, FINISHED
 from adlib.runs.store import Store
-from adlib.runs.titles import told_apart
+from adlib.runs.titles import distinct_tails, told_apart
 
 
 def ensure_run(out: str | Path) -> None:
@@ -46,7 +45,7 @@ def run_table(out: str | Path, keys: list[str] | tuple[str, ...] = ()) -> pd.Dat
 
 
 def comparable_runs(out: str | Path, keys: list[str] | tuple[str, ...] = ()) -> dict[str, list[dict]]:
-    """Records of the finished runs below `out`, by what they scored: "cxr_ad/UB" -> its runs, the newest set first.
+    """Records of the finished runs below `out` by the name of their data: "cxr_ad/UB" -> runs, the newest set first.
 
     Runs of one set have the same data (dataset, category, fingerprint), so their predictions are of the same images.
     keys: these runs alone, by the 16 digits that name their folder in out/runs; all if none is given.
@@ -67,12 +66,49 @@ def comparable_runs(out: str | Path, keys: list[str] | tuple[str, ...] = ()) -> 
     for key in keys or reversed(records):
         run = records[key]["run"]
         sets[run["dataset"], run["category"], records[key]["data"]["fingerprint"]].append(records[key])
-    named: dict[str, list[dict]] = {}
-    for (dataset, category, fingerprint), members in sets.items():
-        name = f"{dataset}/{category}" if category else dataset
-        # The same name with other images: a phantom beside the real data, say.
-        named[f"{name}, data {fingerprint}" if name in named else name] = members
-    return named
+    return dict(zip(_data_names(list(sets.values())), sets.values(), strict=True))
+
+
+def _data_names(sets: list[list[dict]]) -> list[str]:
+    """A name for the data of each set of runs: dataset and category; of images of one's own their folder.
+
+    Where several have the same, the first of these that tells them apart is in brackets: drawn or real, the folder,
+    the number of training images, when the newest run ended; at last their number.
+    """
+    firsts = [records[0] for records in sets]
+    names = [_place(record["run"]) for record in firsts]
+    for name in {name for name in names if names.count(name) > 1}:
+        places = [at for at, other in enumerate(names) if other == name]
+        tellings = [
+            [_kind(firsts[at]) for at in places],
+            [f"in {tail}" for tail in distinct_tails([firsts[at]["run"]["root"] for at in places])],
+            [_trained_on(firsts[at]) for at in places],
+            [f"until {max(record['ended'] for record in sets[at])[:16].replace('T', ' ')}" for at in places],
+            [f"no. {number}" for number, _ in enumerate(places, 1)],
+        ]
+        texts = next(texts for texts in tellings if len(set(texts)) == len(places))
+        for at, text in zip(places, texts, strict=True):
+            names[at] = f"{name} ({text})"
+    return names
+
+
+def _place(run: dict) -> str:
+    """ "cxr_ad/UB"; of a folder of one's own its name in the place of the word "folder"."""
+    dataset = PurePath(run["root"]).name if run["dataset"] == "folder" else run["dataset"]
+    dataset = dataset or run["dataset"]
+    return f"{dataset}/{run['category']}" if run["category"] and run["category"] != dataset else dataset
+
+
+def _kind(record: dict) -> str:
+    """Whether the data are real; if not, how the phantom was drawn."""
+    phantom = record["data"]["phantom"]
+    options = (phantom or {}).get("options")
+    difficulty = options.get("difficulty", "") if isinstance(options, dict) else ""
+    return "real" if phantom is None else ", ".join(filter(None, ("drawn", str(difficulty))))
+
+
+def _trained_on(record: dict) -> str:
+    return f"{sum(count.get('train', 0) for count in record['data'].get('counts', {}).values())} training images"
 
 
 def run_names(records: list[dict]) -> list[str]:
@@ -83,7 +119,7 @@ def run_names(records: list[dict]) -> list[str]:
     for method in dict.fromkeys(record["run"]["method"] for record in records):
         places = [at for at, record in enumerate(records) if record["run"]["method"] == method]
         for at, told in zip(places, told_apart([records[at] for at in places]), strict=True):
-            names[at] = row_label(method, told)
+            names[at] = f"{method}, {told}" if told else method
     return names
 
 
@@ -120,8 +156,10 @@ class RunInspector(widgets.VBox):
         )
         self.menu.add_class("adlib-data")
         self.place = widgets.VBox(self._view())
+        self.place.add_class("adlib-place")
         self.menu.observe(self._change, "value")
-        super().__init__([*([self.menu] if len(sets) > 1 else []), self.place])
+        super().__init__([self.menu, self.place])
+        self.add_class("adlib-runs")
 
     def _view(self) -> list[widgets.Widget]:
         import adlib

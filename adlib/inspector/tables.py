@@ -7,30 +7,40 @@ from html import escape
 
 from adlib.inspector.selection import OUTCOMES
 
-RATIOS = {"recall": "recall", "precision": "precision", "fpr": "false-positive rate", "f1": "F1", "mcc": "MCC"}
+RATIOS = {"recall": "recall", "precision": "precision", "fpr": "FPR", "f1": "F1", "mcc": "MCC"}
+IN_WORDS = {
+    "recall": "of the anomalous images, the share that is called so",
+    "precision": "of the images that are called anomalous, the share that is so",
+    "fpr": "false-positive rate: of the normal images, the share that is called anomalous",
+    "f1": "harmonic mean of recall and precision",
+    "mcc": "Matthews correlation coefficient",
+}
+ORACLE = "Opens at the best F1 on these very labels: an oracle."
+BETTER = "Better than any use in practice, where nobody knows the labels."
+SHOW = {"tp": "found ones", "fn": "missed ones", "fp": "false alarms", "tn": "passed ones"}
 
 
-ORACLE = "The threshold opens at the best F1 on these very labels: an oracle, better than any use in practice."
-
-
-def confusion_table(metrics: Mapping, name: str, oracle: bool) -> str:
-    """The confusion matrix of one method, and what follows from it.
+def confusion_table(metrics: Mapping, oracle: bool) -> str:
+    """The confusion matrix of one method over all images, each count a button, and what follows from it.
 
     metrics: of `adlib.metrics.decision_metrics`. oracle: say that the threshold has seen the labels.
     """
-    tp, fn, fp, tn = (f"{metrics[key]:.0f}" for key in ("tp", "fn", "fp", "tn"))
+    tp, fn, fp, tn = (
+        f'<td data-count="{key}"><button type="button" title="Show the {text} alone">{metrics[key]:.0f}</button></td>'
+        for key, text in SHOW.items()
+    )
     reasons = metrics.get("reasons", {})
+    heads = "".join(f'<th scope="col" title="{IN_WORDS[key]}">{text}</th>' for key, text in RATIOS.items())
     ratios = "".join(
-        f'<tr><th scope="row">{text}</th>'
-        f'<td title="{escape(reasons.get(key, ""))}">{_number(metrics[key], ".4f")}</td></tr>'
-        for key, text in RATIOS.items()
+        f'<td title="{escape(reasons.get(key, ""))}">{_number(metrics[key], ".3f")}</td>' for key in RATIOS
     )
     return (
-        f'<div class="adlib-tables"><table><caption>Confusion matrix, {escape(name)}, all images</caption>'
-        '<tr><td></td><th scope="col">called anomalous</th><th scope="col">called normal</th></tr>'
-        f'<tr><th scope="row">anomalous</th><td data-count="tp">{tp}</td><td data-count="fn">{fn}</td></tr>'
-        f'<tr><th scope="row">normal</th><td data-count="fp">{fp}</td><td data-count="tn">{tn}</td></tr></table>'
-        f"<table>{ratios}</table></div>" + (f'<p class="adlib-oracle">{ORACLE}</p>' if oracle else "")
+        '<div class="adlib-tables"><table><tr><td>all images</td><th scope="col">called anomalous</th>'
+        '<th scope="col">called normal</th></tr>'
+        f'<tr><th scope="row">anomalous</th>{tp}{fn}</tr>'
+        f'<tr><th scope="row">normal</th>{fp}{tn}</tr></table>'
+        f"<table><tr>{heads}</tr><tr>{ratios}</tr></table></div>"
+        + (f'<p class="adlib-oracle" title="{BETTER}">{ORACLE}</p>' if oracle else "")
     )
 
 
@@ -61,7 +71,7 @@ def score_table(names: Sequence[str], scores, ranks, outcomes: Sequence[str]) ->
     """A sample's score by each method, its rank and outcome. scores, ranks: [M]."""
     lines = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{score:.5g}</td><td>{100 * rank:.0f} %</td>'
-        f'<td class="word">{outcome}: {OUTCOMES[outcome]}</td></tr>'
+        f'<td class="outcome">{outcome}: {OUTCOMES[outcome]}</td></tr>'
         for name, score, rank, outcome in zip(names, scores, ranks, outcomes, strict=True)
     )
     heads = "".join(f'<th scope="col">{text}</th>' for text in ("method", "score", "rank", "outcome"))

@@ -11,10 +11,11 @@ from adlib.errors import InputError
 from adlib.inspector import panels, render, tables
 from adlib.inspector.canvas import Canvas, Strip
 from adlib.inspector.contact_sheet import contact_sheet
-from adlib.inspector.controls import EVERY, Controls, arranged, limit
+from adlib.inspector.controls import EVERY, Controls, limit
 from adlib.inspector.decisions import Decisions
 from adlib.inspector.histogram import score_histogram
 from adlib.inspector.joined import Joined
+from adlib.inspector.layout import arranged
 from adlib.inspector.note_editor import NoteEditor
 from adlib.inspector.notes import ReviewNotes, notes_file
 from adlib.inspector.selection import (
@@ -76,7 +77,7 @@ class Inspector(widgets.VBox):
         self._watch(self._slide, control.threshold)
         self._watch(lambda: self.set_threshold(control.threshold_exact.value), control.threshold_exact)
         self._watch(self._mask_threshold, control.mask_follows, control.mask_threshold)
-        drawn = (control.ground_truth, control.own_mask, control.opacity, control.palette, control.scale)
+        drawn = (control.alone, control.ground_truth, control.own_mask, control.opacity, control.palette, control.scale)
         self._watch(self._draw_soon, *drawn, control.full_resolution)
         self._watch(self._window, control.level, control.width)
         control.window_auto.on_click(lambda _: self._fit_window(render.auto_window))
@@ -111,6 +112,8 @@ class Inspector(widgets.VBox):
             self.step(int(content["step"]))
         elif "go" in content:
             self.go(int(content["go"]))
+        elif "outcome" in content:
+            self.show_outcome(str(content["outcome"]))
 
     # Which sample
 
@@ -140,6 +143,12 @@ class Inspector(widgets.VBox):
         with self._silently():
             self.controls.reset_filters()
         self._select()
+
+    def show_outcome(self, outcome: str) -> None:
+        """Narrow the list to one outcome, "TP" ..., of the method in focus; from that one alone, widen it to all."""
+        choice = self.controls.filter_outcome
+        if outcome in OUTCOMES:
+            choice.value = tuple(OUTCOMES) if choice.value == (outcome,) else (outcome,)
 
     def _jump(self) -> None:
         self.go(self.controls.position.value - 1)
@@ -220,11 +229,10 @@ class Inspector(widgets.VBox):
         control.mask_follows.disabled = decisions.scales[method] is None
         control.mask_threshold.disabled = decisions.scales[method] is None or decisions.follows[method]
         names = self.joined.names
-        text = tables.confusion_table(decisions.metrics(method), names[method], decisions.is_oracle(method))
+        control.confusion.value = tables.confusion_table(decisions.metrics(method), decisions.is_oracle(method))
         if len(names) > 1:
             metrics = {name: decisions.metrics(number) for number, name in enumerate(names)}
-            text += tables.methods_table(metrics, decisions.thresholds, method)
-        control.confusion.value = text
+            control.methods.value = tables.methods_table(metrics, decisions.thresholds, method)
 
     # Texts of the current sample
 
@@ -315,13 +323,14 @@ class Inspector(widgets.VBox):
 
     def _draw_panels(self) -> None:
         control = self.controls
+        methods = [self.method] if control.alone.value else list(range(len(self.joined.names)))
         self._look = replace(
             self._look,
             truth=control.ground_truth.value,
             decided=control.own_mask.value,
             opacity=control.opacity.value,
             palette=control.palette.value,
-            longest=None if control.full_resolution.value else render.longest_side(1 + len(self.joined.names)),
+            longest=None if control.full_resolution.value else render.longest_side(1 + len(methods)),
         )
         if self.index is None:
             self._leave_empty("No sample passes all filters; “show all” takes them away.")
@@ -329,7 +338,7 @@ class Inspector(widgets.VBox):
         try:
             self._fit_bits()
             decisions = self.decisions.of(self.index, shared_scale=control.scale.value == "shared")
-            drawn, maps = panels.draw_sample(self.joined, self.index, self._look, decisions)
+            drawn, maps = panels.draw_sample(self.joined, self.index, self._look, decisions, methods)
             values = panels.pointer_values(self.joined, self.index, self._look, maps)
         except InputError as error:
             self._leave_empty(f"{error} If the images have moved, name their new folder in the field “images in”.")

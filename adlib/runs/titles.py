@@ -121,7 +121,7 @@ def _tell(parts: list[dict]) -> list[str]:
         {name: value for name, value in one["settings"].items() if value is not None or name in parameters}
         for one in parts
     ]
-    listed: list[list[str]] = [[] for _ in parts]
+    listed: list[list[tuple[int, str]]] = [[] for _ in parts]  # how many runs share it, and what it is
     differs = False
     for name in dict.fromkeys([*(name for own in chosen for name in own), *sorted(parameters)]):
         values = [
@@ -140,12 +140,14 @@ def _tell(parts: list[dict]) -> list[str]:
             texts = distinct_tails([value or "" for value in values])
         for line, value, text in zip(listed, values, texts, strict=True):
             if value not in (None, default):
-                line.append(f"{name} {text}")
+                line.append((values.count(value), f"{name} {text}"))
     roots = [one["root"] for one in parts]
     if len({one["data"] for one in parts}) > 1 and len(set(roots)) > 1:
         differs = True
-        listed = [[f"data {tail}", *line] for line, tail in zip(listed, distinct_tails(roots), strict=True)]
-    return [", ".join(line) or (DEFAULT if differs else "") for line in listed]
+        listed = [[(0, f"data {tail}"), *line] for line, tail in zip(listed, distinct_tails(roots), strict=True)]
+    # What is rarest stands first: where there is room for the beginning alone, that tells most.
+    texts = [", ".join(text for _, text in sorted(line, key=lambda each: each[0])) for line in listed]
+    return [text or (DEFAULT if differs else "") for text in texts]
 
 
 def _with_keys(texts: list[str], keys: list[str]) -> list[str]:

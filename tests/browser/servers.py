@@ -17,6 +17,7 @@ from conftest import REPOSITORY, make_tree
 from playwright.sync_api import Browser, sync_playwright
 
 SHARES = (0.1, 0.5)  # coreset ratios of the two stored runs
+OWN, CATEGORY = "connector_housings_of_line_3_night_shift", "left_side_after_the_second_soldering"
 
 
 def make_workplace(folder: Path) -> Path:
@@ -24,7 +25,7 @@ def make_workplace(folder: Path) -> Path:
     from adlib.runs import Recorder, Run
 
     shutil.copytree(REPOSITORY / "notebooks", folder / "notebooks")
-    tree = make_tree(folder / "data" / "parts", train=4)
+    tree = make_tree(folder / "data" / OWN, CATEGORY, train=4)
     for share in SHARES:
         settings = {
             "backbone": "resnet18.tv_in1k",
@@ -33,7 +34,7 @@ def make_workplace(folder: Path) -> Path:
             "size": 64,
             "crop": None,
         }
-        run = Run("folder", str(tree), "patchcore", "thing", settings, device="cpu")
+        run = Run("folder", str(tree), "patchcore", CATEGORY, settings, device="cpu")
         recorder, model = Recorder(run), run.create_model()
         with recorder.phase("fit"):
             model.fit(run.images("train"), device="cpu", progress=False)
@@ -43,6 +44,20 @@ def make_workplace(folder: Path) -> Path:
 
         recorder.finish(model, predictions, evaluate(predictions), folder / "reports" / "runs" / run.key)
     return folder
+
+
+def crowd(workplace: Path, number: int = 12) -> None:
+    """Beside its two runs some more of the same data, older, that differ in their seed alone; and one of other data."""
+    runs = workplace / "reports" / "runs"
+    record = stored(workplace)[0]
+    for seed in range(1, number + 2):
+        copy = json.loads(json.dumps(record)) | {"key": f"{seed:016x}", "ended": "2020-01-01T00:00:00+00:00"}
+        copy["run"]["seed"] = seed
+        if seed > number:
+            copy["data"]["fingerprint"], copy["data"]["counts"] = "other", {CATEGORY: {"train": 5}}
+        del copy["checksum"]
+        shutil.copytree(runs / record["key"] / "predictions", runs / copy["key"] / "predictions")
+        (runs / copy["key"] / "record.json").write_text(json.dumps(copy))
 
 
 def _environment(home: Path) -> dict[str, str]:
@@ -120,4 +135,5 @@ def stored(workplace: Path) -> list[dict]:
     """Records of the workplace's runs, oldest first, as the inspector names them in its menu of methods."""
     files = (workplace / "reports" / "runs").glob("*/record.json")
     records = [json.loads(file.read_text()) for file in files]
+    records = [record for record in records if record["run"]["seed"] == 0]
     return sorted(records, key=lambda record: record["parameters"]["coreset_ratio"])

@@ -16,7 +16,7 @@ if not shutil.which("chromium"):
 pytest.importorskip("playwright", reason="no Playwright here (`make setup`): browser tests left out")
 
 from playwright.sync_api import Browser, Page, expect
-from servers import chromium, inspector_app, jupyter_lab, make_workplace, stored
+from servers import CATEGORY, OWN, chromium, crowd, inspector_app, jupyter_lab, make_workplace, stored
 
 from adlib.metrics import decision_metrics
 from adlib.predictions import Predictions
@@ -53,6 +53,41 @@ MISPLACED = """() => {
     }
   }
   return found;
+}"""
+
+# What a reviewer needs at every image, and which of it does not lie wholly within the window.
+ESSENTIAL = (
+    ".adlib-panels figure:nth-child(1) canvas",
+    ".adlib-panels figure:nth-child(2) canvas",
+    *(f".adlib-{name}" for name in ("previous", "next", "position", "sort", "status", "thumbnails")),
+    *(f".adlib-{name}" for name in ("threshold", "threshold-exact", "histogram svg", "confusion table")),
+    *(f".adlib-filter-{name}" for name in ("outcome", "category", "defect", "mark", "score", "clear")),
+    *(f".adlib-filter-{name}" for name in ("disagree", "suspected")),
+    *(f".adlib-note-{name}" for name in ("mark", "text", "save", "path")),
+    ".adlib-sample tr",
+    ".adlib-data",
+    ".adlib-warning",
+)
+OUTSIDE = """selectors => selectors.filter(selector => {
+  const node = document.querySelector(selector);
+  if (!node) return true;
+  let { left, top, right, bottom } = node.getBoundingClientRect();
+  const inside = edge => left >= edge.left - 1 && top >= edge.top - 1
+    && right <= edge.right + 1 && bottom <= edge.bottom + 1;
+  if (right - left < 20 || bottom - top < 10) return true;
+  for (let box = node.parentElement; box; box = box.parentElement)
+    if (box !== document.body && box !== document.documentElement && getComputedStyle(box).overflow !== 'visible'
+      && !inside(box.getBoundingClientRect())) return true;
+  return !inside({ left: 0, top: 0, right: innerWidth, bottom: innerHeight });
+})"""
+
+# Brightness, 0 to 255, of the inspector's text and of what it stands on.
+CONTRAST = """() => {
+  const bright = colour => colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 3;
+  let node = document.querySelector('.adlib-status');
+  const ink = getComputedStyle(node).color;
+  while (/rgba\\(.*, 0\\)|transparent/.test(getComputedStyle(node).backgroundColor)) node = node.parentElement;
+  return [bright(ink), bright(getComputedStyle(node).backgroundColor)];
 }"""
 
 
@@ -135,7 +170,8 @@ def use_inspector(page: Page, predictions: Predictions) -> None:
         expect(position).to_have_value(place)
     assert page.locator(".adlib-sample").inner_text() != first
 
-    page.locator(".adlib-filter-outcome select").select_option(label="FN: missed")
+    page.locator(".adlib-confusion td[data-count=fn] button").click()
+    expect(page.locator(".adlib-filter-outcome select option:checked")).to_have_text("FN: missed")
     expect(page.locator(".adlib-status")).to_contain_text("of 2 shown, 8 in all")
     expect(page.locator(".adlib-sample")).to_contain_text("anomalous")
 
@@ -175,6 +211,22 @@ def photograph(page: Page, folder: Path, name: str) -> None:
         assert page.evaluate(MISPLACED) == [], width
 
 
+def fits_one_screen(page: Page, folder: Path, name: str, width: int, height: int) -> None:
+    """All that is essential lies within a window of this size, in light and dark; in the end it is light again."""
+    page.set_viewport_size({"width": width, "height": height})
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_timeout(1000)
+        page.locator(".adlib-runs").evaluate("inspector => inspector.scrollIntoView()")
+        page.screenshot(path=folder / f"{name}_{width}x{height}_{scheme}.png")
+        assert page.evaluate(OUTSIDE, ESSENTIAL) == [], scheme
+        ink, paper = page.evaluate(CONTRAST)
+        assert abs(ink - paper) > 90
+        assert (ink > paper) == (scheme == "dark")
+        side = page.locator(".adlib-panels canvas").nth(1).bounding_box()["width"]
+        assert side > 200  # no stamp
+
+
 def focused(workplace: Path) -> Predictions:
     """Predictions of the method that the inspector opens with: the first of its list, the newest run."""
     newest = max(stored(workplace), key=lambda record: (record["ended"], record["key"]))
@@ -201,6 +253,8 @@ def test_inspector_in_jupyterlab(browser, workplace, tmp_path, screenshots):
 
         page.goto(address.replace("00_start_here", "02_inspect"))
         run_all_cells(page)
+        page.locator(".adlib-panels canvas").first.wait_for()
+        fits_one_screen(page, screenshots, "lab", 1400, 1000)
         use_inspector(page, focused(workplace))
         photograph(page, screenshots, "lab")
         page.keyboard.press("Control+s")
@@ -212,6 +266,7 @@ def test_inspector_in_jupyterlab(browser, workplace, tmp_path, screenshots):
 
 
 def test_inspector_as_an_app(browser, workplace, tmp_path, screenshots):
+    crowd(workplace)
     with inspector_app(workplace, tmp_path / "home") as address:
         page, errors = open_page(browser)
         asked = []
@@ -220,6 +275,14 @@ def test_inspector_as_an_app(browser, workplace, tmp_path, screenshots):
         page.goto(address)
         page.locator(".adlib-inspector").wait_for(timeout=PATIENT)
         assert page.locator("text=inspect_runs").count() == 0  # no code
+        page.locator(".adlib-panels canvas").first.wait_for()
+        names = page.locator(".adlib-data option").all_inner_texts()
+        told = [
+            f"{OWN}/{CATEGORY} ({text})".replace(" ", "\xa0") for text in ("4 training images", "5 training images")
+        ]
+        assert names == told
+        fits_one_screen(page, screenshots, "app", 1280, 800)
+        assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
         use_inspector(page, focused(workplace))
         photograph(page, screenshots, "app")
         page.reload()

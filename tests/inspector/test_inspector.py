@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import time
 from pathlib import Path
 
@@ -232,6 +233,28 @@ def test_no_sample_left_says_so_and_recovers(inspector):
     assert inspector.canvas.message == ""
 
 
+def test_a_count_is_a_button_that_narrows_the_list_and_widens_it_again(inspector):
+    for shown in ([3], list(range(8))):
+        inspector.canvas._handle_custom_msg({"outcome": "FP"}, [])
+        assert inspector.shown.tolist() == shown
+    assert inspector.controls.filter_outcome.label == "all"
+    inspector.canvas._handle_custom_msg({"outcome": "other"}, [])
+    assert len(inspector.shown) == 8
+
+
+def test_the_map_of_one_method_alone_follows_the_focus(inspector, first, tmp_path):
+    control = inspector.controls
+    assert not control.alone.value
+    control.alone.value = True
+    inspector.draw()
+    assert [panel["title"] for panel in inspector.canvas.panels] == ["image", "one"]
+    control.method.value = 1
+    inspector.draw()
+    assert [panel["title"] for panel in inspector.canvas.panels] == ["image", "two"]
+    many = {f"method {number}": first for number in range(5)}
+    assert adlib.inspect(many, notes=tmp_path / "notes.csv").controls.alone.value  # else each would be a stamp
+
+
 def test_order_by_defect_area_reads_the_masks(inspector, tested):
     inspector.controls.sort.value = "area_large"
     areas = [cv2.imread(path, 0).astype(bool).mean() for path in tested.samples["mask"][4:]]
@@ -269,7 +292,7 @@ def test_threshold_moves_the_confusion_matrix_and_the_line(inspector, first):
         control.threshold_exact.value = threshold
         metrics = decision_metrics(first.samples["label"], first.scores, threshold)
         for name in ("tp", "fp", "fn", "tn"):
-            assert f'data-count="{name}">{metrics[name]:.0f}<' in control.confusion.value
+            assert re.search(rf'data-count="{name}"><button[^>]*>{metrics[name]:.0f}<', control.confusion.value)
         assert f"threshold {threshold:.4g}<" in control.histogram.value
         assert str(inspector.decisions.metrics(0)) == str(metrics)  # as text, so that NaN equals NaN
     assert inspector.decisions.thresholds == [-2.0, 45.0]

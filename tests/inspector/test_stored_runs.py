@@ -42,28 +42,58 @@ def test_runs_of_the_same_data_are_one_set_the_newest_first(tmp_path):
     store(tmp_path, "3" * 16, category="other", data="d1")
     sets = comparable_runs(tmp_path)
     assert {name: [record["key"][0] for record in records] for name, records in sets.items()} == {
-        "folder/other": ["3"],
-        "folder/thing": ["2", "1"],
+        "data/other": ["3"],
+        "data/thing": ["2", "1"],
     }
     assert run_table(tmp_path).loc["1" * 16, "image_auroc"] == 0.5
 
 
-def test_the_same_category_of_other_data_is_another_set(tmp_path):
-    store(tmp_path, "1" * 16, data="real")
-    store(tmp_path, "2" * 16, data="drawn")
-    assert list(comparable_runs(tmp_path)) == ["folder/thing", "folder/thing, data real"]
+def drawn(difficulty: str) -> dict:
+    return {"fingerprint": difficulty, "phantom": {"options": {"difficulty": difficulty}}}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ({"data": drawn("hard")}, {"data": drawn("plain")}, ["drawn, plain", "drawn, hard"]),
+        ({"data": {"fingerprint": "real", "phantom": None}}, {"data": drawn("plain")}, ["drawn, plain", "real"]),
+        (
+            {"root": "/a/data", "data": {"fingerprint": "a", "phantom": None}},
+            {"root": "/b/data"},
+            ["in b/data", "in a/data"],
+        ),
+        (
+            {"data": {"fingerprint": "few", "phantom": None, "counts": {"thing": {"train": 5}}}},
+            {"data": {"fingerprint": "all", "phantom": None, "counts": {"thing": {"train": 24}}}},
+            ["24 training images", "5 training images"],
+        ),
+        (
+            {},
+            {"data": {"fingerprint": "d1", "phantom": None}, "ended": "2026-01-02T10:30:00+00:00"},
+            ["until 2026-01-02 10:30", "until 2026-01-01 00:00"],
+        ),
+        ({}, {"data": {"fingerprint": "d1", "phantom": None}}, ["no. 1", "no. 2"]),
+    ],
+)
+def test_data_of_one_name_are_told_apart_in_words(tmp_path, first, second, names):
+    for key, more in (("1" * 16, first), ("2" * 16, second)):
+        root = more.pop("root", "/data")
+        record = finished_record(key, {"root": root}, **({"ended": f"2026-01-01T00:00:0{key[0]}+00:00"} | more))
+        (tmp_path / "runs" / key / "predictions").mkdir(parents=True)
+        (tmp_path / "runs" / key / "record.json").write_text(json.dumps(record))
+    assert list(comparable_runs(tmp_path)) == [f"data/thing ({name})" for name in names]
 
 
 def test_runs_of_one_method_are_named_by_what_differs(tmp_path):
     store(tmp_path, "1" * 16, parameters={"coreset_ratio": 0.1, "k": 1})
     store(tmp_path, "2" * 16, parameters={"coreset_ratio": 0.5, "k": 1})
     store(tmp_path, "3" * 16, parameters={"coreset_ratio": 0.5, "k": 1}, seed=1)
-    assert run_names(comparable_runs(tmp_path)["folder/thing"]) == [
+    assert run_names(comparable_runs(tmp_path)["data/thing"]) == [
         "patchcore, seed 1, coreset_ratio 0.5",
         "patchcore, seed 0, coreset_ratio 0.5",
         "patchcore, seed 0, coreset_ratio 0.1",
     ]
-    assert run_names(comparable_runs(tmp_path, ["1" * 16])["folder/thing"]) == ["patchcore"]
+    assert run_names(comparable_runs(tmp_path, ["1" * 16])["data/thing"]) == ["patchcore"]
 
 
 def test_where_nothing_can_be_shown_the_sentence_says_what_to_do(tmp_path):
@@ -80,9 +110,9 @@ def test_inspector_shows_one_set_and_the_menu_changes_it(tmp_path):
     shown = inspect_runs(tmp_path)
     assert "Random weights" in shown.place.children[0].value
     assert set(shown.place.children[1].joined.samples["category"]) == {"other"}
-    shown.menu.value = "folder/thing"
+    shown.menu.value = "data/thing"
     assert set(shown.place.children[1].joined.samples["category"]) == {"thing"}
-    assert load_runs(tmp_path, shown.sets["folder/thing"])["patchcore"].scores.shape == (8,)
+    assert load_runs(tmp_path, shown.sets["data/thing"])["patchcore"].scores.shape == (8,)
 
 
 def test_a_page_without_a_kernel_gets_banner_and_contact_sheet(tmp_path):

@@ -26,7 +26,7 @@ def record(key: str, settings: dict | None = None, **more) -> dict:
 
 def test_runs_that_differ_in_a_setting_name_it():
     runs = [record("1"), record("2", {"k": 20}), record("3", {"k": 20, "mean": False})]
-    told = ["default settings", "k 20", "k 20, mean False"]
+    told = ["default settings", "k 20", "mean False, k 20"]
     assert stored_titles(runs) == [f"{NAME} ({text})" for text in told]
     assert told_apart(runs) == told
 
