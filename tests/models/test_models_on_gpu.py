@@ -28,10 +28,6 @@ def fitted(name, splits, device):
     return model.fit(images, device=device, progress=False)
 
 
-def everything(model):
-    return [tensor for tensor in model.state().values()]
-
-
 @pytest.mark.parametrize("name", list_models())
 def test_method_learns_and_scores_on_a_gpu_and_goes_to_the_cpu_and_back(name, splits, tmp_path):
     _, test = splits
