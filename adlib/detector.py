@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from adlib.errors import InputError, did_you_mean
 from adlib.features.feature_cache import LIMIT, FeatureCache
+from adlib.gpu_memory import SHORT, Parts, part_of
 from adlib.images import ImageSet
 from adlib.parameters import keeping
 from adlib.predictions import Predictions
@@ -93,6 +94,7 @@ class Detector:
     images_: dict | None = None  # settings of the ImageSet that fit has seen; None for files of versions before
     why_no_graph: str = ""  # a sentence why the method cannot be exported (adlib.export); "" where that can be tried
     threshold_: dict | None = None  # adlib.screening.Threshold as plain values, where one was chosen
+    scored_parts = Parts()  # how many images were scored at once, where a GPU's memory was short
     feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
     learns_from: tuple[
         str, ...
@@ -150,6 +152,15 @@ class Detector:
             return [f"Needs {self.facts.needs}; what is drawn at random cannot find anything."]
         return [_WEIGHTS_WARNINGS[weights]] if weights in _WEIGHTS_WARNINGS else []
 
+    @property
+    def memory_notes(self) -> list[str]:
+        """What was done in another way because the GPU's memory was short, a sentence each; [] if it was not."""
+        backbone = getattr(self, "backbone_", None)
+        scored, described = self.scored_parts.largest, getattr(backbone, "parts", Parts()).largest
+        notes = [f"images were scored {scored} at a time"] if scored else []
+        notes += [f"the backbone saw {described} images at a time"] if described else []
+        return [SHORT.format(note) for note in notes]
+
     def fit(
         self,
         images: ImageSet,
@@ -183,12 +194,14 @@ class Detector:
     def predict(
         self, images: ImageSet, device: str = "auto", batch_size: int = 8, progress: bool = True
     ) -> Predictions:
-        """Score every image and every pixel; the batch size changes the speed and not the scores.
+        """Score every image and every pixel; the batch size changes the speed and not the scores. A batch that does not
+        fit into a GPU's memory is therefore scored in parts, and `memory_notes` says so.
 
         Of images with tiles, the map is that of the tiles put together, and the score that of the worst tile.
         """
         self.check_fitted()
         self.check_shape(*images.shape)
+        self.scored_parts = Parts()
         self.device_ = choose_device(device)
         self.to(self.device_)
         items = images.tiles()
@@ -197,20 +210,29 @@ class Detector:
         with torch.inference_mode():
             for start, batch in self.batches(items, batch_size, progress, "predict"):
                 rows = items.samples.iloc[start : start + len(batch)]
-                batch_scores, batch_maps = self.score_samples(batch, rows)
-                scores.append(batch_scores.float().cpu().numpy())
-                if batch_maps is None:
-                    continue
-                if maps is None:
-                    maps = room_for_maps((len(images), *images.shape))
-                if mosaic is None:
-                    maps[start : start + len(batch)] = batch_maps.float().cpu().numpy()
-                else:
-                    mosaic.add(batch_maps.float().cpu().numpy(), start, maps)
+                for part_scores, part_maps in self._scored(batch, rows):
+                    scores.append(part_scores)
+                    if part_maps is not None:
+                        if maps is None:
+                            maps = room_for_maps((len(images), *images.shape))
+                        if mosaic is None:
+                            maps[start : start + len(part_maps)] = part_maps
+                        else:
+                            mosaic.add(part_maps, start, maps)
+                    start += len(part_scores)
         scores = np.concatenate(scores)
         if mosaic is not None:
             scores = scores.reshape(len(images), -1).max(1)
         return Predictions(scores, maps, images.samples, images.settings)
+
+    def _scored(self, batch: torch.Tensor, rows: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Scores float32 [n] and maps [n, H, W] of a batch, in as many parts as the GPU's memory asks for."""
+
+        def work(part: slice):
+            scores, maps = self.score_samples(part_of(batch, part), rows.iloc[part])
+            return scores.float().cpu().numpy(), None if maps is None else maps.float().cpu().numpy()
+
+        return self.scored_parts.of(work, len(batch))
 
     def batches(
         self, images: ImageSet, batch_size: int, progress: bool, what: str
@@ -404,6 +426,8 @@ def choose_device(device: str) -> torch.device:
         raise InputError(f"device={device!r} is not a torch device: use 'auto', 'cpu' or 'cuda'.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device={device!r}, but torch sees no CUDA device: use device='cpu', see `adlib doctor`.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (count := torch.cuda.device_count()):
+        raise InputError(f"device={device!r}, but the last of the CUDA devices that torch sees is 'cuda:{count - 1}'.")
     return chosen
 
 

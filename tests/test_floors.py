@@ -11,7 +11,7 @@ HOUSE = Path(adlib.__file__).parent
 FLOORS = [
     "errors",
     "files file_hashes figure_style",
-    "samples hdf5 tiff resizing plugins parameters image_cache tiles",
+    "samples hdf5 tiff resizing plugins parameters image_cache tiles gpu_memory",
     "papers training_set pictures conformance",
     "masks",
     "metrics images",

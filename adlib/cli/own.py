@@ -35,7 +35,7 @@ def fit(
     model, held, samples = fit_own(run, rate, folds)
     threshold = Threshold.of(model.threshold_)
     print(model.save(out))
-    for sentence in [*model.warnings, *threshold.sentences()]:
+    for sentence in [*model.warnings, *model.memory_notes, *threshold.sentences()]:
         print(sentence)
     if said := doubts(held):
         print(f"warning: {said}", file=sys.stderr)

@@ -21,6 +21,7 @@ from adlib.features.weights import (
     weights_file,
 )
 from adlib.file_hashes import file_hash
+from adlib.gpu_memory import Parts, part_of
 
 # ImageNet statistics, for networks that have no configuration of their own.
 MEAN = (0.485, 0.456, 0.406)
@@ -41,6 +42,7 @@ class Backbone(nn.Module):
 
     backbone(x): x float [B, 3, H, W] in [0, 1], not normalised -> list of float [B, C, h, w], one per stage. Mean and
     deviation are those of the weights' own configuration in timm.
+    What does not fit into a GPU's memory is computed in parts; `parts.largest` then says of how many images.
     It stays in eval mode whatever a training loop does to its parent, and keeps no gradients.
     Raises InputError for unknown names and stages, for weights that are not there or do not fit, and for images of a
     size that the network does not take.
@@ -54,6 +56,7 @@ class Backbone(nn.Module):
         self.channels = self.net.feature_info.channels()
         self.strides = self.net.feature_info.reduction()
         hold_statistics(self, self.net)
+        self.parts = Parts()
         # The layout that convolutions prefer: 1.1 to 1.4 times the speed on a CPU, the same values.
         self.requires_grad_(False).eval()
         if all(parameter.ndim < 5 for parameter in self.parameters()):
@@ -67,7 +70,8 @@ class Backbone(nn.Module):
         return looked_up(self, x, self.compute)
 
     def compute(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return self.asked(self.net, x)
+        found = self.parts.of(lambda part: self.asked(self.net, part_of(x, part)), len(x))  # of each image by itself
+        return found[0] if len(found) == 1 else [torch.cat(stage) for stage in zip(*found, strict=True)]
 
     def asked(self, network: Callable, x: torch.Tensor):
         """network of the normalised images, or the sentence for images of a size that it does not take."""

@@ -4,10 +4,11 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 
 import torch
 
+from adlib.gpu_memory import Parts, part_of
 from adlib.memory.distance_bounds import fit_search_outline
 
 SMALLEST = 2048  # stored features below which the search in groups gains nothing
@@ -54,16 +55,23 @@ class BankSearch:
     def __init__(self, bank: torch.Tensor):
         self.bank = self.features = bank
         self.grouped = bank.device.type == "cpu" and len(bank) >= SMALLEST and bank.shape[1] >= 32
+        self.parts = Parts()
         self.outline = None  # of the features, once there are queries to choose it by
 
     def nearest(self, queries: torch.Tensor, neighbours: int = 1) -> torch.Tensor:
-        """Float [Q, D] on the bank's device -> squared distances to the k nearest, float [Q, k], ascending."""
+        """Float [Q, D] -> squared distances to the k nearest, float [Q, k], ascending, on the queries' device.
+
+        On a GPU, as many queries are compared at once as its memory allows.
+        """
+        if queries.device != self.bank.device:
+            return self.nearest(queries.to(self.bank.device), neighbours).to(queries.device)
         if self.grouped and self.outline is None:
             self._group(queries, neighbours)
         if self.grouped and neighbours <= self.width:
             rows = max(BLOCK, TABLE // len(self.sizes))
             return in_threads(lambda part: torch.cat([self._search(p, neighbours) for p in part.split(rows)]), queries)
-        return nearest(queries, self.features, neighbours)
+        work = partial(nearest, bank=self.features, neighbours=neighbours)
+        return torch.cat(self.parts.of(lambda part: work(part_of(queries, part)), len(queries)))
 
     @classmethod
     def of(cls, bank: torch.Tensor, last: "BankSearch | None") -> "BankSearch":

@@ -33,6 +33,7 @@ from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.features.foreground import foreground
 from adlib.features.patch_embedding import concatenated_embedding, pooled_embedding
+from adlib.gpu_memory import SHORT
 from adlib.memory.coreset import k_centre_greedy_in_shards
 from adlib.memory.memory_bank import BankSearch, random_projection
 from adlib.memory.patch_store import PatchStore, parse_bytes
@@ -68,6 +69,7 @@ class PatchCore(Detector):
         "`adlib predict`, or a method without a memory such as padim or simplenet"
     )
     image_defaults = {"crop": 224, "sides": "shorter"}
+    bank_outside = False  # whether the memory bank lies on the CPU, because a GPU had no room for it
     search_: BankSearch | None = None  # of the memory bank, made when it is first searched
 
     def __init__(
@@ -120,7 +122,8 @@ class PatchCore(Detector):
         if self.shards_ == 1:
             projections = projections.to(self.device_)
         kept = k_centre_greedy_in_shards(projections, count, store.shard_rows, seed=self.seed_, progress=progress)
-        self.memory_bank_ = store.take(kept).to(self.device_)
+        self.memory_bank_ = store.take(kept)
+        self.to(self.device_)
         del projections
         store.close()
 
@@ -178,12 +181,25 @@ class PatchCore(Detector):
         distances from the patch to the `support` stored patches that are nearest to its nearest one, itself among them.
         """
         worst, rows = patch_scores.max(1)
-        patch = patches[torch.arange(len(rows), device=rows.device), rows]  # [B, D]
         bank = self.memory_bank_
+        patch = patches[torch.arange(len(rows), device=rows.device), rows].to(bank.device)  # [B, D]
         nearest = torch.cdist(patch, bank).argmin(1)
         around = torch.cdist(bank[nearest], bank).topk(min(self.support, len(bank)), largest=False).indices
         distances = torch.linalg.vector_norm(patch[:, None] - bank[around], dim=2)  # [B, support], the nearest first
-        return (1 - distances.softmax(1)[:, 0]) * worst
+        return (1 - distances.softmax(1)[:, 0]).to(worst.device) * worst
+
+    def to(self, device):
+        """A memory bank that does not fit into a GPU stays on the CPU, whose distances are the same."""
+        self.backbone_.to(device)
+        try:
+            self.memory_bank_, self.bank_outside = self.memory_bank_.to(device), False
+        except torch.OutOfMemoryError:
+            self.memory_bank_, self.bank_outside = self.memory_bank_.cpu(), True
+
+    @property
+    def memory_notes(self):
+        outside = [SHORT.format("the memory bank was searched on the CPU")] if self.bank_outside else []
+        return super().memory_notes + outside
 
     def build(self, weights: str) -> None:
         self.backbone_ = Backbone(self.backbone, self.stages, weights, self.seed_, self.normed)

@@ -47,6 +47,11 @@ SENTENCES = {
     "CUDA error: out of memory": "out of GPU memory",
     "No space left on device": "disk full",
 }
+# What changes no number has been tried by then (adlib.gpu_memory).
+SMALLER = (
+    "A smaller batch_size or size, or precision=bfloat16, needs less memory but gives other numbers, so it is for you "
+    "to choose."
+)
 
 
 @dataclass(frozen=True)
@@ -416,7 +421,8 @@ def _of_exception(name: str, text: str) -> NotebookFailed:
     """What a notebook failed with: the exception's name and text."""
     lines = text.strip().splitlines() or [""]
     kind = KINDS.get(name) or next((kind for part, kind in SENTENCES.items() if part in text), "error")
-    return NotebookFailed(kind, lines[0] if kind in ("wrong input", "diverged") else f"{name}: {lines[0]}")
+    reason = lines[0] if kind in ("wrong input", "diverged") else f"{name}: {lines[0]}"
+    return NotebookFailed(kind, reason + (f" {SMALLER}" if kind == "out of GPU memory" else ""))
 
 
 def _of_death(status: int | None, memory_was_short: bool) -> NotebookFailed:

@@ -92,7 +92,9 @@ class Recorder:
             },
             "weights": model.origin,
             "choices": model.choices,
-            "warnings": list(dict.fromkeys([*self.run.warnings, *model.warnings, *_lost_masks(predictions)])),
+            "warnings": list(
+                dict.fromkeys([*self.run.warnings, *model.warnings, *model.memory_notes, *_lost_masks(predictions)])
+            ),
             "ground_truth": _ground_truth(predictions, metrics),
             "reasons": metrics.pop("reasons", {}),
             "metrics": _without_nan(metrics),

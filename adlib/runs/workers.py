@@ -201,8 +201,9 @@ def _gpus() -> list[str]:
 
     if not torch.cuda.is_available():
         return []
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return named or [str(index) for index in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()  # CUDA leaves out what follows an unknown name: "0,-1,1" is the first one alone
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(index) for index in range(count)]
 
 
 # In the worker.

@@ -1,0 +1,128 @@
+"""A GPU whose memory is short: smaller parts where no number depends on them, a failure where one would."""
+
+from functools import partial
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_tree
+from pretended_cuda import gpu
+
+import adlib.models
+from adlib import ImageSet, create_model, load_samples
+from adlib.features.backbones import Backbone
+from adlib.gpu_memory import Parts
+from adlib.memory.memory_bank import BankSearch, nearest
+from adlib.runs import Recorder, Run
+from adlib.samples import select
+
+PADIM = {"backbone": "resnet18.tv_in1k", "weights": "bundled", "stages": (1,), "channels": 8}
+
+
+def short_of(rows: int, work):
+    """The same work on a GPU in which so many rows have room at a time, and no more."""
+
+    def tried(batch, *rest, **options):
+        if len(batch) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return work(batch, *rest, **options)
+
+    return tried
+
+
+def test_parts_are_halved_until_they_fit_and_stay_so():
+    parts, asked = Parts(), []
+
+    def work(part):
+        asked.append(part.stop - part.start)
+        return short_of(3, list)(range(part.start, part.stop))
+
+    assert [*chain(*parts.of(work, 8))] == [*range(8)]
+    assert (asked, parts.largest) == ([8, 4, 2, 2, 2, 2], 2)
+    assert [*chain(*parts.of(work, 3))] == [*range(3)]
+    assert asked[6:] == [2, 1]
+
+
+def test_not_even_a_single_row_is_the_failure_that_it_is():
+    with pytest.raises(torch.OutOfMemoryError):
+        Parts().of(lambda part: short_of(0, list)(range(4)), 4)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return make_tree(tmp_path_factory.mktemp("tree"), train=4, normal=3, anomalous=2)
+
+
+def images(tree, split, **settings):
+    return ImageSet(select(load_samples("folder", tree), split=split), **{"size": 64} | settings)
+
+
+@pytest.mark.parametrize("tile", [None, (32, 8)])
+def test_images_are_scored_in_parts_that_fit_and_the_record_says_so(tree, tile, monkeypatch):
+    run = Run("folder", str(tree), "padim", "thing", PADIM | {"size": 64, "crop": None})
+    train, test = (images(tree, split, tile=tile) for split in ("train", "test"))
+    model = run.create_model().fit(train, device="cpu", progress=False)
+    expected = model.predict(test, device="cpu", progress=False)
+    assert model.memory_notes == []
+    monkeypatch.setattr(model, "score_batch", short_of(3, model.score_batch))
+    with gpu():
+        found = model.predict(test, device="cuda", batch_size=5, progress=False)
+        record = Recorder(run).finish(model, found, {"image_f1max_threshold": 0.5})
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
+    np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-3, atol=1e-3)
+    sentence = "The GPU's memory was short: images were scored 2 at a time. No number depends on it."
+    assert model.memory_notes == [sentence] and sentence in record["warnings"]
+
+
+def test_a_frozen_backbone_sees_as_many_images_as_fit(monkeypatch):
+    backbone, batch = Backbone("resnet18.tv_in1k", (1, 2), "bundled"), torch.rand(5, 3, 32, 32)
+    expected = backbone(batch)
+    monkeypatch.setattr(backbone.net, "forward", short_of(2, backbone.net.forward))
+    for whole, joined in zip(expected, backbone(batch), strict=True):
+        torch.testing.assert_close(whole, joined)
+        assert whole.stride() == joined.stride()
+    assert backbone.parts.largest == 2
+
+
+def test_queries_are_compared_as_many_at_a_time_as_fit(monkeypatch):
+    bank, queries = torch.rand(50, 8), torch.rand(9, 8)
+    monkeypatch.setattr("adlib.memory.memory_bank.nearest", short_of(4, nearest))
+    search = BankSearch(bank)
+    torch.testing.assert_close(search.nearest(queries, 2), nearest(queries, bank, 2))
+    assert search.parts.largest == 4
+
+
+@pytest.mark.parametrize("score", ["max", "reweighted"])
+def test_a_memory_bank_without_room_on_the_gpu_stays_on_the_cpu(tree, score, monkeypatch):
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "bundled", "coreset_ratio": 0.2, "image_score": score}
+    train, test = images(tree, "train"), images(tree, "test")
+    expected = create_model("patchcore", **settings).fit(train, device="cpu", progress=False)
+    expected = expected.predict(test, device="cpu", progress=False)
+    with gpu():
+        plain = torch.Tensor.to
+
+        def full(tensor, *where, **options):
+            if tensor.ndim == 2 and tensor.shape[1] > 200 and where and torch.device(where[0]).type == "cuda":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            return plain(tensor, *where, **options)
+
+        model = create_model("patchcore", **settings)
+        monkeypatch.setattr(torch.Tensor, "to", full)
+        found = model.fit(train, device="cuda", progress=False).predict(test, device="cuda", progress=False)
+        assert not model.memory_bank_.is_cuda and model.backbone_.mean.is_cuda
+        monkeypatch.undo()
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
+    assert model.memory_notes == [
+        "The GPU's memory was short: the memory bank was searched on the CPU. No number depends on it."
+    ]
+
+
+def test_a_training_whose_batch_does_not_fit_fails_rather_than_change_its_numbers(tree, monkeypatch):
+    loss = adlib.models.model_class("stfpm").distillation_loss
+    monkeypatch.setattr(
+        "adlib.models.stfpm.STFPM.distillation_loss", lambda self, batch: short_of(1, partial(loss, self))(batch)
+    )
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "bundled", "epochs": 1, "batch_size": 2}
+    with pytest.raises(torch.OutOfMemoryError):
+        create_model("stfpm", **settings).fit(images(tree, "train"), device="cpu", progress=False)
