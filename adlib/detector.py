@@ -273,15 +273,16 @@ class Detector:
             raise InputError(f"fit needs normal images only, but {first} is labelled anomalous.")
         self.check_shape(*images.shape)
 
-    def check_networks(self) -> None:
+    def check_networks(self, fetch: bool = True) -> None:
         """Raise InputError for a backbone that timm cannot build and for weights that are not to be had, without
-        building anything.
+        building anything. fetch: see adlib.features.backbones.check_backbone.
         """
         from adlib.features.backbones import check_backbone
 
         name, weights = self.parameters.get("backbone"), self.parameters.get("weights", "random")
         if name not in (None, "none"):
-            check_backbone(name, self.parameters.get("stages"), weights if name in self.weight_files() else "random")
+            weights = weights if name in self.weight_files() else "random"
+            check_backbone(name, self.parameters.get("stages"), weights, fetch)
 
     def check_shape(self, height: int, width: int) -> None:
         """Raise InputError for images of a shape that the networks cannot take, with those that they can."""

@@ -9,6 +9,8 @@ before it gets its name.
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -75,7 +77,7 @@ def export(model, file: str | Path, seed: int = 0) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.inference_mode(), _quiet():
             warnings.simplefilter("ignore")  # of the tracer, on what might depend on an image: the check below tells
             torch.onnx.export(
                 graph,
@@ -107,6 +109,16 @@ def export(model, file: str | Path, seed: int = 0) -> Path:
         raise
     partial.replace(file)
     return file
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's print of a graph, thousands of lines, where an operator has no form in ONNX."""
+    torch._C._jit_set_onnx_log_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._jit_set_onnx_log_enabled(True)
 
 
 def _trials(model, seed: int) -> list[torch.Tensor]:

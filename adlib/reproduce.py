@@ -1,7 +1,7 @@
 """Reproduce papers: draw or find the data, do the runs, execute the papers' notebooks, render the report."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from adlib.runs.plan import (
     distinct_runs,
     draw_phantoms,
     fetch_weights,
+    in_the_way_lines,
     plan,
     write_plan,
 )
@@ -49,19 +50,27 @@ def make_plan(names: list[str], profile: Profile) -> list[Cell]:
 
 
 def reproduce(
-    names: list[str], profile: Profile, out: Path, jobs: int | Workers | None = None, progress: bool = True
+    names: list[str],
+    profile: Profile,
+    out: Path,
+    jobs: int | Workers | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """All benchmark tables and data analyses of the papers, into `out`; what is done already is not done again.
 
     names: papers and studies, [] for all papers. jobs: runs at once on this machine, or the workers. What fails stops
-    nothing else.
+    nothing else. say: is told, before the first run begins, a line on each that cannot work.
     """
     names = names or papers.list_papers()
     out = Path(out).expanduser().resolve()
     cells = make_plan(names, profile)
     fetch_weights(cells)
     write_plan(cells, profile, out)
-    records = run_all(distinct_runs(cells), Store(out / "runs"), jobs, progress)
+    runs, store = distinct_runs(cells), Store(out / "runs")
+    for line in in_the_way_lines(run for run in runs if not store.is_finished(run.key)):
+        say(line)
+    records = run_all(runs, store, jobs, progress)
     titles = stored_titles(records)
     failures = [
         f"{title}: {record['reason']}"

@@ -367,7 +367,10 @@ def reproduce(
             shared_cache(out, cache) as folder,
             Workers(jobs, scheduler, replace(conditions, cache=folder), 60 * patience) as workers,
         ):
-            outcome = reproduce_papers(papers or [], read_profile(profile, data, seeds), out, workers)
+            chosen = read_profile(profile, data, seeds)
+            outcome = reproduce_papers(
+                papers or [], chosen, out, workers, say=lambda line: print(f"cannot work: {line}", file=sys.stderr)
+            )
     except KeyboardInterrupt:
         print("\nadlib: interrupted; finished runs are kept, call again to go on.", file=sys.stderr)
         raise typer.Exit(1) from None

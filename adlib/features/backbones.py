@@ -1,6 +1,7 @@
 """Backbones: frozen feature extractors by timm name. Where their weights come from: adlib.features.weights."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import timm
@@ -158,20 +159,35 @@ def fill_network(net: nn.Module, name: str, weights: str | Path, seed: int) -> d
     return {"kind": "file", **fill_from_file(net, Path(weights).expanduser())}
 
 
-def check_backbone(name: str, stages: tuple[int, ...] | None, weights: str | Path) -> None:
+def check_backbone(name: str, stages: tuple[int, ...] | None, weights: str | Path, fetch: bool = True) -> None:
     """Raise the InputError that a Backbone would, where it is seen in the name, the stages or the place of the weights.
 
-    stages: None for a network that is not cut into stages. No weight is read, and no memory taken.
+    stages: None for a network that is not cut into stages. No weight is read, and no memory taken. fetch: ask the hub
+        for weights that are not on this machine; else that they are not is what is raised.
     """
-    if not timm.is_model(name.split(".")[0]) or (stages and hasattr(timm.models.resnet, name.split(".")[0])):
-        with torch.device("meta"):
-            build_network(name, stages or (1, 2, 3), 0)
+    known = timm.is_model(name.split(".")[0])
+    doubtful = not known or (stages and hasattr(timm.models.resnet, name.split(".")[0]))
+    if doubtful and (refusal := _refusal(name, tuple(stages or (1, 2, 3)))):
+        raise InputError(refusal)
     if weights == "bundled":
         bundled_file(name, stages or (1, 2, 3))
     elif weights == "pretrained" and find_weights(name, weights) is None:
+        if not fetch:
+            raise InputError(f"the weights of {name} are not on this machine; the hub is asked for them.")
         download(name)
     elif weights not in ("pretrained", "random") and not Path(weights).expanduser().is_file():
         raise InputError(f"weights={str(weights)!r} is neither pretrained, bundled, random nor a file that exists.")
+
+
+@cache
+def _refusal(name: str, stages: tuple[int, ...]) -> str:
+    """Why a network cannot be built; "" if it can. The thousand runs of a plan have few networks."""
+    try:
+        with torch.device("meta"):
+            build_network(name, stages, 0)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def find_weights(name: str, weights: str | Path, fetch: bool = False) -> Path | None:

@@ -3,6 +3,7 @@
 A profile (nbconfig/profiles/*.yaml) is plain data that overrides parameters; nothing here asks which one it is.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -21,6 +22,7 @@ from adlib.runs.environment import REPOSITORY
 from adlib.runs.record import FAILED, write_json
 from adlib.runs.run import IMAGE_SETTINGS, Run
 from adlib.runs.store import Store
+from adlib.runs.titles import distinct_titles
 from adlib.training_set import TRAINING_SETTINGS
 
 # Of a cell's run; the last three are of cells without one.
@@ -292,6 +294,36 @@ def distinct_runs(cells: Iterable[Cell]) -> list[Run]:
         runs[run.key] = run
         read[same] = run.loaded_samples
     return list(runs.values())
+
+
+def in_the_way(runs: Iterable[Run]) -> dict[str, str]:
+    """key -> why a run cannot work, as far as it can be told before it begins (Run.check), without a network.
+
+    Runs that differ in their seed alone are asked once.
+    """
+    reasons, known = {}, {}
+    for run in runs:
+        kind = json.dumps(run.as_dict() | {"seed": 0}, sort_keys=True)
+        if kind not in known:
+            try:
+                run.check(fetch=False)
+                known[kind] = ""
+            except InputError as error:
+                known[kind] = str(error)
+        if known[kind]:
+            reasons[run.key] = known[kind]
+    return reasons
+
+
+def in_the_way_lines(runs: Iterable[Run]) -> list[str]:
+    """A line for each reason of `in_the_way`: the first run that it stops, and how many more."""
+    runs = list(runs)
+    titles = dict(zip((run.key for run in runs), distinct_titles(runs), strict=True))
+    stopped: dict[str, list[str]] = {}
+    for key, reason in in_the_way(runs).items():
+        stopped.setdefault(reason, []).append(titles[key])
+    more = {reason: f" and {len(names) - 1} more" if len(names) > 1 else "" for reason, names in stopped.items()}
+    return [f"{names[0]}{more[reason]}: {reason}" for reason, names in stopped.items()]
 
 
 def state(cell: Cell, store: Store) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from adlib.datasets import facts, list_datasets
 from adlib.runs.estimate import NOTHING_LEFT, estimate
-from adlib.runs.plan import STATES, Cell, Profile, distinct_runs, state
+from adlib.runs.plan import STATES, Cell, Profile, distinct_runs, in_the_way_lines, state
 from adlib.runs.store import Store
 from adlib.runs.titles import distinct_titles
 
@@ -25,6 +25,7 @@ def plan_text(cells: list[Cell], profile: Profile, store: Store, every_cell: boo
         _cell_lines(cells, states) if every_cell else _table_lines(cells, states),
         _failed_lines(cells, states, store),
         _missing_lines(cells, profile),
+        _hopeless_lines(cells, states),
         _summary_lines(cells, states, store),
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -66,6 +67,13 @@ def _failed_lines(cells: list[Cell], states: list[str], store: Store) -> list[st
         record = store.record(key) or {"kind": "", "reason": ""}  # another process may just be at it
         lines.append(f"  {title}: {record['kind']}: {record['reason']}")
     return lines
+
+
+def _hopeless_lines(cells: list[Cell], states: list[str]) -> list[str]:
+    """What stands in the way of runs that are still to be done, as far as it can be told before they begin."""
+    left = {cell.run.key: cell.run for cell, now in zip(cells, states, strict=True) if now in ("to do", "failed")}
+    lines = in_the_way_lines(left.values())
+    return ["These cannot work as planned:", *(f"  {line}" for line in lines)] if lines else []
 
 
 def _missing_lines(cells: list[Cell], profile: Profile) -> list[str]:

@@ -285,16 +285,18 @@ class Run:
         """
         self.create_model().weight_files(fetch=True)
 
-    def check(self) -> None:
+    def check(self, fetch: bool = True) -> None:
         """Raise InputError for whatever of this run can be known to fail before it begins: a parameter, the device, the
         images' size, a split without images, a backbone or weights that are not to be had.
+
+        fetch: ask the hub for weights that are not on this machine; else these are among what is raised.
         """
         from adlib.detector import choose_device
 
         self.check_settings()
         model = self.create_model()
         choose_device(self.device)
-        model.check_networks()
+        model.check_networks(fetch)
         model.check_images(self.images("train"))
         model.check_shape(*self.images("test").shape)
 

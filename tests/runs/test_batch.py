@@ -5,6 +5,7 @@ Most of these runs do nothing but leave a record, so that they take milliseconds
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,6 +280,34 @@ def test_runs_are_deleted_as_selected_after_asking(tmp_path, selection, left):
     done = CliRunner().invoke(app, [*command, "--yes"])
     assert "1 runs deleted." in done.stdout
     assert sorted(entry.name for entry in store.folder.glob("*[0-9a-f]")) == [runs[number].key for number in left]
+
+
+def test_runs_are_done_again_as_selected_after_asking(tmp_path, monkeypatch):
+    store, tree = Store(tmp_path / "runs"), make_tree(tmp_path / "tree")
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "crop": None}
+    run = Run("folder", str(tree), "padim", "thing", settings)
+    with store.claim(run.key) as partial:
+        store.write_failure(partial, failure(run, "out of memory", "too large"))
+    done = []
+
+    def run_all(runs, _, workers, progress):
+        assert workers.conditions.again
+        done.extend(one.key for one in runs)
+        return [{"status": "finished", "key": one.key} for one in runs]
+
+    monkeypatch.setattr("adlib.runs.selection.run_all", run_all)
+    command = ["runs", "--out", str(tmp_path), "--status", "failed", "--rerun", "--jobs", "1"]
+    asked = CliRunner().invoke(app, command, input="n\n")
+    assert "Do again these 1 runs? [y/N]: n" in asked.stdout
+    assert done == []
+    again = CliRunner().invoke(app, [*command, "--yes"])
+    assert "1 runs done, 0 failures." in again.stdout
+    assert done == [run.key]
+    shutil.rmtree(tree)
+    gone = CliRunner().invoke(app, [*command, "--yes"])
+    assert gone.exit_code == 1
+    assert "0 runs done, 0 failures." in gone.stdout
+    assert f"failed: {run.key}: {tree}" in gone.output
 
 
 def test_a_run_that_is_worked_on_is_not_deleted(tmp_path):

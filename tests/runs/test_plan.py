@@ -9,7 +9,7 @@ from conftest import finished_record, make_tree
 from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
 from adlib.report import category_table, comparison
 from adlib.runs import Recorder, Run, Store
-from adlib.runs.plan import distinct_runs, plan, read_profile, state, write_plan
+from adlib.runs.plan import distinct_runs, in_the_way_lines, plan, read_profile, state, write_plan
 from adlib.runs.plan_text import plan_text
 from adlib.runs.record import failure, write_json
 from adlib.samples import select
@@ -125,6 +125,26 @@ def test_a_plan_on_phantoms_says_of_which_data_sets_there_is_none(tmp_path):
     assert "No phantom can be drawn of" in text
     assert "mvtec_ad (45 cells)" in text
     assert "--data DIR" in text
+
+
+def test_what_stands_in_the_way_of_runs_is_said_before_a_batch_begins_and_asked_once_for_all_seeds(data, monkeypatch):
+    asked, images = [], Run.images
+    monkeypatch.setattr(Run, "images", lambda run, split: asked.append(run.seed) or images(run, split))
+    small = TINY | {"crop": None}
+    cells, profile = cells_of(
+        data, "rd4ad", methods={"rd4ad": {"size": 50, "crop": None, "weights": "random"}}, seeds=2
+    )
+    text = plan_text(cells, profile, Store(data / "runs"))
+    assert "These cannot work as planned:\n  rd4ad on three_cad/AI, seed 0 and 3 more: rd4ad needs sides" in text
+    assert set(asked) == {0}
+    good, profile = cells_of(
+        data, "padim", methods={"padim": {name: small[name] for name in small if name != "epochs"}}
+    )
+    assert "cannot work" not in plan_text(good, profile, Store(data / "runs"))
+    absent, _ = cells_of(data, "padim", methods={"padim": {"backbone": "resnet50.a1_in1k"}})
+    assert in_the_way_lines(distinct_runs(absent))[0].endswith(
+        "the weights of resnet50.a1_in1k are not on this machine; the hub is asked for them."
+    )
 
 
 def test_a_plan_says_what_is_done_running_failed_damaged_and_half_there(data):
