@@ -12,7 +12,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 ADLIB := $(BIN)/python -m adlib
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-browser lab report bench drill lint format clean
+.PHONY: help setup reproduce test test-all test-browser lab report bench drill lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -40,8 +40,13 @@ $(STAMP): pyproject.toml constraints.txt
 reproduce: $(STAMP)  ## all papers on phantom data; then open reports/index.html
 	$(ADLIB) reproduce --profile smoke $(if $(JOBS),--jobs $(JOBS)) $(if $(STRICT),--strict)
 
-test: $(STAMP)  ## all tests but those in a browser
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+
+test: $(STAMP)  ## what guards behaviour, in minutes: all tests but the slow ones and those in a browser
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)  ## all tests but those in a browser
+	$(PYTEST)
 
 test-browser: $(STAMP)  ## JupyterLab, the app and a report in Chromium, where it is installed
 	$(BIN)/python -m pytest tests/browser

@@ -248,6 +248,11 @@ QUICK = {
     },
 }
 
+# Methods that learn within seconds and stand in `make test` for all: without training, a student, a flow, a
+# discriminator. All others train until they find something in `make test-all`; in `make test` they take one step
+# (test_models_on_gpu.py). Plug-ins are always tried.
+TRIED_ALWAYS = ("padim", "patchcore", "stfpm", "fastflow", "simplenet")
+
 COARSE_MAPS = {"mixed_supervised"}  # methods whose maps explain a score, on a 32nd of the image's side
 LOWEST = {"ganomaly": 0.75}  # image AUROC where seconds do not settle the score, here a distance of learned codes
 
@@ -276,7 +281,13 @@ def quick_fit(name, splits, auxiliary):
     return model.fit(images, device="cpu", progress=False)
 
 
-@pytest.fixture(scope="module", params=list_models())
+def trained_methods():
+    """All methods; those that `make test` leaves out are marked."""
+    left_out = set(own_models()) - set(TRIED_ALWAYS)
+    return [pytest.param(name, marks=pytest.mark.slow) if name in left_out else name for name in list_models()]
+
+
+@pytest.fixture(scope="module", params=trained_methods())
 def fitted(request, splits, auxiliary):
     return quick_fit(request.param, splits, auxiliary)
 
