@@ -90,6 +90,7 @@ def baseline_table(
     metrics: Mapping, baselines: Mapping[str, Mapping[str, Mapping]], categories: Mapping[str, Mapping] | None = None
 ) -> pd.DataFrame:
     """This run and the trivial baselines, one row each, in percent; of several categories also by category.
+    Metrics that nothing here has are left out.
 
     metrics: of `adlib.evaluate`. baselines: of `adlib.baselines`. categories: the run's own metrics by category, as a
     record keeps them.
@@ -100,7 +101,7 @@ def baseline_table(
         if part and categories and part in categories:
             rows[part, "this run"] = categories[part]
         rows |= {(part or "all images", name): values for name, values in found.items()}
-    table = pd.DataFrame(rows, index=shown).T.astype(float)
+    table = pd.DataFrame(rows, index=shown).T.astype(float).dropna(axis="columns", how="all")
     if len(baselines) == 1:
         table = table.droplevel(0)
     return (100 * table).round(2).map(lambda value: "–" if math.isnan(value) else f"{value:.2f}")
@@ -122,7 +123,8 @@ def paired_table(predictions, images=None) -> HTML:
         found = compare_images(labels, known.scores, other.scores)
         values, reason = found["image_auroc"], found.get("reasons", {}).get("image_auroc")
         interval = f"none: {reason}" if reason else f"{100 * values['low']:+.2f} to {100 * values['high']:+.2f}"
-        row = {"this run against": name, "difference of AUROC, points": f"{100 * values['difference']:+.2f}"}
+        difference = "–" if math.isnan(values["difference"]) else f"{100 * values['difference']:+.2f}"
+        row = {"this run against": name, "difference of AUROC, points": difference}
         rows.append(row | {"95 % interval": interval, "p": "–" if reason else f"{values['p_value']:.3g}"})
     return HTML(f'<div class="adlib-scroll">{pd.DataFrame(rows).to_html(index=False, border=0)}</div>')
 

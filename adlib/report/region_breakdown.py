@@ -46,7 +46,10 @@ def region_table(predictions: Predictions, images: "ImageSet | None" = None) -> 
     images: the ImageSet that was predicted on, which may have its pictures decoded already. A sentence where there is
     nothing to count. After CXR-AD's question which scales are missed, and 3CAD, Fig. 3.
     """
-    images = images if images is not None and len(images) == len(predictions) else predictions.images
+    if images is None or images.shape != predictions.images.shape:  # a detector may judge the centre alone
+        images = predictions.images
+    if predictions.known is not predictions:  # what is called of an unknown image is neither right nor wrong
+        predictions, images = predictions.known, predictions.known.images
     masks = None if predictions.maps is None else predictions.masks
     if masks is None or not masks.any():
         return HTML("<p>Regions are counted where there are maps, and masks of the defects.</p>")

@@ -9,7 +9,7 @@ import torch
 
 from adlib import InputError, Predictions
 from adlib.report.claim import claim
-from adlib.report.facts import interval_text, metric_table, time_table
+from adlib.report.facts import interval_text, metric_table, paired_table, time_table
 from adlib.report.region_breakdown import defect_table, region_table
 from adlib.report.run_curves import operating_thresholds, run_curves
 from adlib.report.threshold_transfer import threshold_table, transferred
@@ -59,6 +59,8 @@ def test_misses_are_counted_by_kind_of_defect():
 
 
 class _Images(list):
+    shape = (16, 16)
+
     def pixels(self, index):
         return self[index]
 
@@ -70,12 +72,24 @@ def test_defect_regions_and_false_alarms_are_counted_apart():
     images = _Images(torch.full((3, 16, 16), 0.5) for _ in range(2))
     images[0][:, 2:6, 2:6] = 0.75
     predictions = _predictions([1, 1], [1, 1], maps=maps)
-    predictions.__dict__["masks"] = masks
+    predictions.__dict__ |= {"masks": masks, "images": images}
     size, contrast = _read(region_table(predictions, images))
     for table in (size, contrast):
         row = table.iloc[0]
         assert (row["defects"], row["found"], row["missed"], row["false-alarm regions"]) == ("2", "1", "1", "1")
     assert "where there are maps" in region_table(_predictions([1, 0], [1, 0])).data
+
+
+def test_a_comparison_with_baselines_is_paired_and_says_why_there_is_none(monkeypatch):
+    def row(scores, others, labels):
+        others = {"mean grey": _predictions(others, labels)}
+        monkeypatch.setattr("adlib.baselines.trivial_predictions", lambda *_: others)
+        return _read(paired_table(_predictions(scores, labels)))[0].iloc[0].tolist()
+
+    assert row([0, 1, 2, 3], [0, 2, 1, 3], [0, 0, 1, 1])[:2] == ["mean grey", "+25.00"]
+    undefined = row([0, 1], [1, 0], [0, 0])
+    assert undefined[1] == "–"
+    assert undefined[2].startswith("none: ")
 
 
 def test_curves_mark_the_oracle_and_what_held_out_normals_give():
