@@ -17,7 +17,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,15 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     try:
         return _converted(value, kind)
     except ValueError:
-        raise InputError(f"{name}={value!r} must be {allowed(kind)}.") from None
+        near = did_you_mean(value, _words(kind)) if isinstance(value, str) else ""
+        raise InputError(f"{name}={value!r} must be {allowed(kind)}.{near}") from None
+
+
+def _words(kind: Any) -> list[str]:
+    """The words that an annotation allows."""
+    if get_origin(kind) is Literal:
+        return [one for one in get_args(kind) if isinstance(one, str)]
+    return [word for part in get_args(kind) if get_origin(kind) is not None for word in _words(part)]
 
 
 def _converted(value: Any, kind: Any) -> Any:

@@ -26,7 +26,7 @@ from adlib.datasets import Facts
 from adlib.datasets.folders import NORMAL_NAMES, UNKNOWN_NAMES, by_stem, folders_in, images_in, pair_masks
 from adlib.datasets.lists import read_list
 from adlib.datasets.mvtec_tree import MASK_ENDINGS, read_categories, read_category
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.samples import COLUMNS, OPTIONAL, draw_share, make_samples, name_items, select
 
 TEST_SHARE = 0.2  # of the normal images, where nothing says which are for test
@@ -73,7 +73,9 @@ def samples(
         if category is None:
             return table
         if category not in set(table["category"]):
-            raise InputError(f"No category {category!r} in {root}: found {sorted(set(table['category']))}.")
+            found = sorted(set(table["category"]))
+            near = did_you_mean(category, found)
+            raise InputError(f"No category {category!r} in {root}: found {', '.join(found)}.{near}")
         return select(table, category=category)
     options = {
         "normal_names": _names(normal_names, NORMAL_NAMES),
@@ -154,6 +156,8 @@ def _give_masks(rows: list[dict], folder: Path) -> None:
     for place, wanted in places.items():
         images = [Path(row["image"]) for row in wanted]
         for row, mask in zip(wanted, pair_masks(images, by_stem(images_in(place)), MASK_ENDINGS, place), strict=True):
+            if mask == Path(row["image"]):
+                raise InputError(f"{mask} would be its own mask: masks={folder} is the folder of the images.")
             row["mask"] = str(mask)
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 # Pictures under other names, which are not read: what lies about in them is worth a remark.
@@ -143,7 +143,7 @@ def find_categories(
     if category is not None:
         if name_of(category) not in found:
             names = f"found {', '.join(found)}." if found else f"no folder there holds {holds}."
-            raise InputError(f"No category {category!r} in {root}: {names}")
+            raise InputError(f"No category {category!r} in {root}: {names}{did_you_mean(category, found)}")
         return {name_of(category): found[name_of(category)]}
     if not found:
         hint = ""

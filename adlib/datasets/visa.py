@@ -7,7 +7,7 @@ import pandas as pd
 from adlib.datasets import Facts
 from adlib.datasets.folders import by_stem, images_in, need_folders, pair_masks
 from adlib.datasets.lists import read_list
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.samples import make_samples, select
 
 COLUMNS = ["object", "split", "label", "image", "mask"]
@@ -61,7 +61,9 @@ def samples(root: Path, category: str | None = None, split: str = "1cls") -> pd.
     if absent := [name for name in COLUMNS if name not in table]:
         raise InputError(f"{file} has no column {' and no column '.join(absent)}.")
     if category is not None and category not in set(table["object"]):
-        raise InputError(f"No category {category!r} in {root}: found {', '.join(sorted(set(table['object'])))}.")
+        found = sorted(set(table["object"]))
+        near = did_you_mean(category, found)
+        raise InputError(f"No category {category!r} in {root}: found {', '.join(found)}.{near}")
     rows = []
     for row in (table if category is None else select(table, object=category)).to_dict("records"):
         if row["label"] not in ("normal", "anomaly"):

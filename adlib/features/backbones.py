@@ -10,7 +10,7 @@ from timm.layers import Format
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.features.feature_cache import looked_up
 from adlib.features.installed import installed_file, installed_state, wheel_of
 from adlib.features.weights import (
@@ -139,8 +139,9 @@ def build_network(name: str, stages: tuple[int, ...], seed: int, normed: bool = 
                 return net
             break  # a network with channels last, as Swin: timm's getter brings them first
     known = ", ".join(timm.list_models(f"{name.split('.')[0]}*")[:5]) or "see timm.list_models()"
+    near = "" if timm.is_model(name.split(".")[0]) else did_you_mean(name.split(".")[0], timm.list_models())
     raise InputError(
-        f"timm cannot build backbone={name!r} with feature stages {stages}: {refusal}. Known: {known}."
+        f"timm cannot build backbone={name!r} with feature stages {stages}: {refusal}. Known: {known}.{near}"
     ) from refusal
 
 
@@ -176,7 +177,10 @@ def check_backbone(name: str, stages: tuple[int, ...] | None, weights: str | Pat
             raise InputError(f"the weights of {name} are not on this machine; the hub is asked for them.")
         download(name)
     elif weights not in ("pretrained", "random") and not Path(weights).expanduser().is_file():
-        raise InputError(f"weights={str(weights)!r} is neither pretrained, bundled, random nor a file that exists.")
+        near = did_you_mean(weights, ("pretrained", "bundled", "random"))
+        raise InputError(
+            f"weights={str(weights)!r} is neither pretrained, bundled, random nor a file that exists.{near}"
+        )
 
 
 @cache

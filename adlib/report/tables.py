@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from adlib import papers
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.files import read_json
 from adlib.models import list_models, model_class
 from adlib.report.provenance import record_code
@@ -53,8 +53,9 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     """
     spec = papers.protocol(paper)["tables"].get(table)
     if spec is None:
-        known = ", ".join(papers.protocol(paper)["tables"])
-        raise InputError(f"{paper} has no benchmark table {table!r}; it has {known}.")
+        known = papers.protocol(paper)["tables"]
+        near = did_you_mean(table, known)
+        raise InputError(f"{paper} has no benchmark table {table!r}; it has {', '.join(known)}.{near}")
     printed = papers.published(paper)
     printed = printed[(printed["table"] == table) & printed["metric"].isin(spec["metrics"])]
     printed = _with_dashes(printed, spec["methods"])

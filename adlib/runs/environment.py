@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import adlib
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 
 LIBRARIES = [
     "torch",
@@ -25,9 +25,11 @@ REPOSITORY = Path(adlib.__file__).resolve().parents[1]
 
 
 def notebook(name: str) -> Path:
-    """A notebook of the repository by name ("01_run"). Raises InputError when adlib is installed without it."""
+    """A notebook of the repository by name ("01_run"). Raises InputError where there is none."""
     file = REPOSITORY / "notebooks" / f"{name}.ipynb"
     if not file.is_file():
+        if known := sorted(other.stem for other in file.parent.glob("*.ipynb")):
+            raise InputError(f"No notebook {name!r}; there are {', '.join(known)}.{did_you_mean(name, known)}")
         raise InputError(
             f"{file} does not exist: adlib runs its notebooks from a clone of its repository, installed with "
             "`pip install -e .` (or `make setup`)."

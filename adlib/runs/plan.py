@@ -6,7 +6,6 @@ A profile (nbconfig/profiles/*.yaml) is plain data that overrides parameters; no
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 
 from adlib import papers, phantoms
 from adlib.datasets import facts, load_samples
-from adlib.errors import InputError
+from adlib.errors import InputError, did_you_mean
 from adlib.models import list_models, model_class
 from adlib.papers.settings import settings as paper_settings
 from adlib.runs.environment import REPOSITORY
@@ -93,7 +92,10 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
     """A profile by name or by the path of a YAML file; data and seeds override what it says."""
     file = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
     if not file.is_file():
-        raise InputError(f"No profile {name!r}; there are {', '.join(list_profiles())}, or give a .yaml file.")
+        known = list_profiles()
+        raise InputError(
+            f"No profile {name!r}; there are {', '.join(known)}, or give a .yaml file.{did_you_mean(name, known)}"
+        )
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         _check_profile(content)
@@ -136,9 +138,8 @@ def _check_names(profile: Profile, file: Path) -> None:
     for of, known in given.items():
         for name in getattr(profile, of) or ():
             if name not in known:
-                near = get_close_matches(str(name), known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise InputError(f"{file} is not a profile: {of} names {name!r}, which does not exist{hint}.")
+                near = did_you_mean(name, known)
+                raise InputError(f"{file} is not a profile: {of} names {name!r}, which does not exist.{near}")
     for name, limit in (profile.categories or {}).items():
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise InputError(

@@ -296,9 +296,9 @@ class Run:
         self.check_settings()
         model = self.create_model()
         choose_device(self.device)
-        model.check_networks(fetch)
         model.check_images(self.images("train"))
         model.check_shape(*self.images("test").shape)
+        model.check_networks(fetch)  # last, because it may wait for the hub
 
     @cached_property
     def warnings(self) -> list[str]:

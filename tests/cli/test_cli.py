@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, make_tree
 
+from adlib import InputError
 from adlib.cli.doctor import examine, explain_torch_failure
 
 
@@ -53,6 +54,34 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence):
     assert sentence in done.stderr
     assert done.stderr.startswith("adlib: ")
     assert "Traceback" not in done.stderr
+
+
+def test_every_name_that_is_mistyped_is_answered_with_the_one_that_was_meant(tmp_path):
+    from typer.testing import CliRunner
+
+    from adlib.cli import app
+    from adlib.runs.environment import notebook
+
+    root = make_tree(tmp_path)
+    run = ["run", "folder", "patchcore", "--root", str(root)]
+    for arguments, meant in (
+        (["fitt"], "fit"),
+        (["weights", "lst"], "list"),
+        (["models", "patchcor"], "patchcore"),
+        ([*run, "--category", "thin"], "thing"),
+        ([*run, "--set", "image_score=rewighted"], "reweighted"),
+        ([*run, "--set", "weights=bundle"], "bundled"),
+        ([*run, "--set", "weights=random", "--set", "backbone=resnt18"], "resnet18"),
+        (["plan", "cxr_da"], "cxr_ad"),
+        (["plan", "--profile", "smok"], "smoke"),
+        (["table", "cxr_ad", "IIx"], "II"),
+        (["phantoms", "cxr_add", "--out", str(tmp_path / "x")], "cxr_ad"),
+        (["phantoms", "cxr_ad", "--counts", "smal", "--out", str(tmp_path / "x")], "small"),
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert f"Did you mean '{meant}'" in f"{done.output} {done.exception}", arguments
+    with pytest.raises(InputError, match="Did you mean '70_your_own_data'"):
+        notebook("70_your_data")
 
 
 def test_check_exit_codes(tmp_path):
