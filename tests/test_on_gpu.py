@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY, make_tree
-from pretended_cuda import gpu, is_pretended
+from pretended_cuda import gpu, is_pretended, pretended_cuda
 from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
@@ -178,3 +178,8 @@ def test_a_detector_of_ones_own_is_made_on_a_gpu_and_used_without(tree, tmp_path
     assert told.exit_code == 0, (told.output, told.exception)
     there, here = (pd.read_csv(tmp_path / name / "scores.csv")["score"] for name in ("there", "here"))
     np.testing.assert_allclose(there, here, rtol=1e-3)
+
+
+def test_a_gpu_that_is_not_there_is_refused_by_name():
+    with pretended_cuda(count=2), pytest.raises(InputError, match=r"'cuda:2', but the last of .* is 'cuda:1'"):
+        choose_device("cuda:2")
