@@ -52,7 +52,7 @@ def pretrain(
     batch_size: int = 16,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.02,
-    relation_weight: float = 1.0,
+    relation_weight: float = 0.5,
     drawings: int = 400,
     device: str = "auto",
     workers: int = 1,
@@ -69,7 +69,7 @@ def pretrain(
     teacher, teacher_weights: timm name of the network to learn from, and its weights (adlib.features.weights).
     sizes: sides of the collages in pixels, one per batch. batch_size: collages of 128 pixels in a batch; of larger ones
         as many as have the same number of pixels, at least 2.
-    relation_weight: of the second loss.
+    relation_weight: of the second loss. With 1 a training in bfloat16 diverged.
     drawings: kept per worker. workers: processes that draw them; 0 draws in this one.
     seed: of weights and drawings. The budget is time, so the result depends on the machine's speed all the same: a
         second training gives features as good, not the same file.
