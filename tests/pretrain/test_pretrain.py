@@ -184,8 +184,9 @@ def test_bundled_weights_are_small_and_described():
         assert file_hash(file) in card
         with safe_open(file, "pt") as opened:
             about = json.loads(opened.metadata()["adlib"])
-        for fact in (about["steps"], about["classes"], about["size"]):
+        for fact in (about["steps"], about["images"], about["minutes"]):
             assert f"{fact:,}" in card
+        assert about["teacher"] in card and about["start"][:8] in card
 
 
 def test_bundled_weights_load_by_name_and_say_what_they_are():
