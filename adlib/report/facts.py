@@ -54,13 +54,16 @@ def metric_table(metrics: Mapping, intervals: Mapping[str, Mapping] | None = Non
     return HTML(f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>")
 
 
+SAME = "it is the same however these images are drawn"  # so that resampling cannot show its uncertainty
+
+
 def interval_text(interval: Mapping, scale: float = 1, digits: int = 4) -> str:
     """A bootstrap interval of a record as text, "0.9120 to 0.9871"; or why it says nothing or is not there."""
     low, high = interval.get("low"), interval.get("high")
     if low is None or high is None:
         return f"none: {interval.get('reason', 'no reason given')}"
     if low == high:
-        return "none: it is the same however these images are drawn"
+        return f"none: {SAME}"
     return f"{scale * low:.{digits}f} to {scale * high:.{digits}f}"
 
 
@@ -122,6 +125,8 @@ def paired_table(predictions, images=None) -> HTML:
     for name, other in trivial_predictions(known, images if known is predictions else None).items():
         found = compare_images(labels, known.scores, other.scores)
         values, reason = found["image_auroc"], found.get("reasons", {}).get("image_auroc")
+        if not reason and values["low"] == values["high"]:
+            reason = SAME
         interval = f"none: {reason}" if reason else f"{100 * values['low']:+.2f} to {100 * values['high']:+.2f}"
         difference = "–" if math.isnan(values["difference"]) else f"{100 * values['difference']:+.2f}"
         row = {"this run against": name, "difference of AUROC, points": difference}

@@ -87,6 +87,10 @@ def test_a_comparison_with_baselines_is_paired_and_says_why_there_is_none(monkey
         return _read(paired_table(_predictions(scores, labels)))[0].iloc[0].tolist()
 
     assert row([0, 1, 2, 3], [0, 2, 1, 3], [0, 0, 1, 1])[:2] == ["mean grey", "+25.00"]
+    assert row([0, 1, 2, 3], [0, 1, 2, 3], [0, 0, 1, 1])[2:] == [
+        "none: it is the same however these images are drawn",
+        "–",
+    ]
     undefined = row([0, 1], [1, 0], [0, 0])
     assert undefined[1] == "–"
     assert undefined[2].startswith("none: ")
