@@ -153,6 +153,7 @@ function render({ model, el }) {
       figure.lastChild.replaceChildren(...(panel.low ? [panel.low, line, panel.high] : ["\u00a0"]));
     });
     grid.dataset.message = given.length ? "" : model.get("message");
+    grid.dataset.long = given.some((panel) => panel.title.length > 20); // a name with settings takes two lines
     describe();
     fit();
     sent = 0;

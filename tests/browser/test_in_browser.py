@@ -25,7 +25,7 @@ WIDTHS = (1280, 1920)
 NOTE = "a scratch at the rim, “faint”"
 PATIENT = 240_000  # milliseconds: a kernel that imports torch on a busy machine
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)
 
 # Controls and pictures of the inspector that lie over one another or beyond its right edge, and words that are broken.
 MISPLACED = """() => {
@@ -75,9 +75,11 @@ OUTSIDE = """selectors => selectors.filter(selector => {
   const inside = edge => left >= edge.left - 1 && top >= edge.top - 1
     && right <= edge.right + 1 && bottom <= edge.bottom + 1;
   if (right - left < 20 || bottom - top < 10) return true;
-  for (let box = node.parentElement; box; box = box.parentElement)
-    if (box !== document.body && box !== document.documentElement && getComputedStyle(box).overflow !== 'visible'
-      && !inside(box.getBoundingClientRect())) return true;
+  for (let box = node.parentElement; box && box !== document.body; box = box.parentElement) {
+    const style = getComputedStyle(box);
+    const cuts = style.display !== 'contents' && style.overflow !== 'visible';
+    if (cuts && !inside(box.getBoundingClientRect())) return true;
+  }
   return !inside({ left: 0, top: 0, right: innerWidth, bottom: innerHeight });
 })"""
 
@@ -113,7 +115,7 @@ def screenshots(tmp_path_factory) -> Path:
 def open_page(browser: Browser) -> tuple[Page, list[str]]:
     """A page, and the list of the JavaScript errors in it."""
     page, errors = browser.new_page(viewport={"width": WIDTHS[0], "height": 1000}), []
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("dialog", lambda dialog: dialog.accept())
     return page, errors
@@ -224,7 +226,7 @@ def fits_one_screen(page: Page, folder: Path, name: str, width: int, height: int
         assert abs(ink - paper) > 90
         assert (ink > paper) == (scheme == "dark")
         side = page.locator(".adlib-panels canvas").nth(1).bounding_box()["width"]
-        assert side > 200  # no stamp
+        assert side > 150  # no stamp
 
 
 def focused(workplace: Path) -> Predictions:
@@ -272,7 +274,7 @@ def test_inspector_as_an_app(browser, workplace, tmp_path, screenshots):
         asked = []
         page.on("request", lambda request: asked.append(request))
         assert "login" in page.goto(address.partition("?")[0]).url
-        page.goto(address)
+        page.goto(address, timeout=PATIENT)  # it is sent as the kernel goes on
         page.locator(".adlib-inspector").wait_for(timeout=PATIENT)
         assert page.locator("text=inspect_runs").count() == 0  # no code
         page.locator(".adlib-panels canvas").first.wait_for()
@@ -285,7 +287,7 @@ def test_inspector_as_an_app(browser, workplace, tmp_path, screenshots):
         assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
         use_inspector(page, focused(workplace))
         photograph(page, screenshots, "app")
-        page.reload()
+        page.reload(timeout=PATIENT)
         page.locator(".adlib-inspector").wait_for(timeout=PATIENT)
         find_note(page, noted(workplace))
         assert errors == []
