@@ -19,6 +19,7 @@ from pathlib import Path
 
 from adlib.errors import InputError
 from adlib.file_hashes import file_hash
+from adlib.files import read_json
 from adlib.predictions import seal
 from adlib.runs import kernels
 from adlib.runs.environment import REPOSITORY, allow_open_files, notebook, oom_kills
@@ -234,12 +235,14 @@ class Attempts:
 
     @staticmethod
     def read(file: Path) -> dict:
-        """What a kill has left: "earlier", and "now", the process that was at it."""
+        """What a kill has left: "earlier", and "now", the process that was at it; nothing where it is no such file."""
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = None
-        return known if isinstance(known, dict) and {"earlier", "now"} <= known.keys() else {"earlier": [], "now": None}
+            known = read_json(file)
+            earlier = [{name: str(one[name]) for name in ("kind", "reason", "ended")} for one in known["earlier"]]
+            now = known["now"] and {name: known["now"][name] for name in ("host", "process")}
+        except (InputError, KeyError, TypeError, IndexError):
+            return {"earlier": [], "now": None}
+        return {"earlier": earlier, "now": now}
 
     def begin(self) -> None:
         """A new attempt, by this process."""
@@ -257,8 +260,9 @@ class Attempts:
     def _write(self, content: dict) -> None:
         try:
             write_json(self.file, content)
-        except OSError:  # a full disk: what there is to say, the record will
-            self.file.unlink(missing_ok=True)
+        except (OSError, InputError):  # a full disk, a folder of that name: what there is to say, the record will
+            with suppress(OSError):
+                self.file.unlink(missing_ok=True)
 
 
 def execute_notebook(

@@ -211,6 +211,8 @@ def test_two_folders_of_no_layout_are_read(two):
     assert table.equals(load_samples("folder", two, normal="fine", abnormal="broken"))
     masked = load_samples("folder", two, normal="fine", abnormal="broken", masks="truth")
     assert (masked.loc[masked["label"] == 1, "mask"] != "").all()
+    with pytest.raises(InputError, match="would be its own mask"):
+        load_samples("folder", two, normal="fine", abnormal="broken", masks="broken")
     shutil.copytree(two.parent / "tree" / "thing" / "test" / "good", two / "fine, for test")
     tested = load_samples("folder", two, normal="fine", abnormal="broken", normal_test="fine, for test")
     assert tested.groupby(["split", "label"]).size().to_dict() == {("test", 0): 4, ("test", 1): 4, ("train", 0): 6}

@@ -25,7 +25,7 @@ from test_batch import leaves_a_record, quick_runs
 from adlib import InputError
 from adlib.runs import Run, Store
 from adlib.runs.batch import run_all
-from adlib.runs.execute import Conditions, NotebookFailed, _short_folder, execute
+from adlib.runs.execute import Attempts, Conditions, NotebookFailed, _short_folder, execute
 from adlib.runs.kernels import KernelServer, can_fork
 from adlib.runs.record import FAILED, write_json
 from adlib.runs.workers import Workers
@@ -99,6 +99,26 @@ def test_a_crash_at_any_instant_leaves_a_finished_run_or_one_that_is_done_again(
         if not crashed:
             break
     assert event > 10  # the work has as many instants at least
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{}", "[" * 9999, '{"earlier": 3, "now": null}', '{"earlier": [3], "now": null}'),
+        *('{"earlier": [{"kind": "error"}], "now": null}', '{"earlier": [], "now": {"host": 1}}', "folder", "pipe"),
+    ],
+)
+def test_a_file_of_attempts_of_any_shape_tells_nothing_and_stops_nothing(tmp_path, content):
+    file = tmp_path / "attempts.json"
+    if content in ("folder", "pipe"):
+        file.mkdir() if content == "folder" else os.mkfifo(file)
+    else:
+        file.write_text(content)
+    attempts = Attempts(tmp_path)
+    assert attempts.earlier == []
+    attempts.begin()
+    attempts.end(NotebookFailed("error", "why"))
+    assert [one["kind"] for one in attempts.earlier] == ["error"]
 
 
 def test_a_store_that_cannot_be_written_is_said_at_once():
