@@ -137,12 +137,13 @@ def test_the_page_for_a_colleague_is_one_file_that_loads_nothing(detector, tree,
     samples.loc[samples["defect"] == "square", "defect"] = "<b>square</b>"
     test = samples[samples["split"] == "test"]
     predictions = detector.predict(ImageSet(test, **detector.images_), device="cpu", progress=False)
-    page = write_page(detector, samples, predictions, tmp_path / "page.html").read_text()
+    page = write_page(detector, samples, predictions, tmp_path / "page.html", doubts="a.png scores far").read_text()
+    assert '<p class="warning">a.png scores far</p>' in page
     assert "&lt;b&gt;square&lt;/b&gt;" in page and "<b>square" not in page
     assert page.count("data:image/png;base64,") == 3
     assert "http://" not in page.replace("http-equiv", "") and "<script" not in page
     assert all(image in page for image in test["image"])
-    assert "false alarms to expect" in page
+    assert "false alarms to expect" in page and "normal test images" in page
 
 
 def test_a_figure_shows_what_is_cut_off(tree):

@@ -37,8 +37,8 @@ def fit(
     print(model.save(out))
     for sentence in [*model.warnings, *model.memory_notes, *threshold.sentences()]:
         print(sentence)
-    if said := doubts(held):
-        print(f"warning: {said}", file=sys.stderr)
+    if doubtful := doubts(held):
+        print(f"warning: {doubtful}", file=sys.stderr)
     test = select(samples, split="test")
     if len(test):
         predictions = model.predict(ImageSet(test, **run.image_settings), device=device)
@@ -50,7 +50,7 @@ def fit(
         if page is not None:
             from adlib.report.own_page import write_page
 
-            print(write_page(model, samples, predictions, page))
+            print(write_page(model, samples, predictions, page, doubts=doubtful))
     elif page is not None:
         print(f"warning: {folder} has no test images, so there is no page to write.", file=sys.stderr)
 

@@ -23,10 +23,11 @@ img{max-width:100%}table{border-collapse:collapse;font-size:.9em}td,th{padding:.
 text-align:left;overflow-wrap:anywhere}.called{font-weight:600}.warning{border:2px solid #b00;padding:.5em 1em}"""
 
 
-def write_page(model, samples, predictions: Predictions, file: str | Path, title: str = "") -> Path:
+def write_page(model, samples, predictions: Predictions, file: str | Path, title: str = "", doubts: str = "") -> Path:
     """Write the page of a detector that adlib.own_images.fit_own made; returns its path.
 
     samples: all of the folder. predictions: of its test images. title: else the name of the images' category.
+    doubts: on the normal images that were learned from (adlib.screening.doubts).
     """
     threshold = screening.Threshold.of(model.threshold_)
     called = predictions.scores.astype(np.float64) >= threshold.score
@@ -35,6 +36,7 @@ def write_page(model, samples, predictions: Predictions, file: str | Path, title
     warnings = [
         phantom_warning(samples, "real images"),
         screening.contradiction(threshold, predictions),
+        doubts,
         *model.warnings,
     ]
     histogram = figures.score_histogram(predictions, {"threshold": threshold.score})
