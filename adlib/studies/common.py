@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 from IPython.display import HTML
@@ -34,6 +35,20 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float,
         return mean, math.nan, math.nan
     reach = float(student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
     return mean, mean - reach, mean + reach
+
+
+def share_interval(share: float, images: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's interval of a share of `images` images; (NaN, NaN) for none.
+
+    As adlib.metrics.wilson_interval, of a mean of values between 0 and 1 that are no counts: wide enough for these too,
+    since none of them vary more than counts do.
+    """
+    if not images:
+        return math.nan, math.nan
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    reach = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def sentences(found: Iterable[str]) -> HTML:

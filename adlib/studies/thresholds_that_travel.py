@@ -1,0 +1,199 @@
+"""Does a threshold hold where it was not chosen? False alarms and recall of one detector's scores at four thresholds.
+
+A place is a category, or where a dataset tells sub-classes apart (the lights of Texture-AD) one of them. Of each place
+the images are decided at a threshold from
+
+oracle             best F1 on these very images, as ISP-AD and MIIC decide: hindsight
+own normals        other normal test images of the place: they are dealt to five parts, and each part, with its share of
+                   the defects, is decided by the normal images of the others
+another light      the normal test images of each other place of the category, by the same detector
+another category   the normal test images of each other category, by the same method
+
+All but the oracle's are the lowest that keep a rate of false alarms on average (adlib.screening.choose_threshold).
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from adlib.metrics import threshold_best_f1
+from adlib.predictions import Predictions
+from adlib.report.run_details import finished_cells
+from adlib.runs.store import Store
+from adlib.screening import HeldOut, choose_threshold
+from adlib.studies.common import share_interval
+
+NAME = "study/thresholds_that_travel"
+RULES = ("oracle", "own normals", "another light", "another category")
+COLOURS = dict(zip(RULES, ("#bbbbbb", "#228833", "#ccbb44", "#cc3311"), strict=True))
+PLACE = ["dataset", "method", "seed", "category", "place"]
+PARTS = 5
+
+
+def scores(out: str | Path, study: str = NAME) -> pd.DataFrame:
+    """The score of every test image of known label, of every finished run of the study.
+
+    Columns: dataset, method, seed, category, place ("" where a category has one), label, score.
+    """
+    store, tables = Store(Path(out) / "runs"), []
+    for cell, record in finished_cells(study, out):
+        found = Predictions.load(store.path(record["key"]) / "predictions").known
+        table = found.samples[["category", "label"]].assign(score=found.scores.astype(float), place="")
+        groups = found.samples["group"]
+        several = groups.groupby(found.samples["category"]).transform("nunique") > 1
+        table["place"] = groups.where(several, "")
+        tables.append(table.assign(**{name: cell[name] for name in ("dataset", "method", "seed")}))
+    columns = [*PLACE, "label", "score"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def decisions(table: pd.DataFrame, rate: float = 0.1, seed: int = 0) -> pd.DataFrame:
+    """How often each image is called anomalous, by each rule that its place allows; one row per image and rule.
+
+    table: of `scores`. rate: of false alarms that is asked for. seed: of the dealing to parts.
+    Columns: those of `scores` but the score, rule, promised (the rate that so many normal images can keep: `rate`, or
+    more where they are few), called (0 or 1, or the share of several foreign thresholds by which it is called). Places
+    that lack normal or anomalous images are left out, and so are thresholds from fewer than two normal images.
+    """
+    found = []
+    for (dataset, method, number), mine in table.groupby(["dataset", "method", "seed"], sort=False):
+        places = {key: rows for key, rows in mine.groupby(["category", "place"], sort=False)}
+        normal = {key: rows.loc[rows["label"] == 0, "score"].to_numpy() for key, rows in places.items()}
+        for key, rows in places.items():
+            if rows["label"].nunique() < 2:
+                continue
+            about = {"dataset": dataset, "method": method, "seed": number, "category": key[0], "place": key[1]}
+            for rule, promised, called in _ruled(key, rows, normal, rate, seed):
+                part = pd.DataFrame({"label": rows["label"].to_numpy(), "called": called})
+                found.append(part.assign(rule=rule, promised=promised, **about))
+    columns = [*PLACE, "label", "rule", "promised", "called"]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def _ruled(
+    key: tuple[str, str], rows: pd.DataFrame, normal: dict, rate: float, seed: int
+) -> Iterator[tuple[str, float, np.ndarray]]:
+    """(rule, promised rate, called float [N]) for the images of one place."""
+    values, labels = rows["score"].to_numpy(), rows["label"].to_numpy()
+    yield "oracle", math.nan, (values >= threshold_best_f1(labels, values)).astype(float)
+    if len(normal[key]) > 2:
+        part = np.empty(len(rows), int)
+        for label in (0, 1):  # each kind dealt out evenly
+            members = np.flatnonzero(labels == label)
+            part[np.random.default_rng(seed).permutation(members)] = np.arange(len(members)) % PARTS
+        called, sizes = np.zeros(len(rows)), []
+        for number in np.unique(part):
+            others = values[(labels == 0) & (part != number)]
+            called[part == number] = values[part == number] >= _threshold(others, rate)
+            sizes.append(len(others))
+        yield "own normals", _promised(rate, min(sizes)), called
+    lights = [other for other in normal if other != key and other[0] == key[0]]
+    foreign = [other for other in normal if other[0] != key[0]]
+    for rule, sources in (("another light", lights), ("another category", foreign)):
+        chosen = [normal[source] for source in sources if len(normal[source]) > 1]
+        if chosen:
+            called = np.mean([values >= _threshold(source, rate) for source in chosen], axis=0)
+            yield rule, float(np.mean([_promised(rate, len(source)) for source in chosen])), called
+
+
+def _threshold(normal: np.ndarray, rate: float) -> float:
+    return choose_threshold(HeldOut(normal, None, None, "normal test images"), rate).score
+
+
+def _promised(rate: float, images: int) -> float:
+    return max(rate, 1 / (images + 1))
+
+
+def travel(decided: pd.DataFrame) -> pd.DataFrame:
+    """False alarms, recall and F1 by rule, over all places of a dataset and seeds together.
+
+    decided: of `decisions`. Intervals are Wilson's at 95 % over the images of one seed, for these thresholds; where
+    several thresholds call a share of an image, or several seeds are averaged, they are rather too wide.
+    Columns: dataset, method, rule, promised, normal, anomalous (images), fpr, fpr_low, fpr_high, recall, recall_low,
+    recall_high, f1 (all shares).
+    """
+    rows = []
+    for (dataset, method), mine in decided.groupby(["dataset", "method"], sort=False):
+        for rule in RULES:
+            part = mine[mine["rule"] == rule]
+            if part.empty:
+                continue
+            seeds = part["seed"].nunique()
+            normal, anomalous = (part.loc[part["label"] == label, "called"] for label in (0, 1))
+            row = {"dataset": dataset, "method": method, "rule": rule, "promised": part["promised"].mean()}
+            row |= {"normal": len(normal) // seeds, "anomalous": len(anomalous) // seeds}
+            for name, called in (("fpr", normal), ("recall", anomalous)):
+                low, high = share_interval(called.mean(), len(called) // seeds)
+                row |= {name: called.mean(), f"{name}_low": low, f"{name}_high": high}
+            rows.append(row | {"f1": 2 * anomalous.sum() / (anomalous.sum() + len(anomalous) + normal.sum())})
+    columns = ["dataset", "method", "rule", "promised", "normal", "anomalous", "fpr", "fpr_low", "fpr_high"]
+    return pd.DataFrame(rows, columns=[*columns, "recall", "recall_low", "recall_high", "f1"])
+
+
+def conclusions(table: pd.DataFrame) -> list[str]:
+    """What is seen, a sentence or two per dataset, method and rule. table: of `travel`."""
+    said = []
+    for (dataset, method), mine in table.groupby(["dataset", "method"], sort=False):
+        rows = {row.rule: row for row in mine.itertuples()}
+        for rule in RULES[1:]:
+            if row := rows.get(rule):
+                said.append(f"{method} on {dataset}, {rule}: {_kept(row)}")
+        if "own normals" in rows:
+            peeked, honest = 100 * rows["oracle"].f1, 100 * rows["own normals"].f1
+            said.append(
+                f"{method} on {dataset}: of the oracle's F1 of {peeked:.1f}, the threshold from normal images keeps "
+                f"{honest:.1f}; {peeked - honest:.1f} points needed the labels of the test images."
+            )
+    return said
+
+
+def _kept(row) -> str:
+    """Whether a promised rate of false alarms is kept, in a sentence."""
+    came = f"{row.fpr:.1%} came (95 % interval {row.fpr_low:.1%} to {row.fpr_high:.1%})"
+    verdict = (
+        "more than chance explains"
+        if row.fpr_low > row.promised
+        else "fewer than chance explains, and defects are missed for it"
+        if row.fpr_high < row.promised
+        else "which does not contradict it"
+    )
+    recall = f"{row.recall:.1%} of the defects are found ({row.recall_low:.1%} to {row.recall_high:.1%})"
+    return f"{row.promised:.1%} of false alarms promised, {came}, {verdict}; {recall}."
+
+
+def show_travel(table: pd.DataFrame) -> Figure:
+    """Promised and real false alarms, and recall, a row per dataset and method, a colour per rule.
+
+    table: of `travel`. Bars are its intervals; the black tick is the rate that was promised.
+    """
+    groups = list(table.groupby(["dataset", "method"], sort=False)) or [(("no run", "yet"), table)]
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 1.3 + 0.95 * len(groups)), sharey=True, layout="constrained")
+    for number, (_, mine) in enumerate(groups):
+        for row in mine.itertuples():
+            height = number + 0.2 * (RULES.index(row.rule) - 1.5)
+            for axis, name in zip(axes, ("fpr", "recall"), strict=True):
+                low, high = getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
+                axis.plot([low, high], [height, height], color=COLOURS[row.rule], linewidth=3, solid_capstyle="butt")
+                axis.plot(getattr(row, name), height, "o", color=COLOURS[row.rule], markeredgecolor="black")
+            if not math.isnan(row.promised):
+                axes[0].plot([row.promised] * 2, [height - 0.09, height + 0.09], color="black", linewidth=2)
+    axes[0].set_yticks(range(len(groups)), [f"{method}\n{dataset}" for (dataset, method), _ in groups], fontsize=9)
+    axes[0].set_ylim(len(groups) - 0.5, -0.5)
+    axes[0].set_title("False alarms: share of normal images called", fontsize=10)
+    axes[1].set_title("Recall: share of defective images called", fontsize=10)
+    for axis in axes:
+        axis.set_xlim(-0.03, 1.03)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axis.grid(axis="x", color="0.9")
+        axis.set_axisbelow(True)
+    present = [rule for rule in RULES if rule in set(table["rule"])]
+    marks = [plt.Line2D([], [], color=COLOURS[rule], marker="o", markeredgecolor="black") for rule in present]
+    marks.append(plt.Line2D([], [], color="black", marker="|", linestyle="", markersize=11, markeredgewidth=2))
+    figure.legend(marks, [*present, "promised"], loc="outside lower center", ncols=5, fontsize=9)
+    plt.close(figure)
+    return figure

@@ -1,0 +1,89 @@
+"""Thresholds that travel: images are never decided by a threshold that saw them, but for the oracle's."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from stored import run_notebook, store_study
+
+from adlib import Predictions
+from adlib.samples import make_samples
+from adlib.studies import thresholds_that_travel as study
+
+# Two lights of one category, ten normal images and four defects each: the second light adds 100 to every score.
+NORMAL, DEFECTS = np.arange(10.0), np.array([3.5, 20, 21, 22])
+
+
+def table(shift: float = 100, category: str = "cloth") -> pd.DataFrame:
+    parts = []
+    for place, added in (("dim", 0), ("bright", shift)):
+        score = np.concatenate([NORMAL, DEFECTS]) + added
+        label = [0] * len(NORMAL) + [1] * len(DEFECTS)
+        parts.append(pd.DataFrame({"category": category, "place": place, "label": label, "score": score}))
+    return pd.concat(parts, ignore_index=True).assign(dataset="texture_ad", method="padim", seed=0)
+
+
+def rule(found: pd.DataFrame, name: str) -> pd.Series:
+    return found.set_index("rule").loc[name]
+
+
+def test_a_foreign_light_calls_all_or_nothing_where_scores_are_shifted():
+    found = study.travel(study.decisions(table(), rate=0.1))
+    light = rule(found, "another light")
+    # The dim threshold (above 9) calls all 14 of the bright ones; the bright one (above 109) none of the dim ones.
+    assert (light["fpr"], light["recall"]) == (0.5, 0.5)
+    assert light["promised"] == pytest.approx(0.1)
+    assert set(found["rule"]) == {"oracle", "own normals", "another light"}  # there is one category
+
+
+def test_own_normals_decide_each_image_by_others_and_the_oracle_by_itself():
+    found = study.travel(study.decisions(table(), rate=0.1))
+    own = rule(found, "own normals")
+    # Eight of ten choose: they cannot keep a rate of 0.1, so the line lies above them all, and 9 alone above it.
+    assert own["promised"] == pytest.approx(1 / 9)
+    assert (own["normal"], own["anomalous"], own["fpr"], own["recall"]) == (20, 8, 0.1, 0.75)
+    oracle = rule(found, "oracle")
+    assert (oracle["fpr"], oracle["recall"]) == (0, 0.75)
+    assert oracle["f1"] == pytest.approx(2 * 6 / (2 * 6 + 2))
+    assert own["f1"] == pytest.approx(2 * 6 / (2 * 6 + 2 + 2))
+
+
+def test_another_category_is_another_detectors_threshold():
+    both = pd.concat([table(0), table(0, "metal").assign(score=lambda rows: rows["score"] + 50)], ignore_index=True)
+    found = rule(study.travel(study.decisions(both, rate=0.1)), "another category")
+    assert (found["fpr"], found["recall"]) == (0.5, 0.5)
+
+
+def test_the_same_scores_give_the_same_decisions():
+    assert study.decisions(table()).equals(study.decisions(table()))
+
+
+def test_conclusions_follow_the_numbers():
+    said = study.conclusions(study.travel(study.decisions(table())))
+    assert said[0].startswith(
+        "padim on texture_ad, own normals: 11.1% of false alarms promised, 10.0% came (95 % interval"
+    )
+    assert "which does not contradict it; 75.0% of the defects are found" in said[0]
+    assert "10.0% of false alarms promised, 50.0% came" in said[1]
+    assert "more than chance explains" in said[1]
+    assert "of the oracle's F1 of 85.7, the threshold from normal images keeps 75.0; 10.7 points needed" in said[2]
+
+
+def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):
+    scores = table()
+    kinds = scores["label"].map({0: "good", 1: "hole"})
+    about = {"split": "test", "category": "cloth"}
+    rows = enumerate(zip(scores["label"], scores["place"], kinds, strict=True))
+    samples = make_samples(
+        [
+            about | {"image": f"{row:02}.png", "label": label, "group": place, "defect": kind}
+            for row, (label, place, kind) in rows
+        ],
+        "numbers given by hand",
+    )
+    found = Predictions(scores["score"].to_numpy(), None, samples)
+    run = {"method": "padim", "dataset": "texture_ad", "category": "cloth", "predictions": found}
+    store_study(tmp_path, study.NAME, [run])
+    assert len(study.scores(tmp_path)) == 28
+    assert set(study.scores(tmp_path)["place"]) == {"dim", "bright"}
+    run_notebook("65_thresholds_that_travel", tmp_path)
+    run_notebook("65_thresholds_that_travel", tmp_path / "nothing")
