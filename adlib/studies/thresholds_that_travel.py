@@ -156,9 +156,9 @@ def _kept(row) -> str:
     """Whether a promised rate of false alarms is kept, in a sentence."""
     came = f"{row.fpr:.1%} came (95 % interval {row.fpr_low:.1%} to {row.fpr_high:.1%})"
     verdict = (
-        "more than chance explains"
+        "more than the chance of these images explains"
         if row.fpr_low > row.promised
-        else "fewer than chance explains, and defects are missed for it"
+        else "fewer than the chance of these images explains, and defects are missed for it"
         if row.fpr_high < row.promised
         else "which does not contradict it"
     )

@@ -64,7 +64,7 @@ def test_conclusions_follow_the_numbers():
     )
     assert "which does not contradict it; 75.0% of the defects are found" in said[0]
     assert "10.0% of false alarms promised, 50.0% came" in said[1]
-    assert "more than chance explains" in said[1]
+    assert "more than the chance of these images explains" in said[1]
     assert "of the oracle's F1 of 85.7, the threshold from normal images keeps 75.0; 10.7 points needed" in said[2]
 
 
