@@ -20,7 +20,8 @@ from adlib.samples import count, phantom_warning, select
 LABELS = {0: "normal", 1: "anomalous", -1: "unknown"}
 _STYLE = """body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;background:#fff}
 img{max-width:100%}table{border-collapse:collapse;font-size:.9em}td,th{padding:.2em .7em;border-bottom:1px solid #ccc;
-text-align:left;overflow-wrap:anywhere}.called{font-weight:600}.warning{border:2px solid #b00;padding:.5em 1em}"""
+text-align:left;overflow-wrap:anywhere}th{overflow-wrap:normal}
+.called{font-weight:600}.warning{border:2px solid #b00;padding:.5em 1em}"""
 
 
 def write_page(model, samples, predictions: Predictions, file: str | Path, title: str = "", doubts: str = "") -> Path:
