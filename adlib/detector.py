@@ -149,7 +149,7 @@ class Detector:
         """What a reader must know of the features before believing the numbers."""
         weights = self.parameters.get("weights")
         if weights == "random" and self.facts.needs:
-            return [f"Needs {self.facts.needs}; what is drawn at random cannot find anything."]
+            return [f"Random weights: it needs {self.facts.needs}; what is drawn at random cannot find anything."]
         return [_WEIGHTS_WARNINGS[weights]] if weights in _WEIGHTS_WARNINGS else []
 
     @property

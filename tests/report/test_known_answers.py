@@ -149,7 +149,7 @@ def test_with_the_weights_that_it_needs_a_method_is_judged_and_so_are_random_one
 
 def test_the_record_of_a_method_without_the_weights_that_it_needs_says_so():
     assert create_model("adaclip", towers="tiny", weights="random").warnings == [
-        "Needs CLIP's weights; what is drawn at random cannot find anything."
+        "Random weights: it needs CLIP's weights; what is drawn at random cannot find anything."
     ]
 
 
