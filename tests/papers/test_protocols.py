@@ -127,7 +127,7 @@ def test_a_deviation_must_deviate_and_a_key_must_exist(monkeypatch):
             "cannot": {"memory": {"value": 3, "where": "", "why": ""}},
         }
     }
-    monkeypatch.setattr("adlib.papers.settings.protocol", lambda paper: {"methods": methods})
+    monkeypatch.setattr("adlib.papers.settings.shared_protocol", lambda paper: {"methods": methods})
     runs = Run("cxr_ad", "/data", "patchcore").quantities
     assert contradictions("cxr_ad", "patchcore", "cxr_ad", "UB", runs) == [
         "patchcore: size is said to deviate, but runs as stated",
@@ -177,7 +177,7 @@ def test_unknown_paper():
 
 
 def test_settings_of_an_older_form_are_not_passed_over_in_silence(monkeypatch):
-    monkeypatch.setattr("adlib.papers.settings.protocol", lambda paper: {"settings": {"patchcore": {"size": 128}}})
+    monkeypatch.setattr("adlib.papers.settings.shared_protocol", lambda paper: {"settings": {"patchcore": {"size": 128}}})
     with pytest.raises(InputError, match="write them as `methods`"):
         settings("bolt_study", "patchcore")
 
