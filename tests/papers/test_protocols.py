@@ -177,7 +177,9 @@ def test_unknown_paper():
 
 
 def test_settings_of_an_older_form_are_not_passed_over_in_silence(monkeypatch):
-    monkeypatch.setattr("adlib.papers.settings.shared_protocol", lambda paper: {"settings": {"patchcore": {"size": 128}}})
+    monkeypatch.setattr(
+        "adlib.papers.settings.shared_protocol", lambda paper: {"settings": {"patchcore": {"size": 128}}}
+    )
     with pytest.raises(InputError, match="write them as `methods`"):
         settings("bolt_study", "patchcore")
 
