@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,8 +31,7 @@ class Recorder:
         self.seconds: dict[str, float] = {}
         self.resumed = False
         self.baselines: dict[str, dict[str, dict]] | None = None
-        self.found_intervals: dict[str, dict] | None = None
-        self.found_categories: dict[str, dict] | None = None
+        self.found: dict[str, tuple] = {}  # by name: predictions, and what was found of them
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -54,13 +53,19 @@ class Recorder:
 
     def intervals(self, predictions) -> dict[str, dict]:
         """95 % bootstrap intervals of the image metrics, for the record, as it keeps them."""
-        self.found_intervals = _intervals(predictions)
-        return self.found_intervals
+        return self._once("intervals", predictions, lambda: _intervals(predictions))
 
     def by_category(self, predictions) -> dict[str, dict]:
         """Metrics of each category of a joint run, for the record, as it keeps them; {} of one category."""
-        self.found_categories = _metrics_by("category", predictions, self.run.pro_variants)
-        return self.found_categories
+        return self._once(
+            "categories", predictions, lambda: _metrics_by("category", predictions, self.run.pro_variants)
+        )
+
+    def _once(self, name: str, predictions, compute: Callable[[], dict]) -> dict:
+        """What compute() gives, once for the same predictions: the notebook shows it, then the record keeps it."""
+        if name not in self.found or self.found[name][0] is not predictions:
+            self.found[name] = predictions, compute()
+        return self.found[name][1]
 
     def checkpoint(self, out: str | Path) -> Path | None:
         """Where training keeps its progress in the run's folder: if this attempt is killed, the next goes on from it.
@@ -98,10 +103,10 @@ class Recorder:
             "ground_truth": _ground_truth(predictions, metrics),
             "reasons": metrics.pop("reasons", {}),
             "metrics": _without_nan(metrics),
-            "intervals": self.found_intervals if self.found_intervals is not None else self.intervals(predictions),
+            "intervals": self.intervals(predictions),
             "oracle": _oracle_decisions(predictions, metrics),
             "baselines": self.baselines if self.baselines is not None else self.trivial(predictions),
-            "categories": self.found_categories if self.found_categories is not None else self.by_category(predictions),
+            "categories": self.by_category(predictions),
             "groups": _metrics_by("group", predictions, self.run.pro_variants),
             "seconds": self.seconds,
             "resumed": self.resumed,
