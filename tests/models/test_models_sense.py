@@ -149,7 +149,7 @@ SMOKE = {
         "encoder_layers": 1,
         "decoder_layers": 2,
         "refiner_width": 32,
-        "epochs": 13,
+        "epochs": 20,
         "batch_size": 4,
         "learning_rate": 1e-3,
         "score_window": 4,
