@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from adlib.decoding.tiles import Mosaic
 from adlib.errors import InputError, did_you_mean
 from adlib.features.feature_cache import LIMIT, FeatureCache
 from adlib.gpu_memory import SHORT, Parts, part_of
@@ -33,7 +34,6 @@ from adlib.images import ImageSet
 from adlib.parameters import keeping
 from adlib.predictions import Predictions
 from adlib.samples import UNKNOWN
-from adlib.tiles import Mosaic
 from adlib.training_set import TRAINING_SETTINGS
 
 MAPS_IN_MEMORY = 2 * 10**9  # bytes of maps beyond which they are kept in a file while predicting

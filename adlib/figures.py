@@ -16,11 +16,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from adlib.analysis import largest_defect, read_grey
+from adlib.decoding.pictures import decode
+from adlib.decoding.resizing import frame
 from adlib.figure_style import ANOMALOUS, INK, NORMAL, finish
 from adlib.images import ImageSet, read_image, read_mask
-from adlib.pictures import decode
 from adlib.predictions import Predictions, oracle_threshold
-from adlib.resizing import frame
 from adlib.samples import UNKNOWN
 
 OUTLINE = "#00e5ff"  # ground truth

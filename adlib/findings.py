@@ -22,11 +22,11 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from adlib import resizing
 from adlib.datasets.folders import IMAGE_SUFFIXES, is_data
+from adlib.decoding import resizing
+from adlib.decoding.pictures import image_shape, read_image
 from adlib.errors import InputError
 from adlib.images import ImageSet
-from adlib.pictures import image_shape, read_image
 from adlib.samples import UNKNOWN, make_samples
 
 CHUNK = 16  # images whose maps are in memory at a time

@@ -5,7 +5,7 @@ undoing. Colour images become RGB, grey ones three equal channels, an alpha chan
 is applied. 8-bit values are divided by 255 and 16-bit values by 65535, the same for every image of a set, and
 floating-point values are taken from 0 to 1; where a file holds another range (a 12-bit detector, say),
 `window=(0, 4095)` names the grey values that become black and white, and what lies outside is clipped. A picture
-inside an HDF5 file is named "file.h5::dataset::index". Files are decoded in adlib.pictures, masks in adlib.masks.
+inside an HDF5 file is named "file.h5::dataset::index". Files are decoded in adlib.decoding, pictures and masks.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ import torch
 from filelock import FileLock
 from torch.utils.data import DataLoader, Dataset
 
-from adlib import image_cache, resizing
+from adlib.decoding import image_cache, resizing
+from adlib.decoding.masks import Fate, check_resize, check_rule, fit_mask, read_mask
+from adlib.decoding.pictures import image_shape, read_image
+from adlib.decoding.tiles import check_tile, corners
 from adlib.errors import InputError
-from adlib.masks import Fate, check_resize, check_rule, fit_mask, read_mask
 from adlib.parameters import Count, checked
-from adlib.pictures import image_shape, read_image
 from adlib.samples import UNKNOWN, check_columns, fingerprint, is_known
-from adlib.tiles import check_tile, corners
 
 
 class ImageSet(Dataset):
@@ -35,19 +35,19 @@ class ImageSet(Dataset):
     size: S for S x S pixels or (H, W), to which the image is resized and rounded to the file's depth.
     sides: "both" are resized to the size, and proportions change if they differ; or the "shorter" to S, with the
         proportions kept: then the centre is cut out, S x S if crop is None, so that all images have one shape.
-    resize: how, one of adlib.resizing.FILTERS: "antialias" (bilinear), "lanczos", "bicubic", "linear" (bilinear
-        without antialiasing), "area".
+    resize: how, one of adlib.decoding.resizing.FILTERS: "antialias" (bilinear), "lanczos", "bicubic", "linear"
+        (bilinear without antialiasing), "area".
     crop: side (or (H, W)) of the centre crop taken after resizing, or None.
     window: (low, high) stored grey values that become 0 and 1, or None for the full range of 8 or 16 bits.
     cache: a folder in which the resized images are kept as one file with checksums, or None. It is built at the
         first access and speeds up every later one; it is as big as the resized pixels.
-    mask_rule: what is foreground in a mask file, one of adlib.masks.RULES; None goes by the samples' column of that
-        name, else "auto": plain masks, class numbers and lossy ones are taken, what had to be guessed is refused.
-    mask_resize: "area", by which no defect vanishes, or "nearest", as most papers' codes do (adlib.masks.fit_mask).
+    mask_rule: what is foreground in a mask file, one of adlib.decoding.masks.RULES; None goes by the samples' column of
+        that name, else "auto": plain masks, class numbers and lossy ones are taken, what had to be guessed is refused.
+    mask_resize: "area", by which no defect vanishes, or "nearest", as most papers' codes do (`fit_mask` there).
     fit: "stretch" (see sides), or "pad", which keeps the proportions and all of the image: it is made to fit into the
         size and its edge pixels are repeated around it. What is repeated counts as normal in pixel metrics.
     tile: (side, overlap) in pixels, for images that a resize to what networks like would ruin: give their own size (or
-        what is needed of it), and detectors learn from and look at tiles, and put their maps together (adlib.tiles).
+        what is needed of it), and detectors learn from and look at tiles, and join their maps (adlib.decoding.tiles).
         Items, masks and maps of the set stay whole images; `tiles()` is the set of tiles. A cache saves decoding an
         image anew for tiles in random order.
 

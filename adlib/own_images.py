@@ -14,11 +14,11 @@ import pandas as pd
 
 from adlib import screening
 from adlib.datasets.folders import images_in
+from adlib.decoding.pictures import image_shape
 from adlib.errors import InputError
 from adlib.files import write_bytes
 from adlib.images import ImageSet
 from adlib.models import model_class
-from adlib.pictures import image_shape
 from adlib.runs import Run
 from adlib.samples import UNKNOWN, make_samples, select
 

@@ -14,7 +14,7 @@ And where there is something to say, in this order:
 
 item       what the image shows, for items that are photographed several times: splits keep an item's images together,
            and intervals are drawn over items
-mask_rule  what is foreground in the mask file, one of adlib.masks.RULES
+mask_rule  what is foreground in the mask file, one of adlib.decoding.masks.RULES
 """
 
 import hashlib

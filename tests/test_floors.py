@@ -11,9 +11,9 @@ HOUSE = Path(adlib.__file__).parent
 FLOORS = [
     "errors",
     "files file_hashes figure_style",
-    "samples hdf5 tiff resizing plugins parameters image_cache tiles gpu_memory",
-    "papers training_set pictures conformance",
-    "masks",
+    "samples hdf5 plugins parameters gpu_memory",
+    "papers training_set conformance",
+    "decoding",
     "metrics images",
     "datasets phantoms synthesis features analysis anomaly_map",
     "memory predictions export",

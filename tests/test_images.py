@@ -10,7 +10,8 @@ import torch
 from conftest import make_tree, write
 from PIL import Image
 
-from adlib import ImageSet, InputError, load_samples, resizing
+from adlib import ImageSet, InputError, load_samples
+from adlib.decoding import resizing
 from adlib.images import image_shape, read_image, read_mask
 from adlib.samples import make_samples, select
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from adlib import ImageSet, InputError, phantoms
-from adlib.pictures import read_image
+from adlib.decoding.pictures import read_image
 from adlib.runs import Run
 from adlib.runs.titles import distinct_titles
 from adlib.samples import make_samples

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from adlib import plugins
+from adlib.decoding.masks import check_rule
 from adlib.errors import InputError, did_you_mean
-from adlib.masks import check_rule
 from adlib.samples import check_phantom, name_items, phantom_root
 
 _NAMES = [
@@ -101,7 +101,7 @@ def load_samples(
     name: one of `list_datasets()`.
     root: the dataset's folder (for "folder": any MVTec-like tree, or a .csv file).
     category: read only this one; None reads all.
-    mask_rule: what is foreground in the mask files, where it must be told (adlib.masks); it is kept in a column.
+    mask_rule: what is foreground in the mask files, where it must be told (adlib.decoding.masks); kept in a column.
     items: a regular expression that finds in a file's name what the image shows, for items that are photographed
         several times (adlib.samples.name_items).
     options: of "folder" alone (adlib.datasets.folder): normal_names, unknown_names, normal, abnormal, normal_test,

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from adlib import resizing
 from adlib import samples as table_of
 from adlib.datasets import facts, left_out, load_samples
+from adlib.decoding import resizing
+from adlib.decoding.masks import RESIZES, Fate, fit_mask, inspect_mask
+from adlib.decoding.pictures import read_image
 from adlib.errors import InputError
-from adlib.masks import RESIZES, Fate, fit_mask, inspect_mask
-from adlib.pictures import read_image
 
 
 @dataclass

@@ -15,8 +15,8 @@ from adlib import hdf5
 from adlib.datasets import Facts
 from adlib.datasets.folders import folders_in, need_images
 from adlib.datasets.mvtec_tree import read_categories
+from adlib.decoding.pictures import image_shape
 from adlib.errors import InputError
-from adlib.pictures import image_shape
 from adlib.samples import make_samples
 
 REAL_FOLDER = "real_defects"  # in a modality's folder: real_defects/area, real_defects/points

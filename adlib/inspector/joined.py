@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from adlib import resizing
+from adlib.decoding import resizing
 from adlib.errors import InputError
 from adlib.images import image_shape, read_image, read_mask
 from adlib.predictions import Predictions

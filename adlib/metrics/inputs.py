@@ -144,15 +144,17 @@ def load_array(item, name: str):
 
 
 def load_mask(item, name: str):
-    """As `load_array`, for ground truth: a picture is read as everywhere (adlib.masks, rule "auto"), to bool."""
+    """As `load_array`, for ground truth: a picture is read as everywhere, by rule "auto" (decoding.masks), to bool."""
     if not isinstance(item, (str, Path)) or Path(item).suffix == ".npy" or not Path(item).is_file():
         return load_array(item, name)
-    from adlib.masks import inspect_mask  # reads pictures, which metrics of arrays need not wait for
+    from adlib.decoding.masks import inspect_mask  # reads pictures, which metrics of arrays need not wait for
 
     try:
         return inspect_mask(item).foreground
     except InputError as error:
-        raise InputError(f"{name}: {error} (To name a rule: adlib.masks.read_mask, and give its array.)") from error
+        raise InputError(
+            f"{name}: {error} (To name a rule: adlib.decoding.masks.read_mask, and give its array.)"
+        ) from error
 
 
 def planes(array, name: str):
@@ -191,7 +193,7 @@ def image_pairs(masks, maps=None) -> Iterator[tuple[str, np.ndarray, np.ndarray]
     """(name, bool[H, W], float[H, W]) for one image after the other, checked.
 
     masks, maps: arrays or tensors [N, H, W], lists of [H, W] of any sizes, iterators of images or of chunks
-    [n, H, W], or paths (of masks, as adlib.masks reads them); or masks alone, an iterable of (mask, map) pairs of
+    [n, H, W], or paths (of masks, as decoding.masks reads them); or masks alone, an iterable of (mask, map) pairs of
     those. A mask that is the number 0 stands for a normal image. Only one chunk is held at a time.
     """
     index = 0

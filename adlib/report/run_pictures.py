@@ -19,6 +19,7 @@ import pandas as pd
 from IPython.display import HTML, Image
 
 from adlib import papers
+from adlib.decoding.resizing import frame
 from adlib.errors import InputError
 from adlib.figure_style import finish
 from adlib.models import is_surrogate
@@ -26,7 +27,6 @@ from adlib.predictions import Predictions
 from adlib.report.harmless import picture_address
 from adlib.report.notebooks import read_notebook
 from adlib.report.tables import read_plan
-from adlib.resizing import frame
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 

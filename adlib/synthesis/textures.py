@@ -14,9 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from adlib.decoding.resizing import check_filter, check_sides, crop_corner, resize, resized_shape
 from adlib.errors import InputError
 from adlib.images import read_image
-from adlib.resizing import check_filter, check_sides, crop_corner, resize, resized_shape
 from adlib.synthesis.perlin import perlin_noise
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -46,7 +46,7 @@ def check_texture(texture: np.ndarray, source: str) -> np.ndarray:
 class TextureFolder:
     """The pictures anywhere below a folder, one at random each time, resized to the image.
 
-    resize: one of adlib.resizing.FILTERS; DRAEM, RealNet and OneNIP: "linear"; DeSTSeg, CFRG, GLASS: "antialias".
+    resize: one of decoding.resizing.FILTERS; DRAEM, RealNet and OneNIP: "linear"; DeSTSeg, CFRG, GLASS: "antialias".
     sides: "both", proportions ignored; or the "shorter", of which the centre is cut out (GLASS).
 
     About 110/s at 256 px with DTD-sized JPEGs (640 x 480), which decoding takes.

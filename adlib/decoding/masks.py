@@ -26,8 +26,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from adlib.decoding.pictures import decode
 from adlib.errors import InputError
-from adlib.pictures import decode
 
 RULES = ("auto", "nonzero", "half", "dark", "background", "alpha")
 RESIZES = ("area", "nearest")

@@ -49,7 +49,9 @@ def test_a_cache_that_is_deleted_or_cannot_be_rebuilt_is_not_fatal(tree, tmp_pat
     cached.pixels(0)
     shutil.rmtree(tmp_path / "cache")
     assert torch.equal(cached.pixels(1), plain.pixels(1))
-    monkeypatch.setattr("adlib.image_cache.CachedImages.read", lambda *_: None)  # a disk that gives back other bytes
+    monkeypatch.setattr(
+        "adlib.decoding.image_cache.CachedImages.read", lambda *_: None
+    )  # a disk that gives back other bytes
     assert torch.equal(cached.pixels(2), plain.pixels(2))
     assert cached.cache is None
 

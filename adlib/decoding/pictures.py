@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from adlib import hdf5, tiff
+from adlib import hdf5
+from adlib.decoding import tiff
 from adlib.errors import InputError
 
 MAX_PIXELS = 2**28  # of one picture, 16,384 x 16,384; the environment variable ADLIB_MAX_PIXELS says otherwise

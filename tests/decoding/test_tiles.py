@@ -6,8 +6,8 @@ import torch
 from conftest import write
 
 from adlib import ImageSet, InputError, create_model, evaluate, load_samples
+from adlib.decoding.tiles import Mosaic, corners
 from adlib.samples import select
-from adlib.tiles import Mosaic, corners
 
 
 def test_tiles_cover_the_image_and_the_last_ones_end_with_it():

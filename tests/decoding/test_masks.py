@@ -7,7 +7,7 @@ from conftest import write
 from PIL import Image
 
 from adlib import ImageSet, InputError, load_samples
-from adlib.masks import fit_mask, inspect_mask, read_mask
+from adlib.decoding.masks import fit_mask, inspect_mask, read_mask
 from adlib.samples import make_samples
 
 BOX = np.zeros((64, 64), bool)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from adlib import ImageSet, InputError
-from adlib.pictures import image_shape, read_image
+from adlib.decoding.pictures import image_shape, read_image
 from adlib.samples import make_samples
 
 CORNER = np.zeros((4, 6), np.uint8)
