@@ -120,7 +120,7 @@ def export(
     detector: Detector,
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="the file to write")],
 ) -> None:
-    """Write a detector as ONNX, threshold inside, checked against it; memory banks cannot be. Needs adlib[export]."""
+    """Write a detector as ONNX, threshold inside, checked against it; memory banks cannot be. Needs the extra "export"."""
     from adlib.export import OPSET
     from adlib.models import load_model
 
