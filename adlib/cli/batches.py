@@ -48,8 +48,11 @@ def run(
     from adlib.memory.patch_store import parse_bytes
     from adlib.report.pages import render_report
     from adlib.reproduce import shared_cache
-    from adlib.runs.execute import Conditions, NotebookFailed, execute
-    from adlib.runs.run import Run, parse_settings
+    from adlib.runs.conditions import Conditions
+    from adlib.runs.execute import execute
+    from adlib.runs.failures import NotebookFailed
+    from adlib.runs.run import Run
+    from adlib.runs.settings import parse_settings
     from adlib.runs.store import Store
 
     root, folders = place_of_two(dataset, root, normal, abnormal)
@@ -134,7 +137,7 @@ def reproduce(
     from adlib.memory.patch_store import parse_bytes
     from adlib.reproduce import reproduce as reproduce_papers
     from adlib.reproduce import shared_cache
-    from adlib.runs.execute import Conditions
+    from adlib.runs.conditions import Conditions
     from adlib.runs.plan import read_profile
     from adlib.runs.workers import Workers
 

@@ -24,7 +24,7 @@ def check(
     """Open every file of a dataset: counts beside the published ones, bad files, masks, duplicates by content."""
     from adlib.datasets.check import check as check_dataset
     from adlib.datasets.folder import place_of_two
-    from adlib.runs.run import DATA_SETTINGS, parse_settings
+    from adlib.runs.settings import DATA_SETTINGS, parse_settings
 
     root, folders = place_of_two(dataset, root, normal, abnormal)
     options = parse_settings(set_ or [])

@@ -27,7 +27,7 @@ def fit(
     """Learn what is normal from a folder, on whole images, and choose a threshold; says what it promises."""
     from adlib.images import ImageSet
     from adlib.own_images import fit_own, own_run
-    from adlib.runs.run import parse_settings
+    from adlib.runs.settings import parse_settings
     from adlib.samples import select
     from adlib.screening import Threshold, agreement, contradiction, decision_counts, doubts
 
@@ -120,7 +120,7 @@ def export(
     detector: Detector,
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="the file to write")],
 ) -> None:
-    """Write a detector as ONNX, threshold inside, checked against it; memory banks cannot be. Needs the extra "export"."""
+    """Write a detector as ONNX, threshold inside, checked against it; memory banks cannot be. Needs extra "export"."""
     from adlib.export import OPSET
     from adlib.models import load_model
 

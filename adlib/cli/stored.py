@@ -31,7 +31,7 @@ def runs(
     """
     import pandas as pd
 
-    from adlib.runs.execute import Conditions
+    from adlib.runs.conditions import Conditions
     from adlib.runs.selection import delete_runs, rerun, select_runs, settings_text, sorted_runs
     from adlib.runs.store import Store
     from adlib.runs.workers import Workers, default_jobs

@@ -5,21 +5,21 @@ it is looked for in the store, and given out again if it is not there.
 """
 
 import queue
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 
-from tqdm.auto import tqdm
-
 from adlib.errors import InputError
-from adlib.runs.execute import Conditions, NotebookFailed, deaths, execute, execute_notebook
+from adlib.runs.attempts import deaths
+from adlib.runs.conditions import Conditions
+from adlib.runs.execute import execute, execute_notebook
+from adlib.runs.failures import NotebookFailed
+from adlib.runs.progress import Bar
 from adlib.runs.record import FAILED, FINISHED, failure
 from adlib.runs.run import Run
 from adlib.runs.store import Busy, Store
@@ -170,7 +170,7 @@ def _do_all(
     workers: Workers, tasks: list[Task], stop: Path, what: str, done: int, progress: bool
 ) -> Iterator[tuple[Task, dict]]:
     """Have the workers do all tasks, with one bar for them; yields each task with its outcome when it has ended."""
-    with _Bar(what, done, len(tasks), progress) as bar:
+    with Bar(what, done, len(tasks), progress) as bar:
         if tasks:
             yield from _Dispatch(workers, tasks, replace(workers.conditions, stop=str(stop)), bar, what).outcomes()
 
@@ -178,7 +178,7 @@ def _do_all(
 class _Dispatch:
     """Gives the tasks of a batch to the workers, and again whenever workers, scheduler or the way to them were lost."""
 
-    def __init__(self, workers: Workers, tasks: list[Task], conditions: Conditions, bar: "_Bar", what: str):
+    def __init__(self, workers: Workers, tasks: list[Task], conditions: Conditions, bar: Bar, what: str):
         self.workers, self.conditions, self.bar, self.what = workers, conditions, bar, what
         self.open = {task.name: task for task in tasks}
         self.given: dict[str, tuple[Task, object]] = {}  # the future's key -> the task and its future
@@ -200,7 +200,7 @@ class _Dispatch:
             while self.open:
                 for task, outcome in [*self._news(), *self._found_in_the_store()]:
                     if self.open.pop(task.name, None):
-                        self.bar.ended(task, outcome)
+                        self.bar.ended(task.title, outcome)
                         yield task, outcome
                 self._watch_the_cluster()
         finally:
@@ -367,45 +367,3 @@ def _record_loss(run: Run, store: Store, outcome: dict) -> dict:
 def _unknown(run: Run) -> dict:
     """A run that ended and whose record is gone at once: its folder was deleted or damaged under the batch."""
     return failure(run, "error", "The run has ended, but its record cannot be read.")
-
-
-class _Bar:
-    """The bar of a batch: done, failed, running, time left; and a line above it for each task that has ended.
-
-    Where nobody watches, as in a file or in CI, there is no bar: the lines count instead.
-    """
-
-    def __init__(self, what: str, done: int, waiting: int, progress: bool):
-        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-        self.bar = tqdm(total=done + waiting, initial=done, desc=what, disable=not (progress and watched), unit="")
-        self.what, self.done, self.all = what, done, done + waiting
-        self.failed, self.slots, self.progress, self.watched = 0, 0, progress and waiting > 0, watched
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
-
-    def say(self, line: str) -> None:
-        if self.progress:
-            self.bar.write(line, file=sys.stderr)
-
-    def alarm(self, line: str) -> None:
-        """Say what nobody may miss: a batch that waits says so also where no bar is wanted."""
-        self.bar.write(f"{datetime.now():%H:%M:%S} {line}", file=sys.stderr)
-        sys.stderr.flush()
-
-    def ended(self, task: Task, outcome: dict) -> None:
-        self.done += 1
-        self.failed += outcome["state"] == FAILED
-        reason = f": {outcome['reason']}" if outcome.get("reason") else ""
-        count = "" if self.watched else f"{self.what} {self.done}/{self.all} "
-        self.say(f"{datetime.now():%H:%M:%S} {count}{outcome['state']} {task.title}{reason}")
-        self.bar.update()
-        self.show()
-
-    def show(self, slots: int | None = None) -> None:
-        self.slots = self.slots if slots is None else slots
-        running = min(self.slots, self.all - self.done)
-        self.bar.set_postfix_str(f"{self.failed} failed, {running} running")

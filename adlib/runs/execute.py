@@ -6,92 +6,24 @@ Nothing here imports torch: the kernel does.
 import json
 import os
 import shutil
-import signal
-import socket
 import tempfile
-import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from adlib.errors import InputError
 from adlib.file_hashes import file_hash
-from adlib.files import read_json
 from adlib.predictions import seal
 from adlib.runs import kernels
+from adlib.runs.attempts import Attempts, now
+from adlib.runs.conditions import USUAL, Conditions
 from adlib.runs.environment import REPOSITORY, allow_open_files, notebook, oom_kills
-from adlib.runs.record import FINISHED, failure, write_json, write_record
+from adlib.runs.failures import WORTH_A_RETRY, NotebookFailed, of_death, of_disk, of_exception
+from adlib.runs.record import FINISHED, failure, write_record
 from adlib.runs.run import Run
 from adlib.runs.store import Store
+from adlib.runs.watch import Watch
 
-# Kinds of failure that may not come again, because they depend on what else the machine does.
-WORTH_A_RETRY = ("kernel died", "stalled", "out of memory", "out of GPU memory")
 START_SECONDS = 300  # a busy machine may take minutes to start a dozen kernels at once
-IDLE = 0.005  # of a processor: a kernel that uses less does nothing
-BUSY_LIMITS = 48  # how many times longer a kernel may be silent that computes
-LEAVING = threading.Event()  # set when this process is about to end: what it executes is interrupted
-# Where a name says enough; other exceptions are of the kind "error".
-KINDS = {
-    InputError.__name__: "wrong input",
-    "TrainingDiverged": "diverged",
-    "MemoryError": "out of memory",
-    "_ArrayMemoryError": "out of memory",
-    "OutOfMemoryError": "out of GPU memory",
-}
-SENTENCES = {
-    "DefaultCPUAllocator": "out of memory",
-    "Cannot allocate memory": "out of memory",
-    "CUDA out of memory": "out of GPU memory",
-    "CUDA error: out of memory": "out of GPU memory",
-    "No space left on device": "disk full",
-}
-# What changes no number has been tried by then (adlib.gpu_memory).
-SMALLER = (
-    "A smaller batch_size or size, or precision=bfloat16, needs less memory but gives other numbers, so it is for you "
-    "to choose."
-)
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """How a run is executed; nothing here changes its numbers.
-
-    time_limit: seconds for the whole run, None for no limit. retries: further attempts after a failure of a kind that
-    may not come again. maps: whether anomaly maps stay in the store. wait: seconds to wait for another process that
-    works on the same run, -1 for ever. stop: a file; when it appears, the run is interrupted. cache: a folder in which
-    runs share decoded images and frozen features, "" for none, and the bytes that it may hold. stall_limit: seconds
-    after which a kernel that hangs is ended: one that begins no cell, writes no file and uses no processor; one that
-    uses a processor may be as silent for BUSY_LIMITS times as long. None for no such limit. again: whether a run that
-    is finished is done once more; it is replaced by one that finishes, never by one that fails.
-    """
-
-    time_limit: float | None = None
-    retries: int = 1
-    maps: bool = True
-    wait: float = -1
-    stop: str = ""
-    cache: str = ""
-    cache_limit: float = 20e9
-    stall_limit: float | None = 1800.0
-    again: bool = False
-
-
-class NotebookFailed(RuntimeError):
-    """A notebook did not run through.
-
-    kind: "wrong input" (a parameter, or data that are gone), "error" (any other exception), "diverged" (a loss that is
-    not finite), "out of memory", "out of GPU memory", "disk full", "kernel died", "stalled" (it hung), "time limit",
-    "interrupted".
-    reason: one line. worked: whether any cell had worked by then, that of the parameters apart.
-    """
-
-    def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
-        self.kind, self.reason = kind, reason
-        self.worked = True
 
 
 def execute(
@@ -99,7 +31,7 @@ def execute(
     store: Store,
     progress: bool = True,
     key: str = "",
-    conditions: Conditions = Conditions(),
+    conditions: Conditions = USUAL,
     server: kernels.KernelServer | None = None,
     fingerprint: str = "",
     keep_mistakes: bool = True,
@@ -171,7 +103,7 @@ def _attempt(
         failed.worked = False
         return failed
     except OSError as error:
-        return _of_disk(error)
+        return of_disk(error)
     return None
 
 
@@ -209,69 +141,13 @@ def _record_failure(
     return record
 
 
-def deaths(store: Store, key: str) -> int | None:
-    """How many workers are known to have died under a run that is not finished; None if nothing is known of it."""
-    file = store.partial(key) / "attempts.json"
-    if not file.is_file():
-        return None
-    known = Attempts.read(file)
-    running = known["now"] and key in store.running()
-    return sum(attempt["kind"] == "worker died" for attempt in known["earlier"]) + bool(known["now"] and not running)
-
-
-class Attempts:
-    """What is known of earlier attempts at a run, in a file of its folder that a kill leaves behind.
-
-    earlier: a dictionary per attempt that failed: kind, reason, ended.
-    """
-
-    def __init__(self, folder: Path):
-        self.file = folder / "attempts.json"
-        known = self.read(self.file)
-        self.earlier: list[dict] = known["earlier"]
-        if known["now"]:
-            where = "process {process} on {host}".format(**known["now"])
-            self._add("worker died", f"The worker ({where}) ended, or was ended, before the run did.")
-
-    @staticmethod
-    def read(file: Path) -> dict:
-        """What a kill has left: "earlier", and "now", the process that was at it; nothing where it is no such file."""
-        try:
-            known = read_json(file)
-            earlier = [{name: str(one[name]) for name in ("kind", "reason", "ended")} for one in known["earlier"]]
-            now = known["now"] and {name: known["now"][name] for name in ("host", "process")}
-        except (InputError, KeyError, TypeError, IndexError):
-            return {"earlier": [], "now": None}
-        return {"earlier": earlier, "now": now}
-
-    def begin(self) -> None:
-        """A new attempt, by this process."""
-        now = {"host": socket.gethostname(), "process": os.getpid(), "started": _now()}
-        self._write({"earlier": self.earlier, "now": now})
-
-    def end(self, error: NotebookFailed) -> None:
-        """The attempt has failed."""
-        self._add(error.kind, error.reason)
-        self._write({"earlier": self.earlier, "now": None})
-
-    def _add(self, kind: str, reason: str) -> None:
-        self.earlier.append({"kind": kind, "reason": reason, "ended": _now()})
-
-    def _write(self, content: dict) -> None:
-        try:
-            write_json(self.file, content)
-        except (OSError, InputError):  # a full disk, a folder of that name: what there is to say, the record will
-            with suppress(OSError):
-                self.file.unlink(missing_ok=True)
-
-
 def execute_notebook(
     name: str,
     out: Path,
     parameters: dict,
     progress: bool = True,
     log: Path | None = None,
-    conditions: Conditions = Conditions(),
+    conditions: Conditions = USUAL,
     server: kernels.KernelServer | None = None,
 ) -> Path:
     """Execute a notebook of the repository with papermill in a fresh kernel; the result is written to `out`.
@@ -314,13 +190,13 @@ def execute_notebook(
             )
     except (PapermillExecutionError, DeadKernelError, RuntimeError) as error:
         if isinstance(error, PapermillExecutionError):
-            failed = _of_exception(error.ename, str(error.evalue))
+            failed = of_exception(error.ename, str(error.evalue))
         elif watch.reason:
             failed = NotebookFailed(watch.kind, watch.reason)
         elif "Kernel didn't respond" in str(error):
             failed = NotebookFailed("stalled", f"The kernel gave no sign of life for {START_SECONDS} s.")
         elif isinstance(error, DeadKernelError) or "Kernel died" in str(error):
-            failed = _of_death(started[-1].wait(5) if started else None, oom_kills() > killed_before)
+            failed = of_death(started[-1].wait(5) if started else None, oom_kills() > killed_before)
         else:
             raise
         failed.worked = watch.cells > len(("parameters", "injected-parameters", "the one that failed"))
@@ -347,112 +223,6 @@ def _short_folder() -> str | None:
     )
 
 
-class Watch(threading.Thread):
-    """Ends the kernel when its time is over, when it hangs, or when the file appears that asks for it; `kind` and
-    `reason` say why. folder: where the kernel writes.
-    """
-
-    def __init__(self, started: list, conditions: Conditions, folder: Path):
-        super().__init__(daemon=True, name="watch")
-        self.started, self.conditions, self.folder, self.left = started, conditions, folder, threading.Event()
-        self.kind = self.reason = ""
-        self.cell = self.cells = 0  # the place of the cell under way in the notebook, and how many with code have begun
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.left.set()
-
-    def run(self) -> None:
-        begin, limit = time.monotonic(), self.conditions.time_limit
-        signs = _Signs(self)
-        while not self.left.wait(0.5):
-            if limit is not None and time.monotonic() - begin > limit:
-                self.kind, self.reason = "time limit", f"The run took longer than its limit of {limit:g} s."
-            elif self.conditions.stop and Path(self.conditions.stop).exists():
-                self.kind, self.reason = "interrupted", "The batch was interrupted."
-            elif LEAVING.is_set():
-                self.kind, self.reason = "interrupted", "The worker lost its scheduler, or was asked to leave."
-            elif self.started and (reason := signs.missing(self.conditions.stall_limit)):
-                self.kind, self.reason = "stalled", reason
-            if self.reason and self.started:
-                self.started[-1].kill()
-                return
-
-
-class _Signs:
-    """Signs of life of the kernel under a watch: cells begun, files written, and processor time."""
-
-    def __init__(self, watch: Watch):
-        self.watch = watch
-        self.progress, self.progressed = None, time.monotonic()  # cell and files, and since when they are the same
-        self.used, self.worked, self.asked = 0.0, time.monotonic(), 0.0  # processor seconds, and when they last grew
-
-    def missing(self, limit: float | None) -> str:
-        """Why the kernel must be thought to hang, in a sentence; "" if it need not be."""
-        now = time.monotonic()
-        if limit is None or now - self.asked < min(10.0, limit / 10):
-            return ""
-        self.asked = now
-        if (progress := (self.watch.cell, _newest(self.watch.folder))) != self.progress:
-            self.progress, self.progressed, self.worked = progress, now, now
-        used = kernels.processor_seconds(self.watch.started[-1].pid)
-        if used is None:  # this system does not say: only the long limit can be held
-            self.worked = now
-        elif used - self.used > IDLE * (now - self.worked):
-            self.used, self.worked = used, now
-        where = f"in cell {self.watch.cell}"
-        if now - self.worked > limit:
-            return f"The kernel hung {where}: no file written and no processor used for {limit:g} s."
-        if now - self.progressed > BUSY_LIMITS * limit:
-            return f"The kernel hung {where}: it computed for {BUSY_LIMITS * limit:g} s and wrote no file."
-        return ""
-
-
-def _newest(folder: Path) -> float:
-    """When something was last written in a folder, such as a checkpoint."""
-    newest = 0.0
-    with suppress(OSError):
-        for entry in folder.iterdir():
-            with suppress(OSError):  # renamed meanwhile
-                newest = max(newest, entry.stat().st_mtime)
-    return newest
-
-
-def _of_exception(name: str, text: str) -> NotebookFailed:
-    """What a notebook failed with: the exception's name and text."""
-    lines = text.strip().splitlines() or [""]
-    kind = KINDS.get(name) or next((kind for part, kind in SENTENCES.items() if part in text), "error")
-    reason = lines[0] if kind in ("wrong input", "diverged") else f"{name}: {lines[0]}"
-    return NotebookFailed(kind, reason + (f" {SMALLER}" if kind == "out of GPU memory" else ""))
-
-
-def _of_death(status: int | None, memory_was_short: bool) -> NotebookFailed:
-    """What the kernel ended of: its exit status, negative for a signal; whether the system ended processes meanwhile
-    because memory was short.
-    """
-    if status == -signal.SIGKILL and memory_was_short:
-        return NotebookFailed("out of memory", "The system ended the kernel because memory was short.")
-    if status is not None and status < 0:
-        return NotebookFailed("kernel died", f"The kernel was ended by signal {-status} ({_signal_name(-status)}).")
-    return NotebookFailed("kernel died", f"The kernel ended by itself, with exit status {status}.")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"
-
-
-def _of_disk(error: OSError) -> NotebookFailed:
-    """The worker itself could not write, or read what it wrote."""
-    kind = "disk full" if "No space left" in str(error) or "quota" in str(error) else "error"
-    return NotebookFailed(kind, f"{type(error).__name__}: {error}")
-
-
 def _cell_logger(log: Path, watch: Watch) -> Callable:
     """A function for nbclient that logs which cell begins, and tells the watch."""
 
@@ -468,10 +238,6 @@ def _cell_logger(log: Path, watch: Watch) -> Callable:
 def _log(log: Path, text: str) -> None:
     try:
         with log.open("a", encoding="utf-8") as file:
-            file.write(f"{_now()} {text}\n")
+            file.write(f"{now()} {text}\n")
     except OSError:  # a full disk: the run itself will fail with it and say so
         pass
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

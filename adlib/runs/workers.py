@@ -14,7 +14,7 @@ from pathlib import Path
 
 from adlib.errors import InputError
 from adlib.runs import environment, kernels
-from adlib.runs.execute import Conditions
+from adlib.runs.conditions import Conditions
 
 CONNECT_SECONDS = 30  # to wait for a scheduler's answer
 AGAIN_SECONDS = 5  # the same, when a scheduler that was lost is looked for
@@ -187,10 +187,10 @@ def _farewell(ignore_interrupts: bool):
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
 
         def teardown(self, worker) -> None:
-            from adlib.runs import execute
+            from adlib.runs.watch import LEAVING
 
             if worker.status.name in ("closing", "closed", "failed"):
-                execute.LEAVING.set()
+                LEAVING.set()
 
     return Farewell()
 

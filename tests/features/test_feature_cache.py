@@ -14,7 +14,8 @@ from adlib.features.feature_cache import SUFFIX, FeatureCache, read_features, wr
 from adlib.images import ImageSet
 from adlib.reproduce import shared_cache
 from adlib.runs.batch import run_all
-from adlib.runs.execute import Conditions, execute
+from adlib.runs.conditions import Conditions
+from adlib.runs.execute import execute
 from adlib.runs.run import Run
 from adlib.runs.store import Store
 from adlib.runs.workers import Workers

@@ -7,7 +7,8 @@ import pytest
 from conftest import make_tree
 
 from adlib import InputError, create_model
-from adlib.runs.run import Run, parse_settings
+from adlib.runs.run import Run
+from adlib.runs.settings import parse_settings
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,11 @@ from test_batch import leaves_a_record, quick_runs
 
 from adlib import InputError
 from adlib.runs import Run, Store
+from adlib.runs.attempts import Attempts
 from adlib.runs.batch import run_all
-from adlib.runs.execute import Attempts, Conditions, NotebookFailed, _short_folder, execute
+from adlib.runs.conditions import Conditions
+from adlib.runs.execute import _short_folder, execute
+from adlib.runs.failures import NotebookFailed
 from adlib.runs.kernels import KernelServer, can_fork
 from adlib.runs.record import FAILED, write_json
 from adlib.runs.workers import Workers
@@ -450,7 +453,7 @@ def test_short_memory_is_told_apart_and_tried_again(server, tree, tmp_path, monk
     ],
 )
 def test_a_kernel_that_hangs_is_ended_and_said(server, tree, tmp_path, monkeypatch, seed, reason):
-    monkeypatch.setattr("adlib.runs.execute.BUSY_LIMITS", 2)
+    monkeypatch.setattr("adlib.runs.watch.BUSY_LIMITS", 2)
     run = Run("folder", str(tree), "padim", "thing", SMALL, seed)
     record = execute(run, Store(tmp_path), False, conditions=Conditions(retries=0, stall_limit=4), server=server)
     assert record["kind"] == "stalled"

@@ -21,7 +21,7 @@ from adlib.runs.batch import run_all
 from adlib.runs.execute import execute
 from adlib.runs.plan import distinct_runs, list_profiles, plan, read_profile, state
 from adlib.runs.record import failure, write_json
-from adlib.runs.run import parse_settings
+from adlib.runs.settings import parse_settings
 
 SETTINGS = {"backbone": "resnet18.tv_in1k", "weights": "random", "coreset_ratio": 0.05, "size": 64, "crop": None}
 

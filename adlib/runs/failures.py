@@ -1,0 +1,75 @@
+"""How a notebook can fail: kinds, and sentences for them."""
+
+import signal
+
+from adlib.errors import InputError
+
+# Kinds of failure that may not come again, because they depend on what else the machine does.
+WORTH_A_RETRY = ("kernel died", "stalled", "out of memory", "out of GPU memory")
+# Where a name says enough; other exceptions are of the kind "error".
+KINDS = {
+    InputError.__name__: "wrong input",
+    "TrainingDiverged": "diverged",
+    "MemoryError": "out of memory",
+    "_ArrayMemoryError": "out of memory",
+    "OutOfMemoryError": "out of GPU memory",
+}
+SENTENCES = {
+    "DefaultCPUAllocator": "out of memory",
+    "Cannot allocate memory": "out of memory",
+    "CUDA out of memory": "out of GPU memory",
+    "CUDA error: out of memory": "out of GPU memory",
+    "No space left on device": "disk full",
+}
+# What changes no number has been tried by then (adlib.gpu_memory).
+SMALLER = (
+    "A smaller batch_size or size, or precision=bfloat16, needs less memory but gives other numbers, so it is for you "
+    "to choose."
+)
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook did not run through.
+
+    kind: "wrong input" (a parameter, or data that are gone), "error" (any other exception), "diverged" (a loss that is
+    not finite), "out of memory", "out of GPU memory", "disk full", "kernel died", "stalled" (it hung), "time limit",
+    "interrupted".
+    reason: one line. worked: whether any cell had worked by then, that of the parameters apart.
+    """
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
+        self.worked = True
+
+
+def of_exception(name: str, text: str) -> NotebookFailed:
+    """What a notebook failed with: the exception's name and text."""
+    lines = text.strip().splitlines() or [""]
+    kind = KINDS.get(name) or next((kind for part, kind in SENTENCES.items() if part in text), "error")
+    reason = lines[0] if kind in ("wrong input", "diverged") else f"{name}: {lines[0]}"
+    return NotebookFailed(kind, reason + (f" {SMALLER}" if kind == "out of GPU memory" else ""))
+
+
+def of_death(status: int | None, memory_was_short: bool) -> NotebookFailed:
+    """What the kernel ended of: its exit status, negative for a signal; whether the system ended processes meanwhile
+    because memory was short.
+    """
+    if status == -signal.SIGKILL and memory_was_short:
+        return NotebookFailed("out of memory", "The system ended the kernel because memory was short.")
+    if status is not None and status < 0:
+        return NotebookFailed("kernel died", f"The kernel was ended by signal {-status} ({_signal_name(-status)}).")
+    return NotebookFailed("kernel died", f"The kernel ended by itself, with exit status {status}.")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def of_disk(error: OSError) -> NotebookFailed:
+    """The worker itself could not write, or read what it wrote."""
+    kind = "disk full" if "No space left" in str(error) or "quota" in str(error) else "error"
+    return NotebookFailed(kind, f"{type(error).__name__}: {error}")
