@@ -30,7 +30,6 @@ class Recorder:
         self.started = _now()
         self.seconds: dict[str, float] = {}
         self.resumed = False
-        self.baselines: dict[str, dict[str, dict]] | None = None
         self.found: dict[str, tuple] = {}  # by name: predictions, and what was found of them
 
     @contextmanager
@@ -45,11 +44,14 @@ class Recorder:
 
         images: the ImageSet that was predicted on.
         """
-        from adlib.baselines import trivial_metrics
 
-        with self.phase("baselines"):
-            self.baselines = trivial_metrics(predictions, images)
-        return self.baselines
+        def compute() -> dict:
+            from adlib.baselines import trivial_metrics
+
+            with self.phase("baselines"):
+                return trivial_metrics(predictions, images)
+
+        return self._once("baselines", predictions, compute)
 
     def intervals(self, predictions) -> dict[str, dict]:
         """95 % bootstrap intervals of the image metrics, for the record, as it keeps them."""
@@ -105,7 +107,7 @@ class Recorder:
             "metrics": _without_nan(metrics),
             "intervals": self.intervals(predictions),
             "oracle": _oracle_decisions(predictions, metrics),
-            "baselines": self.baselines if self.baselines is not None else self.trivial(predictions),
+            "baselines": self.trivial(predictions),
             "categories": self.by_category(predictions),
             "groups": _metrics_by("group", predictions, self.run.pro_variants),
             "seconds": self.seconds,

@@ -22,10 +22,15 @@ def recorder(tmp_path):
     return Recorder(Run("folder", str(make_tree(tmp_path / "tree")), "patchcore", "thing", settings))
 
 
+def _truth(recorder):
+    """The ground truth as predictions."""
+    test = ImageSet(select(load_samples("folder", recorder.run.root), split="test"), size=32)
+    return Predictions(test.labels, test.masks(), test.samples, test.settings)
+
+
 def finish(recorder, change, out=""):
     """The record of predictions that `change` made of the ground truth."""
-    test = ImageSet(select(load_samples("folder", recorder.run.root), split="test"), size=32)
-    predictions = change(Predictions(test.labels, test.masks(), test.samples, test.settings))
+    predictions = change(_truth(recorder))
     model = recorder.run.create_model()
     model.device_ = "cpu"
     return recorder.finish(model, predictions, evaluate(predictions), out)
@@ -112,6 +117,25 @@ def test_intervals_are_wider_over_items_than_over_their_images(recorder):
     plain = finish(recorder, photographed_twice)["intervals"]["image_auroc"]
     clustered = finish(recorder, named)["intervals"]["image_auroc"]
     assert plain != clustered
+
+
+def test_trivial_baselines_are_those_of_the_predictions_that_are_recorded(recorder):
+    shown = []
+
+    def half(predictions):
+        shown.append(recorder.trivial(predictions))  # the notebook shows those of all images
+        return predictions.select(np.arange(len(predictions)) % 2 == 0)
+
+    record = finish(recorder, half)
+    assert record["baselines"] == Recorder(recorder.run).trivial(half(_truth(recorder)))
+    assert record["baselines"] != shown[0]
+
+
+def test_trivial_baselines_are_computed_once_for_the_same_predictions(recorder, monkeypatch):
+    predictions = _truth(recorder)
+    shown = recorder.trivial(predictions)
+    monkeypatch.setattr("adlib.baselines.trivial_metrics", lambda *_: pytest.fail("computed again"))
+    assert finish(recorder, lambda _: predictions)["baselines"] == shown
 
 
 def test_one_anomalous_image_gives_a_reason_instead_of_an_interval(recorder):
