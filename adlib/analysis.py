@@ -118,6 +118,17 @@ def defects_per_image(samples: pd.DataFrame) -> pd.DataFrame:
     return numbers.assign(types=areas.groupby("category")["defect"].nunique())
 
 
+def beside_published(found: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Two tables of numbers as one, for the columns of `found`: every column is a pair, found and published.
+
+    Rows are those of either table; what one of them lacks is <NA>. Whole numbers stay whole.
+    """
+    published = published.reindex(columns=found.columns)
+    both = pd.concat({"found": found, "published": published}, axis=1).swaplevel(axis=1).convert_dtypes()
+    both = both[[(name, side) for name in found.columns for side in ("found", "published")]]
+    return both.rename(columns=lambda name: name.replace("_", " "), level=0)
+
+
 def brightness(samples: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation of every image's grey levels (0..255): what a change of lighting moves.
 

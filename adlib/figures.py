@@ -59,11 +59,13 @@ def _shown(image: str) -> tuple[np.ndarray, str]:
 
 
 def show_samples(samples: pd.DataFrame, columns: int = 6, rows: int = 2, seed: int = 0) -> Figure:
-    """Images drawn at random from a samples table, at full size, defects outlined.
+    """Images drawn at random, as evenly from a table's categories as can be, at full size; defects outlined.
 
     Floating-point images beyond 0 to 1 are scaled from their least to their greatest value, and say so.
     """
-    chosen = samples.sample(min(rows * columns, len(samples)), random_state=seed).sort_values(["category", "defect"])
+    mixed = samples.sample(frac=1, random_state=seed)
+    turns = mixed.groupby("category").cumcount().sort_values(kind="stable").index
+    chosen = mixed.loc[turns[: rows * columns]].sort_values(["category", "defect"])
     figure, axes = _grid(-(-len(chosen) // columns), columns)
     for axis, row in zip(axes.flat, chosen.itertuples(), strict=False):
         image, scaled = _shown(row.image)

@@ -154,3 +154,13 @@ def test_image_sizes_are_the_extremes_per_category(tmp_path):
     found = analysis.image_sizes(pd.DataFrame({"image": files, "category": ["x", "x", "y"]}))
     columns = ["height_min", "height_max", "width_min", "width_max"]
     assert found[columns].to_numpy().tolist() == [[10, 12, 18, 20], [5, 5, 6, 6]]
+
+
+def test_found_and_published_stand_in_pairs():
+    found = pd.DataFrame({"test_normal": [3], "train": [5]}, index=["A"])
+    published = pd.DataFrame({"train": [50.0, 60.0], "test_normal": [30.0, 40.0], "other": [1, 1]}, index=["A", "B"])
+    table = analysis.beside_published(found, published)
+    pairs = [(name, side) for name in ("test normal", "train") for side in ("found", "published")]
+    assert table.columns.tolist() == pairs
+    assert table.loc["A"].tolist() == [3, 30, 5, 50] and table.astype(str).loc["A"].tolist() == ["3", "30", "5", "50"]
+    assert table.loc["B", ("train", "published")] == 60 and pd.isna(table.loc["B", ("train", "found")])

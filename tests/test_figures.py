@@ -59,3 +59,10 @@ def test_figures_have_no_background_and_no_black_ink(predictions):
     axis = drawn.axes[0]
     inks = [axis.xaxis.label.get_color(), axis.xaxis.get_ticklabels()[0].get_color()]
     assert {to_rgba(ink) for ink in inks} == {to_rgba("#7a7f87")}
+
+
+def test_samples_are_shown_of_every_category(tmp_path):
+    rows = [_tiff(tmp_path / f"{index}.tiff", np.zeros((4, 4), np.float32)) for index in range(12)]
+    samples = pd.concat(rows, ignore_index=True).assign(category=["a"] * 9 + ["b", "b", "c"])
+    shown = [axis.get_title() for axis in figures.show_samples(samples, columns=3, rows=1).axes]
+    assert [title.split(" ")[0] for title in shown] == ["a", "b", "c"]

@@ -147,11 +147,17 @@ def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
 
 
 def published_table(paper: str, table: str, rows: str | list[str] = ("dataset", "category")) -> pd.DataFrame:
-    """One table of a paper as text: `rows` as its rows, columns its metrics, "" where nothing is printed."""
+    """One table of a paper as text: `rows` as its rows, columns its metrics, "" where nothing is printed.
+
+    Categories are left out of the rows where there is but the total of each dataset.
+    """
     printed = papers.published(paper)
     printed = printed[printed["table"] == table]
     index = [rows] if isinstance(rows, str) else list(rows)
+    if len(index) > 1 and set(printed["category"]) == {"total"}:
+        index.remove("category")
     wide = printed.pivot_table(index=index, columns="metric", values="value", sort=False)
+    wide.columns = wide.columns.str.replace("_", " ")
     return wide.map(lambda value: "" if math.isnan(value) else f"{value:.10g}")
 
 
