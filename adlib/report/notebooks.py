@@ -107,11 +107,12 @@ def notebook_title(notebook) -> str:
 
 
 def _alternative_texts(notebook) -> dict[str, str]:
-    """For each cell the last line of text above it, as alternative text of its pictures."""
+    """For each cell the last paragraph of text above it, as alternative text of its pictures."""
     texts, last = {}, ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and cell.source.strip():
-            last = re.sub(r"[*`_#]", "", cell.source.strip().splitlines()[-1]).strip()
+            paragraph = re.split(r"\n\s*\n", cell.source.strip())[-1]
+            last = " ".join(re.sub(r"[*`_#]", "", paragraph).split())
         texts[cell.get("id", "")] = last
     return texts
 

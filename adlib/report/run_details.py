@@ -112,21 +112,32 @@ def share_of_gap(table: pd.DataFrame, metrics: Sequence[str], first: str, last: 
     if missing := {first, last} - set(values.index):
         raise InputError(f"The table has no row {', '.join(sorted(missing))}; it has {', '.join(values.index)}.")
     order = table["setting"].unique()
-    return (100 * (values - values.loc[first]) / (values.loc[last] - values.loc[first])).loc[order, list(metrics)]
+    shares = 100 * (values - values.loc[first]) / (values.loc[last] - values.loc[first])
+    return shares.loc[order, list(metrics)] + 0.0  # never -0
 
 
 def below_limits(table: pd.DataFrame, metric: str, limits: Mapping[str, float]) -> pd.DataFrame:
     """Which rows of a comparison lie below stated limits: a column per limit for the published and for our values.
 
-    "yes", "no", or "" where there is no value. limits: name -> value in the table's unit.
+    "yes", "no", "" where there is no value, or "20 are too few" where a rate of 1 in 20 normal images, by the table's
+    counts, is above the limit: none of them says little then. limits: name -> value in percent, as the table's rates.
     """
     rows = table[table["metric"] == metric].set_index("setting")
     found = {}
     for name, limit in limits.items():
         for column in ("published", "ours"):
-            answers = np.where(rows[column].isna(), "", np.where(rows[column] < limit, "yes", "no"))
-            found[f"{column} below {limit:g} ({name})"] = answers
+            answers = pd.Series(np.where(rows[column] < limit, "yes", "no"), index=rows.index)
+            normal = _normal_images(table, column).reindex(rows.index)
+            few = 100 / normal > limit
+            answers[few] = normal[few].map("{:.0f} are too few".format)
+            found[f"{column} below {limit:g} ({name})"] = answers.mask(rows[column].isna(), "")
     return pd.DataFrame(found, index=rows.index)
+
+
+def _normal_images(table: pd.DataFrame, column: str) -> pd.Series:
+    """How many normal images each row's counts were taken on, by setting; NaN without counts."""
+    counts = {name: table[table["metric"] == name].set_index("setting")[column].astype(float) for name in ("tn", "fp")}
+    return counts["tn"] + counts["fp"]
 
 
 def real_defect_runs(paper: str, out: str | Path) -> pd.DataFrame | HTML:

@@ -258,8 +258,10 @@ def _beside(view: _View, cell: dict) -> str:
 
 
 def _aupro(view: _View, cell: dict) -> str:
-    """AUPRO, beside PRO."""
-    return f"<td>{'–' if pd.isna(cell['aupro']) else format(cell['aupro'], '.2f')}</td>"
+    """AUPRO, beside PRO: of the same runs, so that where there is none the reason is the same."""
+    if pd.notna(cell["aupro"]):
+        return f"<td>{cell['aupro']:.2f}{' (partly)' if cell['state'] == 'partly' else ''}</td>"
+    return f"<td>{'–' if pd.notna(cell['ours']) or cell['state'] == 'done' else _state(cell['state'])}</td>"
 
 
 def _spread(cell: dict) -> str:

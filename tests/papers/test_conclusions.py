@@ -53,6 +53,11 @@ def asm_area_against_points():
     return (mcc["none 0"], mcc["area 9"], mcc["points 9"]) == (0.70, 0.91, 0.76)
 
 
+def steps_between_mixed_numbers():
+    missed = [values("isp_ad", table, "fn", "setting") for table in "23"]
+    return max(each[each.index.str.startswith("mixed")].diff().abs().max() for each in missed) == 5
+
+
 def lsm_missed():
     missed = values("isp_ad", "2", "fn", "setting")
     return missed["mixed 172"] == 4 and missed["none 0"] == 22
@@ -229,6 +234,7 @@ SENTENCES = [
         "Real area defects do more than the same number of points",
         asm_area_against_points,
     ),
+    ("22_isp_ad_mixed_supervision", "rows differ by five images at most", steps_between_mixed_numbers),
     ("22_isp_ad_mixed_supervision", "How much of the way from no real defect to all of them", lsm_missed),
     ("31_miic_benchmark", "chance is 8 % for AP and 15 % for F1", chance_on_miic),
     ("31_miic_benchmark", "Pixel AUROC above 98 for every method", pixel_auroc_of_miic),

@@ -71,6 +71,7 @@ def test_ours_is_of_the_papers_own_definition_and_aupro_stands_beside(out):
     assert "<td>75.00</td>" in page
     assert "PRO, ours: region overlap at the threshold of the best image F1." in page
     assert "AUPRO, ours" not in show_comparison(table, "pixel_auroc").data
+    assert "<td>75.00 (partly)</td>" in show_comparison(table.assign(state="partly"), "pro").data
 
 
 def test_values_from_the_methods_own_papers_are_compared_with_aupro(tmp_path):

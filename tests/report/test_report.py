@@ -371,7 +371,7 @@ def executed(tmp_path):
     dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "a slider"}
     cells = [
-        nbformat.v4.new_markdown_cell("# Why `this`?\n\nText with a picture below.", id="a"),
+        nbformat.v4.new_markdown_cell("# Why `this`?\n\nText with a\n*picture* below.", id="a"),
         nbformat.v4.new_code_cell(
             "code = 1",
             id="b",

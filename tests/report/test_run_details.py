@@ -25,6 +25,20 @@ def test_share_of_gap_and_limits():
         share_of_gap(table, ["mcc"], "none 0", "mixed 99")
 
 
+def test_few_normal_images_cannot_show_that_a_rate_lies_below_a_limit():
+    rows = [("fpr", 0.2, 0.0), ("tn", 1467, 20), ("fp", 3, 0)]
+    table = pd.DataFrame([("mixed 10", *row) for row in rows], columns=["setting", "metric", "published", "ours"])
+    found = below_limits(table, "fpr", {"strict": 0.33, "loose": 7.0}).loc["mixed 10"]
+    assert found["published below 0.33 (strict)"] == "yes"
+    assert found["ours below 0.33 (strict)"] == "20 are too few"
+    assert found["ours below 7 (loose)"] == "yes"
+
+
+def test_shares_of_a_gap_have_no_negative_zero():
+    table = pd.DataFrame({"setting": ["a", "b"], "metric": "fn", "published": [22.0, 4.0], "ours": None})
+    assert not np.signbit(share_of_gap(table, ["fn"], "a", "b").loc["a", "fn"])
+
+
 @pytest.fixture
 def two_runs(tmp_path, monkeypatch):
     """One finished run with predictions, and how the plan names it twice."""
