@@ -1,7 +1,7 @@
 """What the studies share: their finished runs, the banner above their numbers, intervals, conclusions as a list."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from statistics import NormalDist
@@ -10,9 +10,11 @@ import numpy as np
 from IPython.display import HTML
 from scipy.stats import t as student
 
+from adlib.predictions import Predictions
 from adlib.report.banner import banner
 from adlib.report.facts import warnings_of
 from adlib.report.run_details import finished_cells
+from adlib.runs.store import Store
 
 LEVEL = 0.95  # of every interval
 
@@ -22,6 +24,21 @@ def study_banner(study: str, out: str | Path) -> HTML:
     if not any(True for _ in finished_cells(study, out)):
         return HTML(f"<p>No run of this study is done: <code>adlib reproduce {escape(study)}</code> does them.</p>")
     return banner(warnings_of(study, out))
+
+
+def first_predictions(study: str, out: str | Path) -> Iterator[tuple[str, str, str, Predictions]]:
+    """(dataset, category, method, predictions of known labels) of a study's finished runs, each method's first seed.
+
+    A run on all categories together gives one of each. Maps are read when they are first looked at.
+    """
+    store, seen = Store(Path(out) / "runs"), set()
+    for cell, record in sorted(finished_cells(study, out), key=lambda pair: pair[0]["seed"]):
+        found = Predictions.load(store.path(record["key"]) / "predictions").known
+        for category in found.samples["category"].unique():
+            key = cell["dataset"], category, cell["method"]
+            if key not in seen:
+                seen.add(key)
+                yield *key, found.select((found.samples["category"] == category).to_numpy())
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:

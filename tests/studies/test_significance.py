@@ -1,0 +1,114 @@
+"""Significance: differences of stored scores, and what test sets of the printed sizes can tell apart."""
+
+import numpy as np
+import pytest
+from stored import run_notebook, store_study
+
+from adlib import Predictions
+from adlib.samples import make_samples
+from adlib.studies import significance as study
+
+LABELS = [0] * 10 + [1] * 10
+PERFECT = np.arange(20.0)
+POOR = np.tile([1.0, 0, 3, 2, 5], 4)  # as many of each score among normal and anomalous images: AUROC 50
+
+
+def predictions(scores: np.ndarray) -> Predictions:
+    about = {"split": "test", "category": "cloth"}
+    rows = [about | {"image": f"{row:02}.png", "label": label} for row, label in enumerate(LABELS)]
+    return Predictions(scores, None, make_samples(rows, "numbers given by hand"))
+
+
+def stored(out) -> None:
+    runs = {"padim": PERFECT, "patchcore": PERFECT + 5, "stfpm": POOR}
+    place = {"dataset": "three_cad", "category": "cloth"}
+    store_study(
+        out,
+        study.NAME,
+        [place | {"method": method, "predictions": predictions(scores)} for method, scores in runs.items()],
+    )
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls():
+    assert study.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert study.holm([0.9, 0.8]).tolist() == [1, 1]
+    one, undefined = study.holm([0.02, np.nan])
+    assert one == pytest.approx(0.04)  # the undefined one was a test too
+    assert np.isnan(undefined)
+
+
+def test_pairs_are_told_apart_where_their_ranking_differs(tmp_path):
+    stored(tmp_path)
+    found = study.comparisons(tmp_path, replicates=200).set_index(["better", "other"])
+    same = found.loc["padim", "patchcore"]  # another unit, the same order
+    assert (same["difference"], same["p_value"], same["told"]) == (0, 1, False)
+    apart = found.loc["padim", "stfpm"]
+    assert (apart["better_auroc"], apart["other_auroc"], apart["difference"]) == (100, 50, 50)
+    assert 0 < apart["low"] < 50 < apart["high"]
+    assert apart["holm"] >= 2 * apart["p_value"] > 0
+    assert apart["told"]
+    again = study.comparisons(tmp_path, replicates=200).set_index(["better", "other"])
+    assert found.equals(again)
+    said = study.pair_conclusions(found.reset_index())
+    assert said[0].startswith("three_cad: 2 of 3 pairs of methods are told apart, corrected for their number; ")
+    assert "the smallest difference among them is 50.0 points" in said[0]
+    assert "10 normal and 10 anomalous images); the largest that chance explains is 0.0 points" in said[0]
+
+
+def test_the_variance_of_an_auroc_is_that_of_hanley_and_mcneil():
+    assert study.auroc_variance(0.5, 1, 1) == 0.25  # one pair, in order or not
+    assert study.auroc_variance(1.0, 7, 9) == 0
+    # By hand, A = 0.8: Q1 = 0.8 / 1.2, Q2 = 1.28 / 1.8.
+    by_hand = (0.16 + 9 * (0.8 / 1.2 - 0.64) + 4 * (1.28 / 1.8 - 0.64)) / 50
+    assert study.auroc_variance(0.8, 10, 5) == pytest.approx(by_hand)
+
+
+def test_the_smallest_difference_lies_as_many_standard_errors_off_as_the_power_asks():
+    counts = [(20, 60)]
+    found = study.smallest_difference([0.9], counts, 0.5, power=0.8)
+    assert found == pytest.approx((1.959964 + 0.841621) * study.difference_std([0.9], [0.9 - found], counts, 0.5))
+    assert study.smallest_difference([0.9], counts, 0.9) < found  # alike methods are told apart by less
+    assert study.smallest_difference([0.9], [(2000, 6000)], 0.5) < found / 5
+    assert study.smallest_difference([0.9, 0.9], counts * 2, 0.5) < found  # an average over more images
+    assert np.isnan(study.smallest_difference([0.6], [(2, 2)], 0.0))  # no difference is large enough
+
+
+def test_delong_finds_the_smallest_difference_as_often_as_the_power_says():
+    from adlib.metrics import delong_compare
+
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], 150)
+    best, correlation = 0.85, 0.5
+    worse = best - study.smallest_difference([best], [(150, 150)], correlation)
+    shift = np.sqrt(2) * np.array([_quantile(best), _quantile(worse)])  # two normal distributions of deviation 1
+    noise = np.array([[1, 0.55], [0.55, 1]])  # of scores, which gives AUROCs about that correlation
+    found = 0
+    for _ in range(200):
+        scores = rng.multivariate_normal([0, 0], noise, 300) + labels[:, None] * shift
+        found += delong_compare(labels, *scores.T)["p_value"] < 0.05
+    assert 0.7 < found / 200 < 0.9
+
+
+def _quantile(share: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(share)
+
+
+def test_printed_leads_are_those_of_the_papers_on_their_own_numbers_of_images():
+    leads = study.printed_leads().set_index(["paper", "table", "dataset", "category"])
+    miic = leads.loc["miic", "3", "miic", "MIIC"]
+    assert (miic["best"], miic["second"], miic["normal"], miic["anomalous"]) == ("iad_inpainting", "cfa", 1272, 116)
+    assert miic["lead"] == pytest.approx(99.27 - 99.01)
+    assert not miic["found"]
+    few = leads.loc["cxr_ad", "II", "cxr_ad", "CFP16"]
+    assert (few["normal"], few["anomalous"]) == (10, 60)
+    assert few["smallest"] > leads.loc["cxr_ad", "II", "cxr_ad", "CDIP"]["smallest"]
+    assert ("three_cad", "5", "mvtec_ad", "average") in leads.index
+    assert ("three_cad", "5", "three_cad", "average") not in leads.index  # printed again
+    assert study.uncounted().to_dict("records") == [{"paper": "texture_ad", "dataset": "texture_ad", "columns": 15}]
+
+
+def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):
+    stored(tmp_path)
+    run_notebook("69_significance", tmp_path)
+    run_notebook("69_significance", tmp_path / "nothing")
