@@ -207,6 +207,7 @@ class GANomaly(AdversarialDetector):
             self.discriminator_ = Encoder(self.channels, self.width, self.side_, 1)
             for network in self.networks().values():
                 initialise(network)
+                network.to(memory_format=torch.channels_last)  # the layout that convolutions prefer
 
     def codes_and_residual(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float [B, 3, S, S] in [0, 1] -> squared distance of the codes [B], |image - reconstruction| [B, S, S]."""
