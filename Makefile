@@ -59,7 +59,7 @@ lab: setup  ## JupyterLab on this machine alone, at the first notebook
 report: $(STAMP)  ## render reports/ anew from what has been run
 	$(ADLIB) report
 
-bench: $(STAMP)  ## speed and memory, about 40 minutes; see benchmarks/README.md
+bench: $(STAMP)  ## speed and memory, about an hour; see benchmarks/README.md
 	$(BIN)/python benchmarks/patchcore.py
 	$(BIN)/python benchmarks/coreset.py
 	$(BIN)/python benchmarks/predict.py
@@ -67,6 +67,7 @@ bench: $(STAMP)  ## speed and memory, about 40 minutes; see benchmarks/README.md
 	$(BIN)/python benchmarks/sharing.py
 	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/peers.py
 
 drill: $(STAMP)  ## faults at random during batches, and 2,000 runs that do nothing; about 15 minutes
 	$(BIN)/python benchmarks/drill.py
