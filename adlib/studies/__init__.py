@@ -6,7 +6,19 @@ calls the functions here: each takes tables and gives tables, figures or sentenc
 numbers and is never typed.
 """
 
-from adlib.studies import how_many_normals, significance, thresholds_that_travel
+from adlib.studies import (
+    how_many_normals,
+    significance,
+    thresholds_that_travel,
+    unscreened_training,
+)
 from adlib.studies.common import sentences, study_banner
 
-__all__ = ["how_many_normals", "sentences", "significance", "study_banner", "thresholds_that_travel"]
+__all__ = [
+    "how_many_normals",
+    "sentences",
+    "significance",
+    "study_banner",
+    "thresholds_that_travel",
+    "unscreened_training",
+]
