@@ -90,25 +90,33 @@ def export(model, file: str | Path, seed: int = 0) -> Path:
             )
     except Exception as error:  # the exporter raises whatever the part of torch does that knows no graph
         partial.unlink(missing_ok=True)
-        said = (str(error).strip().splitlines() or [""])[0].split(" Please ")[0].split("  [Caused")[0]
         raise InputError(
-            f"{model.name} cannot be exported, its computation is no graph of ONNX: {said[:300]}"
+            f"{model.name} cannot be exported, its computation is no graph of ONNX: {_first_line(error)}"
         ) from error
-    written = onnx.load(partial)
-    about = {"adlib": __version__, "method": model.name, "images": model.images_, "threshold": model.threshold_}
-    for key, value in about.items():
-        written.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
-    onnx.checker.check_model(written)
-    onnx.save(written, partial)
     try:
+        written = onnx.load(partial)
+        about = {"adlib": __version__, "method": model.name, "images": model.images_, "threshold": model.threshold_}
+        for key, value in about.items():
+            written.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+        onnx.checker.check_model(written)
+        onnx.save(written, partial)
         session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
         for image in images[1:]:
             _compare(graph, session, image)
     except InputError:
-        partial.unlink()
+        partial.unlink(missing_ok=True)
         raise
+    except Exception as error:  # of onnx or onnxruntime, each with kinds of its own
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{model.name} cannot be exported, its file cannot be run: {_first_line(error)}") from error
     partial.replace(file)
     return file
+
+
+def _first_line(error: Exception) -> str:
+    """What an error of the exporter says, without its advice and its thousands of lines of graph."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return said.split(" Please ")[0].split("  [Caused")[0][:300]
 
 
 @contextmanager

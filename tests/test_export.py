@@ -59,3 +59,16 @@ def test_a_blur_inside_a_graph_is_opencvs():
     maps = torch.rand(2, 40, 50, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(convolved(maps, 33, 4.0, repeat_edge=True), smooth(maps, 4.0), atol=1e-6)
     assert torch.allclose(convolved(maps, 13, 2.0, repeat_edge=False), blur(maps, 2.0), atol=1e-6)
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_run(splits, tmp_path, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def broken(*_, **__):
+        raise RuntimeError("no such operator\n" + "%graph\n" * 1000)
+
+    model = create_model("padim", **NETWORK).fit(splits[0], device="cpu", progress=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", broken)
+    with pytest.raises(InputError, match=r"its file cannot be run: no such operator$"):
+        model.export(tmp_path / "padim.onnx")
+    assert not list(tmp_path.iterdir())
