@@ -90,6 +90,14 @@ def reproduce(
     return Outcome(index, done, failures, verdict(known_answers(out, names)))
 
 
+def cache_for(names: list[str], given: str) -> str:
+    """What `shared_cache` is given: `given`, and where that is "", "none" if a study among the papers says `share:
+    false`, since it compares times that sharing shortens.
+    """
+    alone = any(papers.is_study(name) and papers.shared_protocol(name).get("share") is False for name in names)
+    return given or ("none" if alone else "")
+
+
 @contextmanager
 def shared_cache(out: Path, given: str = "") -> Iterator[str]:
     """The folder in which the runs of a batch share decoded images and frozen features.

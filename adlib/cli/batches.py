@@ -135,8 +135,8 @@ def reproduce(
     import signal
 
     from adlib.memory.patch_store import parse_bytes
+    from adlib.reproduce import cache_for, shared_cache
     from adlib.reproduce import reproduce as reproduce_papers
-    from adlib.reproduce import shared_cache
     from adlib.runs.conditions import Conditions
     from adlib.runs.plan import read_profile
     from adlib.runs.workers import Workers
@@ -147,7 +147,7 @@ def reproduce(
     conditions = Conditions(seconds, retries, maps, cache_limit=limit, stall_limit=60 * stall_limit)
     try:
         with (
-            shared_cache(out, cache) as folder,
+            shared_cache(out, cache_for(papers or [], cache)) as folder,
             Workers(jobs, scheduler, replace(conditions, cache=folder), 60 * patience) as workers,
         ):
             chosen = read_profile(profile, data, seeds)

@@ -83,16 +83,16 @@ def _regions(
         if not (called.any() or mask.any()):
             continue
         grey = np.tensordot(LUMINANCE, images.pixels(index).numpy(), 1)
-        for inside, area, contrast in _measured(mask, mask, grey):
+        for inside, area, contrast in measured_regions(mask, mask, grey):
             defects.append((area, contrast, bool(called[inside].any())))
-        for inside, area, contrast in _measured(called, mask, grey):
+        for inside, area, contrast in measured_regions(called, mask, grey):
             if not mask[inside].any():
                 alarms.append((area, contrast, True))
     columns = ["area", "contrast", "found"]
     return pd.DataFrame(defects, columns=columns), pd.DataFrame(alarms, columns=columns)
 
 
-def _measured(regions: np.ndarray, mask: np.ndarray, grey: np.ndarray):
+def measured_regions(regions: np.ndarray, mask: np.ndarray, grey: np.ndarray):
     """(rows and columns, area, contrast) of each 8-connected region of a bool [H, W]."""
     import cv2
 

@@ -7,18 +7,22 @@ numbers and is never typed.
 """
 
 from adlib.studies import (
+    cost,
     how_many_normals,
     significance,
     thresholds_that_travel,
     unscreened_training,
+    what_is_missed,
 )
 from adlib.studies.common import sentences, study_banner
 
 __all__ = [
+    "cost",
     "how_many_normals",
     "sentences",
     "significance",
     "study_banner",
     "thresholds_that_travel",
     "unscreened_training",
+    "what_is_missed",
 ]

@@ -14,7 +14,8 @@ def store_study(out: Path, study: str, runs: list[dict]) -> None:
     """Leave a plan and finished records in `out`.
 
     runs: each with method, dataset, category and what differs from usual: seed, setting, settings, metrics, images (the
-    number learned from), unscreened, predictions, and fields of the record under "record".
+    number learned from), unscreened, predictions, data (fields of the record's data), and fields of the record under
+    "record".
     """
     cells, store = [], Store(out / "runs")
     for number, given in enumerate(runs):
@@ -22,7 +23,7 @@ def store_study(out: Path, study: str, runs: list[dict]) -> None:
         place = {name: given[name] for name in ("method", "dataset", "category")} | {"seed": given.get("seed", 0)}
         counts = {"learned": given.get("images", 9), "unscreened": given.get("unscreened", 0), "mirrored": 0}
         training = {given["category"]: {"there": 9} | counts}
-        data = {"fingerprint": "d0", "phantom": None, "training": training}
+        data = {"fingerprint": "d0", "phantom": None, "training": training} | given.get("data", {})
         more = {"metrics": given.get("metrics", {"image_auroc": 0.5})} | given.get("record", {})
         run = place | {"settings": given.get("settings", {})}
         folder = store.path(key)

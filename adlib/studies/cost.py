@@ -1,0 +1,175 @@
+"""What does quality cost? A metric against seconds and memory, from the records of runs: a frontier per dataset.
+
+Times are those of the machine that did the runs, with all else that ran on it, and no two runs take the same: they are
+shown with the spread over the runs, and a method is only called faster where its slowest run beat the other's fastest.
+Times of runs that took images or features over from others, or went on from a checkpoint, are too short and are left
+out of the times (not out of the quality). Peak memory is that of the whole process, with all libraries in it.
+"""
+
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from adlib.figure_style import finish
+from adlib.report.labels import metric_label
+from adlib.report.run_details import finished_cells
+from adlib.report.tables import part_of
+from adlib.studies.common import mean_interval
+
+NAME = "study/cost"
+COSTS = {
+    "seconds_per_image": "seconds per test image",
+    "fit_seconds": "seconds of fitting",
+    "memory_mib": "peak memory, MiB",
+    "gpu_memory_mib": "peak memory of the GPU, MiB",
+}
+
+
+def spent(out: str | Path, metric: str = "image_auroc", study: str = NAME) -> pd.DataFrame:
+    """What every finished run reached and what it took, one row per run.
+
+    Columns: dataset, category, method, seed, value (percent; the mean over the categories of a run on several), low,
+    high (the record's bootstrap interval over its test images, where it has one), those of COSTS (NaN where the times
+    are too short, as above, or where there was no GPU), machine (processor, or GPU, and its threads). Runs in which the
+    metric is undefined are left out.
+    """
+    rows = []
+    for cell, record in finished_cells(study, out):
+        alone = record["run"]["category"]
+        value = part_of(record, alone).get(metric) if alone else record["metrics"].get(metric)
+        if value is None:
+            continue
+        shared, seconds = record.get("shared", {}), record["seconds"]
+        whole = not record.get("resumed") and not shared.get("features_read") and not shared.get("images_read")
+        tested = sum(
+            sum(number for name, number in part.items() if name.startswith("test"))
+            for part in record["data"]["counts"].values()
+        )
+        interval = record.get("intervals", {}).get(metric, {})
+        row = {name: cell[name] for name in ("dataset", "method", "seed")} | {"category": alone or "all"}
+        row |= {"value": 100 * value} | {end: _percent(interval.get(end)) for end in ("low", "high")}
+        row["seconds_per_image"] = seconds["predict"] / tested if whole else math.nan
+        row["fit_seconds"] = seconds["fit"] if whole else math.nan
+        row |= {"memory_mib": record.get("peak_memory_mib"), "gpu_memory_mib": record.get("peak_gpu_memory_mib")}
+        where = record["environment"]
+        device = where.get("gpu") or where.get("processor") or where.get("machine", "")
+        rows.append(row | {"machine": f"{device}, {where.get('threads', '?')} threads"})
+    columns = ["dataset", "category", "method", "seed", "value", "low", "high", *COSTS, "machine"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(["value", "low", "high", *COSTS], float))
+
+
+def _percent(value: float | None) -> float:
+    return math.nan if value is None else 100 * value
+
+
+def methods(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per dataset and method. table: of `spent`.
+
+    Columns: dataset, method, runs, value (mean), low, high (Student's interval over the runs; of one run the bootstrap
+    interval of its record), then of each of COSTS the median, and its least and most over the runs as NAME_least and
+    NAME_most.
+    """
+    rows = []
+    for (dataset, method), mine in table.groupby(["dataset", "method"], sort=False):
+        value, low, high = mean_interval(mine["value"])
+        if len(mine) == 1:
+            low, high = mine[["low", "high"]].iloc[0]
+        row = {"dataset": dataset, "method": method, "runs": len(mine), "value": value, "low": low, "high": high}
+        for name in COSTS:
+            row |= {name: mine[name].median(), f"{name}_least": mine[name].min(), f"{name}_most": mine[name].max()}
+        rows.append(row)
+    costs = [column for name in COSTS for column in (name, f"{name}_least", f"{name}_most")]
+    return pd.DataFrame(rows, columns=["dataset", "method", "runs", "value", "low", "high", *costs])
+
+
+def frontier(found: pd.DataFrame, cost: str = "seconds_per_image") -> pd.DataFrame:
+    """The rows of `methods` that know their cost, each with the method that makes it needless, the cheapest first.
+
+    A method is beaten by another that costs less and is better. Added columns: beaten_by (the best of those, "" on the
+    frontier), shown (whether neither the values' intervals nor the spreads of the costs overlap).
+    """
+    known, rows = found.dropna(subset=cost), []
+    for _, mine in known.groupby("dataset", sort=False):
+        for row in mine.sort_values(cost, kind="stable").to_dict("records"):
+            others = mine[(mine[cost] < row[cost]) & (mine["value"] > row["value"])]
+            row |= {"beaten_by": "", "shown": False}
+            if len(others):
+                other = others.loc[others["value"].idxmax()]
+                row["beaten_by"] = other["method"]
+                apart = other["low"] > row["high"] and other[f"{cost}_most"] < row[f"{cost}_least"]
+                row["shown"] = bool(apart)
+            rows.append(row)
+    return pd.DataFrame(rows, columns=[*found.columns, "beaten_by", "shown"])
+
+
+def conclusions(edge: pd.DataFrame, metric: str = "image_auroc", cost: str = "seconds_per_image") -> list[str]:
+    """What is seen, sentences per dataset. edge: of `frontier`, by the same cost."""
+    said, label, unit = [], metric_label(metric), COSTS[cost]
+    for dataset, mine in edge.groupby("dataset", sort=False):
+        on = mine[mine["beaten_by"] == ""]
+        steps = "; ".join(_named(row, cost) for row in on.itertuples())
+        said.append(f"{dataset}: on the frontier of {label} against {unit}, the cheapest first: {steps}.")
+        if len(on) > 1:
+            cheap, dear = on.iloc[0], on.iloc[-1]
+            apart = dear["low"] > cheap["high"]
+            said.append(
+                f"{dataset}: {dear['method']} takes {_ratio(dear[cost], cheap[cost])} times what {cheap['method']} "
+                f"does for {dear['value'] - cheap['value']:.1f} points more"
+                + ("." if apart else ", a gain that these runs do not show: the intervals overlap.")
+            )
+        for row in mine[mine["beaten_by"] != ""].itertuples():
+            proof = "" if row.shown else " in these runs, though intervals or times overlap"
+            said.append(f"{dataset}: {_named(row, cost)} is beaten by {row.beaten_by}, cheaper and better{proof}.")
+    return said
+
+
+def left_out(table: pd.DataFrame) -> list[str]:
+    """Whose times are not told, and on what machines the others were taken. table: of `spent`."""
+    said, short = [], table["seconds_per_image"].isna()
+    if short.any():
+        said.append(
+            f"The times of {short.sum()} of {len(table)} runs are left out: they took images or features over from "
+            "other runs, or went on from a checkpoint. Into an empty folder, `adlib reproduce study/cost` shares none."
+        )
+    machines = table.loc[~short, "machine"].value_counts()
+    return said + [f"{number} runs were timed on {machine}." for machine, number in machines.items()]
+
+
+def _named(row, cost: str) -> str:
+    least, most = getattr(row, f"{cost}_least"), getattr(row, f"{cost}_most")
+    interval = "no interval" if math.isnan(row.low) else f"{row.low:.1f} to {row.high:.1f}"
+    runs = f"{row.runs} run{'s' if row.runs > 1 else ''}"
+    return f"{row.method} {row.value:.1f} ({interval}) at {getattr(row, cost):.3g} ({least:.3g} to {most:.3g}, {runs})"
+
+
+def _ratio(dear: float, cheap: float) -> str:
+    return f"{dear / cheap:.1f}" if cheap > 0 else "many"
+
+
+def show_frontier(found: pd.DataFrame, metric: str = "image_auroc", cost: str = "seconds_per_image") -> Figure:
+    """Quality against cost, a panel per dataset: the staircase of the frontier, and what lies under it faded.
+
+    found: of `methods`. Whiskers: the interval of the value, and the least and most cost of the runs.
+    """
+    edge = frontier(found, cost)
+    parts = list(edge.groupby("dataset", sort=False)) or [("no run yet", edge)]
+    width = max(6, 4.6 * len(parts))
+    figure, axes = plt.subplots(1, len(parts), figsize=(width, 4.2), squeeze=False, layout="constrained")
+    for axis, (dataset, part) in zip(axes.flat, parts, strict=True):
+        on = part[part["beaten_by"] == ""]
+        axis.step(on[cost], on["value"], where="post", color="#228833", linewidth=6, alpha=0.25)
+        for row in part.itertuples():
+            x, colour = getattr(row, cost), "#228833" if row.beaten_by == "" else "#9aa0a6"
+            sides = [[x - getattr(row, f"{cost}_least")], [getattr(row, f"{cost}_most") - x]]
+            ends = [[max(0, row.value - row.low)], [max(0, row.high - row.value)]]
+            axis.errorbar([x], [row.value], ends, sides, marker="o", markersize=8, color=colour, capsize=2)
+            axis.annotate(row.method, (x, row.value), (7, 7), textcoords="offset points", fontsize=9, color=colour)
+        axis.set(title=dataset, xlabel=COSTS[cost])
+        if len(part):
+            axis.set_xscale("log")
+            axis.margins(x=0.25)
+    axes[0, 0].set_ylabel(f"{metric_label(metric)}, %")
+    return finish(figure)

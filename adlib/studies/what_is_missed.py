@@ -1,0 +1,329 @@
+"""What do all methods miss? Recall per defect, at one rate of false alarms, against area, contrast, kind and place.
+
+A defect is an 8-connected region of a mask. A method finds it if its map reaches the method's threshold in it anywhere.
+The threshold is the lowest that keeps the asked rate of false alarms on average: a normal test image is a false alarm
+where its map reaches it anywhere. No defect is looked at for it, but the normal images are those of the test set.
+
+Defects of one image are not independent, and neither are the methods' verdicts on one defect: every interval here is a
+bootstrap of images, each drawn with all its defects and all methods.
+"""
+
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from adlib.baselines import LUMINANCE
+from adlib.decoding.pictures import image_shape
+from adlib.figure_style import finish
+from adlib.findings import map_on_picture
+from adlib.images import ImageSet
+from adlib.metrics.bootstrap import draw_counts
+from adlib.predictions import Predictions
+from adlib.report.region_breakdown import measured_regions
+from adlib.screening import HeldOut, choose_threshold
+from adlib.studies.common import LEVEL, first_predictions
+
+NAME = "study/what_is_missed"
+SIDE = 512  # pixels at most of the longer side of a picture on which defects and maps are compared
+DEFECT = ["dataset", "category", "image", "region"]
+PROPERTIES = {"area": "area", "contrast": "contrast", "place": "distance from the centre"}
+REPLICATES = 500
+FLAT = 1e-9  # a property whose spread is no more does not vary
+RIDGE = 1.0  # how strongly the model's coefficients, per standard deviation, are drawn to 0
+
+
+def verdicts(out: str | Path, rate: float = 0.1, study: str = NAME) -> pd.DataFrame:
+    """Every defect with every method's verdict on it, one row for each.
+
+    Methods without maps, images without masks and categories without normal test images are left out. Of several seeds
+    of a method the first is taken.
+    Columns: dataset, category, image, region (its number in the image), kind (of defect), area (percent of the
+    picture), contrast (percent: |inside - surroundings| / surroundings, mean luminance; NaN where undefined), place
+    (distance of the defect's middle from the picture's, 0 to 1 in a corner), left, top, right, bottom (of its box, as
+    shares of the picture), method, score (the map's highest value inside; NaN where the method has not looked), found.
+    """
+    found: dict[tuple[str, str], dict[str, Predictions]] = {}
+    for dataset, category, method, predictions in first_predictions(study, out):
+        normal = predictions.samples["label"] == 0
+        masked = (predictions.samples["mask"] != "").any()
+        if predictions.maps is not None and normal.any() and masked:
+            found.setdefault((dataset, category), {})[method] = predictions
+    rows = []
+    for (dataset, category), methods in found.items():
+        for row in _judged(methods, rate):
+            rows.append({"dataset": dataset, "category": category} | row)
+    columns = [
+        *DEFECT,
+        "kind",
+        "area",
+        "contrast",
+        "place",
+        "left",
+        "top",
+        "right",
+        "bottom",
+        "method",
+        "score",
+        "found",
+    ]
+    return pd.DataFrame(rows, columns=columns).astype({"found": bool})
+
+
+def _judged(methods: dict[str, Predictions], rate: float):
+    """The rows of one category."""
+    thresholds, places = {}, {}
+    for method, predictions in methods.items():
+        normal = np.flatnonzero(predictions.samples["label"] == 0)
+        peaks = np.array([np.max(predictions.maps[index]) for index in normal])
+        thresholds[method] = choose_threshold(HeldOut(peaks, None, None, "normal test images"), rate).score
+        places[method] = {image: index for index, image in enumerate(predictions.samples["image"])}
+    first = next(iter(methods.values())).samples
+    for sample in first[first["mask"] != ""].to_dict("records"):
+        image = sample["image"]
+        if not all(image in known for known in places.values()):
+            continue
+        shape = image_shape(image)
+        shape = tuple(max(1, round(side * min(1, SIDE / max(shape)))) for side in shape)
+        picture = ImageSet(pd.DataFrame([sample]), size=shape)
+        grey, mask = np.tensordot(LUMINANCE, picture.pixels(0).numpy(), 1), picture.masks()[0]
+        laid = {
+            method: map_on_picture(predictions.maps[places[method][image]], shape, predictions.settings)
+            for method, predictions in methods.items()
+        }
+        for region, ((down, across), area, contrast) in enumerate(measured_regions(mask, mask, grey)):
+            middle = np.hypot((down.mean() + 0.5) / shape[0] - 0.5, (across.mean() + 0.5) / shape[1] - 0.5)
+            about = {"image": image, "region": region, "kind": sample["defect"], "area": 100 * area / mask.size}
+            about |= {"contrast": 100 * contrast, "place": middle / math.sqrt(0.5)}
+            about |= {"left": across.min() / shape[1], "right": (across.max() + 1) / shape[1]}
+            about |= {"top": down.min() / shape[0], "bottom": (down.max() + 1) / shape[0]}
+            for method, values in laid.items():
+                inside = values[down, across]
+                score = float(np.nanmax(inside)) if np.isfinite(inside).any() else math.nan
+                yield about | {"method": method, "score": score, "found": bool(score >= thresholds[method])}
+
+
+def defects(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per defect: the columns of `verdicts` that are the defect's own, methods (how many judged it), finders
+    (how many of them find it), alone (the one that does, "" where none or several do).
+    """
+    own = ["kind", "area", "contrast", "place", "left", "top", "right", "bottom"]
+    rows = table.groupby(DEFECT, sort=False)
+    summary = rows[own].first()
+    summary["methods"], summary["finders"] = rows.size(), rows["found"].sum().astype(int)
+    finder = table[table["found"]].groupby(DEFECT, sort=False)["method"].first().reindex(summary.index)
+    summary["alone"] = finder.where(summary["finders"] == 1, "").fillna("")
+    return summary.reset_index()
+
+
+def share_of(values: pd.Series, images: pd.Series, seed: int = 0) -> tuple[float, float, float]:
+    """A share of defects with its interval by drawing images: (share, low, high); the ends are NaN for one image.
+
+    values: 0, 1 or between, one per defect. images: which one it is on.
+    """
+    if values.empty:
+        return math.nan, math.nan, math.nan
+    sums = values.astype(float).groupby(images).agg(["sum", "size"]).to_numpy(float)
+    share = float(sums[:, 0].sum() / sums[:, 1].sum())
+    if len(sums) < 2:
+        return share, math.nan, math.nan
+    counts = draw_counts(np.zeros(len(sums), int), 2 * REPLICATES, seed)
+    drawn = (counts @ sums[:, 0]) / (counts @ sums[:, 1])
+    return share, *map(float, np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+
+
+def recall_by(table: pd.DataFrame, name: str, parts: int = 3) -> pd.DataFrame:
+    """Recall, the mean over methods, of each kind of defect, or in parts of a property with as many defects each.
+
+    table: of `verdicts`. name: "kind", or one of PROPERTIES.
+    Columns: dataset, part (the kind, or its bounds), defects, images, recall, low, high (percent).
+    """
+    rows, known = [], table.dropna(subset=name)
+    for dataset, mine in known.groupby("dataset", sort=False):
+        part = mine[name]
+        if name != "kind":
+            one = mine.drop_duplicates(DEFECT)[name]
+            edges = np.unique(np.quantile(one, np.arange(1, parts) / parts))
+            part = pd.Series(np.searchsorted(edges, mine[name], side="right"), mine.index)
+        for value, inside in mine.groupby(part):
+            label = value if name == "kind" else f"{inside[name].min():.2g} to {inside[name].max():.2g}"
+            recall = share_of(inside["found"], inside["image"])
+            row = {"dataset": dataset, "part": label, "defects": len(inside.drop_duplicates(DEFECT))}
+            row["images"] = inside["image"].nunique()
+            rows.append(row | dict(zip(("recall", "low", "high"), (100 * x for x in recall), strict=True)))
+    return pd.DataFrame(rows, columns=["dataset", "part", "defects", "images", "recall", "low", "high"])
+
+
+def what_decides(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """What makes a defect be found: a logistic model per dataset, of area, contrast and place together, the method and
+    the category aside.
+
+    table: of `verdicts`. Odds of being found, and how they change: per doubling of area and of contrast, and from the
+    middle of the picture to a corner. Coefficients are drawn to no effect a little (RIDGE, per standard deviation), so
+    that they stay finite where a property decides all. Intervals: bootstrap of images. Defects without a contrast are
+    left out. Columns: dataset, property, change, odds, low, high, defects, images.
+    """
+    rows = []
+    for dataset, mine in table.dropna(subset="contrast").groupby("dataset", sort=False):
+        columns = {"area": np.log2(mine["area"]), "contrast": np.log2(mine["contrast"].clip(lower=0.1))}
+        columns["place"] = mine["place"]
+        values = np.stack([column.to_numpy(float) for column in columns.values()], axis=1)
+        spread = values.std(axis=0)
+        if mine["found"].nunique() < 2 or mine["image"].nunique() < 2:
+            continue
+        scaled = (values - values.mean(axis=0)) / np.where(spread > FLAT, spread, 1)
+        groups = pd.get_dummies(mine["method"] + "\0" + mine["category"]).to_numpy(float)
+        design, found = np.hstack([scaled, groups]), mine["found"].to_numpy(float)
+        image = pd.factorize(mine["category"] + "\0" + mine["image"])[0]
+        counts = draw_counts(np.zeros(image.max() + 1, int), REPLICATES, seed)
+        drawn = np.array([logistic(design, found, weights[image])[:3] for weights in counts])
+        whole = logistic(design, found, np.ones(len(mine)))[:3]
+        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        changes = ("per doubling", "per doubling", "from the middle to a corner")
+        for number, (name, change) in enumerate(zip(columns, changes, strict=True)):
+            if spread[number] <= FLAT:
+                continue
+            odds = np.exp(np.array([whole[number], low[number], high[number]]) / spread[number])
+            row = {"dataset": dataset, "property": PROPERTIES[name], "change": change}
+            row |= dict(zip(("odds", "low", "high"), odds.tolist(), strict=True))
+            rows.append(row | {"defects": len(mine.drop_duplicates(DEFECT)), "images": int(image.max()) + 1})
+    return pd.DataFrame(rows, columns=["dataset", "property", "change", "odds", "low", "high", "defects", "images"])
+
+
+def logistic(design: np.ndarray, found: np.ndarray, weights: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
+    """float64 [D]: coefficients of a logistic model with a ridge penalty, by Newton's method.
+
+    design: float [N, D]. found: 0 or 1, [N]. weights: how often each row counts, [N]. The maximum of the weighted
+    log-likelihood less ridge / 2 times the sum of squared coefficients.
+    """
+    coefficients = np.zeros(design.shape[1])
+    for _ in range(100):
+        chance = 1 / (1 + np.exp(-np.clip(design @ coefficients, -30, 30)))
+        slope = design.T @ (weights * (found - chance)) - ridge * coefficients
+        bend = (design * (weights * chance * (1 - chance))[:, None]).T @ design + ridge * np.eye(len(coefficients))
+        step = np.linalg.solve(bend, slope)
+        coefficients += np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-8:
+            break
+    return coefficients
+
+
+def conclusions(table: pd.DataFrame, rate: float = 0.1) -> list[str]:
+    """What is seen, sentences per dataset. table: of `verdicts`; rate: of false alarms, as it was asked for there."""
+    said, model = [], what_decides(table)
+    for dataset, mine in table.groupby("dataset", sort=False):
+        each = defects(mine)
+        share, low, high = share_of(each["finders"] == 0, each["image"])
+        missed = 1 - mine.groupby("method")["found"].mean()
+        said.append(
+            f"{dataset}: {int((each['finders'] == 0).sum())} of {len(each)} defects on {each['image'].nunique()} "
+            f"images are missed by all {len(missed)} methods at {rate:.0%} of false alarms: {share:.0%} (95 % interval "
+            f"{_range(low, high)}). Were the methods' misses independent, it would be {missed.prod():.0%}."
+        )
+        best = (1 - missed).idxmax()
+        alone = each.loc[each["alone"] != "", "alone"].value_counts()
+        names = ", ".join(f"{name} {number}" for name, number in alone.items())
+        recall = share_of(mine.loc[mine["method"] == best, "found"], mine.loc[mine["method"] == best, "image"])
+        said.append(
+            f"{dataset}: {best} finds the most, {recall[0]:.0%} ({_range(*recall[1:])}). "
+            + (f"Found by one method alone: {names}." if names else "No defect is found by one method alone.")
+        )
+        for row in model[model["dataset"] == dataset].itertuples():
+            verdict = "more" if row.low > 1 else "less" if row.high < 1 else ""
+            told = f"makes defects {verdict} likely to be found" if verdict else "is not shown to matter"
+            said.append(
+                f"{dataset}: {row.property} {told}, the others being equal: the odds change by a factor of "
+                f"{row.odds:.2g} {row.change} (95 % interval {row.low:.2g} to {row.high:.2g})."
+            )
+    return said
+
+
+def _range(low: float, high: float) -> str:
+    return "none: one image" if math.isnan(low) else f"{low:.0%} to {high:.0%}"
+
+
+def show_map(table: pd.DataFrame) -> Figure:
+    """Every defect as a point, by its area and contrast, coloured by how many methods find it; a panel per dataset.
+
+    table: of `verdicts`. A cross is missed by all, a ring found by one method alone.
+    """
+    each = defects(table).dropna(subset="contrast")
+    parts = list(each.groupby("dataset", sort=False)) or [("no run yet", each)]
+    figure, axes = plt.subplots(
+        1, len(parts), figsize=(max(6, 4.4 * len(parts)), 4.2), squeeze=False, layout="constrained"
+    )
+    points = None
+    for axis, (dataset, part) in zip(axes.flat, parts, strict=True):
+        share, contrast = part["finders"] / part["methods"], part["contrast"].clip(lower=0.1)
+        none, one = part["finders"] == 0, part["alone"] != ""
+        style = {"cmap": "viridis", "vmin": 0, "vmax": 1, "s": 42}
+        points = axis.scatter(part["area"][~none], contrast[~none], c=share[~none], **style)
+        axis.scatter(part["area"][none], contrast[none], marker="x", color="#cc3311", s=60, linewidths=2)
+        axis.scatter(part["area"][one], contrast[one], s=150, facecolors="none", edgecolors="#ee7733", linewidths=2)
+        axis.set(title=dataset, xlabel="area, % of the picture")
+        if len(part):
+            axis.set(xscale="log", yscale="log")
+    axes[0, 0].set_ylabel("contrast to the surroundings, %")
+    bar = figure.colorbar(points, ax=axes, label="share of methods that find it")
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    cross = plt.Line2D([], [], marker="x", color="#cc3311", linestyle="", markersize=8, markeredgewidth=2)
+    ring = plt.Line2D(
+        [], [], marker="o", fillstyle="none", color="#ee7733", linestyle="", markersize=11, markeredgewidth=2
+    )
+    figure.legend(
+        [cross, ring], ["missed by all", "found by one alone"], loc="outside lower center", ncols=2, fontsize=9
+    )
+    return finish(figure)
+
+
+def gallery(table: pd.DataFrame, each: int = 6) -> dict[str, pd.DataFrame]:
+    """Which defects to look at, by rule: {rule: rows of `defects`}, of all datasets in turn, at most `each` a rule."""
+    found = defects(table)
+    rules = {
+        "missed by all, the largest": found[found["finders"] == 0].sort_values("area", ascending=False, kind="stable"),
+        "found by one alone, the smallest": found[found["alone"] != ""].sort_values("area", kind="stable"),
+        "found by all, the smallest": found[found["finders"] == found["methods"]].sort_values("area", kind="stable"),
+    }
+    chosen = {}
+    for rule, rows in rules.items():
+        turn = rows.groupby("dataset").cumcount()
+        chosen[rule] = rows.iloc[np.argsort(turn.to_numpy(), kind="stable")[:each]]
+    return chosen
+
+
+def show_gallery(chosen: dict[str, pd.DataFrame]) -> Figure:
+    """The defects of a `gallery`, a row per rule: the part of the picture around each, the defect in its box."""
+    rows = {rule: part for rule, part in chosen.items() if len(part)}
+    columns = max([len(part) for part in rows.values()], default=1)
+    size = (1.9 * max(columns, 3), 2.5 * max(len(rows), 1))
+    figure, axes = plt.subplots(max(len(rows), 1), columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for line, (rule, part) in zip(axes, rows.items(), strict=False):
+        line[0].text(0, 1.24, rule, transform=line[0].transAxes, fontsize=10)
+        for axis, defect in zip(line, part.itertuples(), strict=False):
+            _draw(axis, defect)
+    return finish(figure)
+
+
+def _draw(axis, defect) -> None:
+    """One defect with as much around it as it is wide, at least a quarter of the picture."""
+    height, width = image_shape(defect.image)
+    sample = pd.DataFrame(
+        [{"image": defect.image, "mask": "", "label": 0, "split": "test", "category": "", "group": ""}]
+    )
+    scale = min(1, SIDE / max(height, width))
+    height, width = max(1, round(scale * height)), max(1, round(scale * width))
+    picture = ImageSet(sample.assign(defect="good"), size=(height, width)).pixels(0).numpy().transpose(1, 2, 0)
+    box = np.array([defect.left * width, defect.top * height, defect.right * width, defect.bottom * height])
+    reach = max(1.5 * max(box[2] - box[0], box[3] - box[1]), 0.25 * max(height, width)) / 2
+    middle = (box[:2] + box[2:]) / 2
+    axis.imshow(picture, interpolation="nearest")
+    axis.add_patch(plt.Rectangle(box[:2] - 0.5, *(box[2:] - box[:2]), fill=False, edgecolor="#ee7733", linewidth=1.5))
+    axis.set_xlim(max(-0.5, middle[0] - reach), min(width - 0.5, middle[0] + reach))
+    axis.set_ylim(min(height - 0.5, middle[1] + reach), max(-0.5, middle[1] - reach))
+    who = f"\n{defect.alone}" if defect.alone else ""
+    axis.set_title(f"{defect.dataset}: {defect.kind}\n{Path(defect.image).stem}, {defect.area:.2g} %{who}", fontsize=7)

@@ -1,0 +1,73 @@
+"""Cost: what is beaten is cheaper's and better's, and times that others shortened are not told."""
+
+import math
+
+import pytest
+from stored import run_notebook, store_study
+
+from adlib.reproduce import cache_for
+from adlib.studies import cost as study
+
+
+def stored(out, **seconds) -> None:
+    """Two runs a method on 10 test images. seconds: method -> (AUROC, seconds of prediction) of each run."""
+    runs = []
+    for method, pairs in seconds.items():
+        for seed, (auroc, predict) in enumerate(pairs):
+            counts = {"cloth": {"train": 9, "test_normal": 4, "test_anomalous": 6}}
+            record = {"seconds": {"fit": 3.0, "predict": predict}, "peak_memory_mib": 500}
+            record["environment"] = {"processor": "one", "threads": 2}
+            run = {"dataset": "three_cad", "category": "cloth", "method": method, "seed": seed, "record": record}
+            runs.append(run | {"metrics": {"image_auroc": auroc}, "data": {"counts": counts}})
+    store_study(out, study.NAME, runs)
+
+
+def edge(out):
+    return study.frontier(study.methods(study.spent(out)))
+
+
+def test_a_method_is_beaten_by_one_that_costs_less_and_is_better(tmp_path):
+    stored(tmp_path, padim=[(0.80, 1), (0.82, 1.2)], patchcore=[(0.95, 4), (0.97, 5)], stfpm=[(0.5, 8), (0.52, 9)])
+    found = edge(tmp_path).set_index("method")
+    assert found["seconds_per_image"].tolist() == pytest.approx([0.11, 0.45, 0.85])
+    assert found["beaten_by"].tolist() == ["", "", "patchcore"]
+    assert found.loc["padim", ["value", "seconds_per_image_least", "seconds_per_image_most"]].tolist() == pytest.approx(
+        [81, 0.1, 0.12]
+    )
+    assert found.loc["stfpm", "shown"]  # neither values nor times overlap
+    said = study.conclusions(edge(tmp_path))
+    assert "padim 81.0" in said[0]
+    assert "patchcore takes 4.1 times what padim does for 15.0 points more" in said[1]
+    assert said[2].endswith("is beaten by patchcore, cheaper and better.")
+
+
+def test_what_overlaps_is_not_shown(tmp_path):
+    stored(tmp_path, padim=[(0.80, 1), (0.90, 5)], stfpm=[(0.78, 4), (0.84, 6)])
+    found = edge(tmp_path).set_index("method")
+    assert found.loc["stfpm", "beaten_by"] == "padim"
+    assert not found.loc["stfpm", "shown"]
+    assert study.conclusions(edge(tmp_path))[1].endswith("though intervals or times overlap.")
+
+
+@pytest.mark.parametrize("shorter", [{"shared": {"features_read": 3}}, {"resumed": True}])
+def test_times_that_were_shortened_are_left_out_and_counted(tmp_path, shorter):
+    counts = {"cloth": {"train": 9, "test_normal": 4, "test_anomalous": 6}}
+    run = {"dataset": "three_cad", "category": "cloth", "method": "padim", "data": {"counts": counts}}
+    store_study(tmp_path, study.NAME, [run | {"record": shorter}])
+    runs = study.spent(tmp_path)
+    assert math.isnan(runs["seconds_per_image"][0])
+    assert runs["value"][0] == 50
+    assert edge(tmp_path).empty
+    assert study.left_out(runs)[0].startswith("The times of 1 of 1 runs are left out")
+
+
+def test_runs_of_the_study_share_nothing_unless_a_folder_is_given():
+    assert cache_for(["study/cost"], "") == "none"
+    assert cache_for(["study/cost"], "here") == "here"
+    assert cache_for(["cxr_ad", "study/how_many_normals"], "") == ""
+
+
+def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):
+    stored(tmp_path, padim=[(0.80, 1), (0.82, 1.2)], patchcore=[(0.95, 4), (0.97, 5)])
+    run_notebook("68_cost", tmp_path)
+    run_notebook("68_cost", tmp_path / "nothing")

@@ -1,0 +1,128 @@
+"""What is missed: verdicts on single defects, and what follows from verdicts that are given."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from stored import run_notebook, store_study
+
+from adlib import Predictions
+from adlib.samples import make_samples
+from adlib.studies import what_is_missed as study
+
+SIDE = 32
+FAINT, BRIGHT = (slice(2, 4), slice(2, 4)), (slice(12, 20), slice(12, 20))  # two defects of one image
+
+
+def stored(out) -> None:
+    """Three normal pictures and two with both defects; patchcore sees the bright one, padim (at half the size) both."""
+    rows, mask = [], np.zeros((SIDE, SIDE), np.uint8)
+    mask[FAINT] = mask[BRIGHT] = 255
+    out.mkdir(exist_ok=True)
+    Image.fromarray(mask).save(out / "mask.png")
+    for number in range(5):
+        bad = number > 2
+        picture = np.full((SIDE, SIDE), 100, np.uint8)
+        if bad:
+            picture[FAINT], picture[BRIGHT] = 110, 200
+        Image.fromarray(picture).save(out / f"{number}.png")
+        row = {"image": str(out / f"{number}.png"), "label": int(bad), "split": "test", "category": "cloth"}
+        rows.append(row | {"mask": str(out / "mask.png") if bad else "", "defect": "blot" if bad else "good"})
+    samples, runs = make_samples(rows, "pictures drawn by hand"), []
+    for method, size, seen in (("patchcore", SIDE, [BRIGHT]), ("padim", SIDE // 2, [BRIGHT, FAINT])):
+        maps = np.zeros((5, SIDE, SIDE), np.float32)
+        maps[0, 0, 31] = 1  # the highest score of a normal picture
+        for place in seen:
+            maps[3:, place[0], place[1]] = 2
+        maps = maps.reshape(5, size, SIDE // size, size, SIDE // size).max(axis=(2, 4))
+        settings = {"size": [size, size]}
+        found = Predictions(np.arange(5.0), maps, samples, settings)
+        place = {"dataset": "three_cad", "category": "cloth", "method": method}
+        runs.append(place | {"predictions": found})
+    store_study(out, study.NAME, runs)
+
+
+def given(found: dict[str, list[int]], areas=None) -> pd.DataFrame:
+    """Verdicts on defects of one image each. found: method -> 0 or 1 per defect."""
+    rows = []
+    for method, values in found.items():
+        for number, value in enumerate(values):
+            area = 1.0 if areas is None else areas[number]
+            about = {"dataset": "set", "category": "cloth", "image": f"{number:03}.png", "region": 0, "kind": "blot"}
+            about |= {"area": area, "contrast": 10.0, "place": 0.5, "left": 0, "top": 0, "right": 1, "bottom": 1}
+            rows.append(about | {"method": method, "score": float(value), "found": bool(value)})
+    return pd.DataFrame(rows)
+
+
+def test_each_defect_is_judged_by_itself_and_alike_at_any_size_of_the_map(tmp_path):
+    stored(tmp_path / "runs_of")
+    table = study.verdicts(tmp_path / "runs_of", rate=0.1)
+    assert len(table) == 2 * 2 * 2  # images, defects, methods
+    each = study.defects(table).sort_values(["area", "image"])
+    assert each["area"].tolist() == pytest.approx([100 * 4 / 1024] * 2 + [100 * 64 / 1024] * 2)
+    assert each["contrast"].tolist() == pytest.approx([10, 10, 100, 100], abs=0.01)
+    assert each["finders"].tolist() == [1, 1, 2, 2]
+    assert each["alone"].tolist() == ["padim", "padim", "", ""]
+    assert each["place"].tolist() == pytest.approx([13 / 16, 13 / 16, 0, 0])  # (3, 3) and (16, 16) of 32
+    assert table.equals(study.verdicts(tmp_path / "runs_of", rate=0.1))
+
+
+def test_conclusions_count_defects_and_name_the_lone_finder():
+    said = study.conclusions(given({"a": [1, 1, 0, 0], "b": [1, 0, 0, 0]}))
+    assert said[0].startswith("set: 2 of 4 defects on 4 images are missed by all 2 methods at 10% of false alarms: 50%")
+    assert "Were the methods' misses independent, it would be 38%." in said[0]  # 2/4 times 3/4
+    assert said[1].startswith("set: a finds the most, 50% (")
+    assert said[1].endswith("Found by one method alone: a 1.")
+
+
+def test_a_share_of_defects_is_drawn_by_images():
+    share, low, high = study.share_of(pd.Series([1, 1, 1, 0]), pd.Series(["x", "x", "x", "y"]))
+    assert (share, low, high) == (0.75, 0, 1)  # of two images either may be drawn twice
+    share, low, high = study.share_of(pd.Series([1, 0]), pd.Series(["x", "x"]))
+    assert share == 0.5
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_recall_is_told_by_kind_and_in_parts_with_as_many_defects():
+    table = given({"a": [0, 0, 1, 1, 1, 1]}, areas=[1, 2, 3, 4, 5, 6])
+    parts = study.recall_by(table, "area")
+    assert parts["part"].tolist() == ["1 to 2", "3 to 4", "5 to 6"]
+    assert parts["recall"].tolist() == [0, 100, 100]
+    assert parts["defects"].tolist() == [2, 2, 2]
+    assert study.recall_by(table, "kind")["recall"].tolist() == pytest.approx([100 * 4 / 6])
+
+
+def test_the_model_sees_that_area_decides_and_that_nothing_else_varies():
+    rng = np.random.default_rng(0)
+    areas = 2.0 ** rng.integers(-3, 4, 80)
+    found = (rng.random(80) < 1 / (1 + 1 / areas)).astype(int)  # odds equal to the area: a factor of 2 per doubling
+    model = study.what_decides(given({"a": found.tolist()}, areas))
+    assert model["property"].tolist() == ["area"]
+    row = model.iloc[0]
+    assert 1 < row["low"] < 2 < row["high"]
+    assert "makes defects more likely to be found" in study.conclusions(given({"a": found.tolist()}, areas))[2]
+
+
+def test_the_logistic_model_stands_where_its_penalised_likelihood_is_flat():
+    rng = np.random.default_rng(1)
+    design, found, weights = rng.normal(size=(50, 3)), rng.integers(0, 2, 50), rng.integers(0, 3, 50)
+    coefficients = study.logistic(design, found, weights, ridge=0.7)
+    chance = 1 / (1 + np.exp(-design @ coefficients))
+    assert design.T @ (weights * (found - chance)) == pytest.approx(0.7 * coefficients, abs=1e-9)
+    separated = study.logistic(np.array([[-1.0], [1.0]]), np.array([0, 1]), np.ones(2))
+    assert 0 < separated[0] < 2  # finite all the same
+
+
+def test_the_gallery_takes_the_largest_that_all_miss_and_the_smallest_that_one_finds():
+    table = given({"a": [0, 0, 1, 1, 1], "b": [0, 0, 0, 1, 1]}, areas=[1, 5, 3, 2, 4])
+    chosen = study.gallery(table, each=1)
+    assert [rows["area"].tolist() for rows in chosen.values()] == [[5], [3], [2]]
+
+
+def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):
+    stored(tmp_path / "runs_of")
+    run_notebook("62_what_is_missed", tmp_path / "runs_of")
+    run_notebook("62_what_is_missed", tmp_path / "nothing")
