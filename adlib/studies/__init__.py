@@ -7,6 +7,7 @@ numbers and is never typed.
 """
 
 from adlib.studies import (
+    choosing_the_epoch_on_test,
     cost,
     how_many_normals,
     significance,
@@ -17,6 +18,7 @@ from adlib.studies import (
 from adlib.studies.common import sentences, study_banner
 
 __all__ = [
+    "choosing_the_epoch_on_test",
     "cost",
     "how_many_normals",
     "sentences",

@@ -1,0 +1,86 @@
+"""Choosing the epoch: hindsight is what the best epoch has on the very images that chose it, and on no others."""
+
+import numpy as np
+import pytest
+from stored import run_notebook, store_study
+
+from adlib import Predictions
+from adlib.samples import make_samples
+from adlib.studies import choosing_the_epoch_on_test as study
+
+LABELS = [0, 0, 1, 1]
+BAD, GOOD = [2, 3, 0, 1], [0, 1, 2, 3]  # AUROC of 0 and of 1, on any half too
+
+
+def run(epochs: int, scores: list[float], seed: int = 0, table: str = "main") -> dict:
+    about = {"split": "test", "category": "thing", "defect": "x"}
+    rows = [about | {"image": f"{row}.png", "label": label} for row, label in enumerate(LABELS)]
+    return {
+        "method": "stfpm",
+        "dataset": "folder",
+        "category": "thing",
+        "seed": seed,
+        "settings": {"epochs": epochs},
+        "table": table,
+        "predictions": Predictions(np.array(scores, float), None, make_samples(rows, "numbers given by hand")),
+    }
+
+
+def values(out) -> dict:
+    found = study.choices(study.runs(out))
+    return found[found["seed"] == 0].set_index("rule")["value"].to_dict()
+
+
+def test_an_epoch_that_is_better_on_all_images_is_no_hindsight(tmp_path):
+    store_study(tmp_path, study.NAME, [run(2, GOOD), run(4, BAD)])
+    assert values(tmp_path) == pytest.approx({"last": 0, "best on test": 100, "other test images": 100})
+
+
+def test_an_epoch_that_is_as_good_by_luck_gains_nothing_on_other_images(tmp_path):
+    # Each epoch tells all pairs but those with one of the normal images, or one of the defects: 2 of 4 pairs, or 3.
+    store_study(tmp_path, study.NAME, [run(2, [0, 3, 1, 2]), run(4, [3, 0, 1, 2])])
+    found = values(tmp_path)
+    assert (found["last"], found["best on test"]) == (50, 50)
+    # A half with the first normal image says 2 epochs (1 to 0), the half with the second says 4: each wrong elsewhere.
+    assert found["other test images"] == pytest.approx(50 + 100 * (-1 + 0) / 2)
+
+
+def test_of_equals_the_longest_is_taken_and_few_images_give_no_halves(tmp_path):
+    single = run(2, GOOD)["predictions"].select([0, 2, 3])
+    store_study(tmp_path, study.NAME, [run(2, GOOD) | {"predictions": single}, run(4, BAD) | {"predictions": single}])
+    assert values(tmp_path) == {"last": 100, "best on test": 100}
+
+
+def test_worth_is_a_difference_within_a_seed_with_students_interval(tmp_path):
+    runs = [run(epochs, scores, seed) for seed in (0, 1) for epochs, scores in ((2, GOOD), (4, BAD))]
+    runs += [run(4, [0, 2, 1, 3], seed, "validation") for seed in (0, 1)]
+    store_study(tmp_path, study.NAME, runs)
+    table = study.worth(study.choices(study.runs(tmp_path))).set_index("rule")
+    assert table["difference"].to_dict() == pytest.approx(
+        {"best on test": 100, "other test images": 100, "validation loss": 75, "hindsight": 0}
+    )
+    assert set(table["seeds"]) == {2}
+    said = study.conclusions(table.reset_index())
+    assert said[0].startswith(
+        "stfpm on folder, image AUROC against the last epoch: the best epoch on the test images is"
+    )
+    assert "the lowest validation loss is 75.0 points higher (95 % interval 75.0 to 75.0, 2 seeds)" in said[0]
+    assert "0.0 points of the best epoch are hindsight" in said[1] and "not told from none" in said[1]
+
+
+def test_a_training_of_fewer_epochs_is_the_beginning_of_a_longer_one(tree):
+    from adlib import ImageSet, create_model, load_samples
+    from adlib.samples import select
+
+    images = ImageSet(select(load_samples("folder", tree), split="train"), size=32)
+    tiny = {"weights": "random", "stages": (1,), "validation_share": 0, "batch_size": 2}
+    short, long = (create_model("stfpm", epochs=epochs, **tiny) for epochs in (1, 2))
+    short.fit(images)
+    long.fit(images)
+    assert long.losses_[:1] == short.losses_
+
+
+def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):
+    store_study(tmp_path, study.NAME, [run(2, GOOD), run(4, BAD), run(2, GOOD, 1), run(4, [0, 3, 2, 1], 1)])
+    run_notebook("66_choosing_the_epoch_on_test", tmp_path)
+    run_notebook("66_choosing_the_epoch_on_test", tmp_path / "nothing")
