@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -75,6 +76,7 @@ def methods(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (dataset, method), mine in table.groupby(["dataset", "method"], sort=False):
         value, low, high = mean_interval(mine["value"])
+        low, high = np.clip([low, high], 0, 100)  # the ends of percents
         if len(mine) == 1:
             low, high = mine[["low", "high"]].iloc[0]
         row = {"dataset": dataset, "method": method, "runs": len(mine), "value": value, "low": low, "high": high}

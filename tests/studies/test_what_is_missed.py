@@ -52,7 +52,7 @@ def given(found: dict[str, list[int]], areas=None) -> pd.DataFrame:
             area = 1.0 if areas is None else areas[number]
             about = {"dataset": "set", "category": "cloth", "image": f"{number:03}.png", "region": 0, "kind": "blot"}
             about |= {"area": area, "contrast": 10.0, "place": 0.5, "left": 0, "top": 0, "right": 1, "bottom": 1}
-            rows.append(about | {"method": method, "score": float(value), "found": bool(value)})
+            rows.append(about | {"method": method, "score": float(value), "found": bool(value), "promised": 0.1})
     return pd.DataFrame(rows)
 
 
@@ -62,6 +62,7 @@ def test_each_defect_is_judged_by_itself_and_alike_at_any_size_of_the_map(tmp_pa
     assert len(table) == 2 * 2 * 2  # images, defects, methods
     each = study.defects(table).sort_values(["area", "image"])
     assert each["area"].tolist() == pytest.approx([100 * 4 / 1024] * 2 + [100 * 64 / 1024] * 2)
+    assert set(table["promised"]) == {0.25}  # three normal pictures keep no less than one in four
     assert each["contrast"].tolist() == pytest.approx([10, 10, 100, 100], abs=0.01)
     assert each["finders"].tolist() == [1, 1, 2, 2]
     assert each["alone"].tolist() == ["padim", "padim", "", ""]
