@@ -9,6 +9,7 @@ numbers and is never typed.
 from adlib.studies import (
     choosing_the_epoch_on_test,
     cost,
+    features,
     how_many_normals,
     significance,
     thresholds_that_travel,
@@ -20,6 +21,7 @@ from adlib.studies.common import sentences, study_banner
 __all__ = [
     "choosing_the_epoch_on_test",
     "cost",
+    "features",
     "how_many_normals",
     "sentences",
     "significance",

@@ -1,0 +1,61 @@
+"""Features: differences on the same test images, one domain one vote, and nothing stands in for missing weights."""
+
+import numpy as np
+import pytest
+from stored import run_notebook, store_study
+
+from adlib import Predictions
+from adlib.samples import make_samples
+from adlib.studies import features as study
+
+GOOD, BAD = [0, 1, 2, 3], [0, 2, 1, 3]  # AUROC of 1 and of 3/4
+
+
+def run(dataset: str, features: str, scores: list[float], category: str = "thing") -> dict:
+    about = {"split": "test", "category": category, "defect": "x"}
+    rows = [about | {"image": f"{row}.png", "label": int(row > 1)} for row in range(4)]
+    samples = make_samples(rows, "numbers given by hand")
+    place = {"method": "padim", "dataset": dataset, "category": category, "setting": features}
+    return place | {"predictions": Predictions(np.array(scores, float), None, samples)}
+
+
+@pytest.fixture
+def out(tmp_path):
+    runs = [run("miic", "bundled", BAD), run("miic", "random", GOOD)]  # 25 points higher
+    for category, scores in (("a", BAD), ("b", GOOD)):
+        runs += [run("cxr_ad", "bundled", GOOD, category), run("cxr_ad", "random", scores, category)]  # -25 and 0
+    store_study(tmp_path, study.NAME, runs)
+    return tmp_path
+
+
+def test_a_domain_counts_once_however_many_categories_it_has(out):
+    compared = study.comparisons(study.runs(out), replicates=20)
+    assert set(compared["images"]) == {4}
+    table = study.across(compared).set_index("features")
+    assert table.loc["random", ["difference", "datasets", "better"]].tolist() == pytest.approx([(25 - 12.5) / 2, 2, 1])
+    reach = 12.706205 * 18.75  # t of 1 degree of freedom; both domains lie 18.75 from their mean
+    assert table.loc["random", "high"] == pytest.approx(6.25 + reach)
+    assert table.loc["bundled", ["value", "difference"]].tolist() == pytest.approx([(75 + 100) / 2, 0])
+
+
+def test_features_without_a_run_are_named_with_the_reason(out, monkeypatch):
+    monkeypatch.setattr(study, "find_weights", lambda name, weights: None if weights == "pretrained" else name)
+    there = study.features_there(out).set_index("features")
+    assert there.loc["random", ["runs", "missing"]].tolist() == [3, ""]
+    assert there.loc["DINOv2", "missing"] == "not in this profile, its weights are not on this machine"
+    said = study.conclusions(study.across(study.comparisons(study.runs(out), replicates=20)), there.reset_index())
+    assert said[0].startswith(
+        "padim on features random: image AUROC is 6.2 points higher than on bundled, higher in 1 of 2"
+    )
+    assert "not told from none" in said[0]
+    assert "Nothing is said of ResNet-18 (not in this profile, its weights are not on this machine)" in said[1]
+
+
+def test_without_the_reference_nothing_is_compared(tmp_path):
+    store_study(tmp_path, study.NAME, [run("miic", "random", GOOD)])
+    assert study.comparisons(study.runs(tmp_path)).empty
+
+
+def test_the_notebook_runs_on_stored_runs_and_on_none(out, tmp_path):
+    run_notebook("67_features", out)
+    run_notebook("67_features", tmp_path / "nothing")
