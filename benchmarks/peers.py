@@ -44,6 +44,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 BATCH, IMAGES = 8, 16
 LAYERS = ["layer1", "layer2", "layer3"]
+STAGES = ("prediction", "training")
 WORTH_SAYING = 1.5  # times the bound, from where on the rest is explained
 
 
@@ -261,7 +262,7 @@ def rest(seen) -> str:
 # --- ours
 
 
-def run_ours(side: Side, method: str, folder: Path, size: int) -> None:
+def run_ours(side: Side, method: str, folder: Path, size: int, stages: list[str]) -> None:
     import adlib
     from adlib.samples import select
     from adlib.training import loop
@@ -284,9 +285,12 @@ def run_ours(side: Side, method: str, folder: Path, size: int) -> None:
 
     batch = torch.stack([images.pixels(index) for index in range(BATCH)])
     predict = partial(model(1).fit(images, progress=False).score_batch, batch)
-    with torch.inference_mode():
-        side.serve(predict)
+    if "prediction" in stages:
+        with torch.inference_mode():
+            side.serve(predict)
     del predict
+    if "training" not in stages:
+        return
     if pair.whole_fit:
         side.serve(lambda: model(1).fit(images, progress=False))
         return
@@ -307,7 +311,7 @@ def run_ours(side: Side, method: str, folder: Path, size: int) -> None:
 # --- anomalib's
 
 
-def run_theirs(side: Side, method: str, folder: Path, size: int) -> None:
+def run_theirs(side: Side, method: str, folder: Path, size: int, stages: list[str]) -> None:
     import timm
     import torchvision
 
@@ -362,8 +366,11 @@ def run_theirs(side: Side, method: str, folder: Path, size: int) -> None:
     module = fitted() if pair.whole_fit else make()
     module.eval()
     batch = next(batches()).image
-    with torch.inference_mode():
-        side.serve(lambda: module.model(batch))
+    if "prediction" in stages:
+        with torch.inference_mode():
+            side.serve(lambda: module.model(batch))
+    if "training" not in stages:
+        return
     if pair.whole_fit:
         side.serve(fitted)
         return
@@ -416,7 +423,7 @@ class Process:
     def __init__(self, python, which: str, method: str, folder: Path, given):
         self.errors = Path(folder, f"{which}-{method}.log")
         command = [str(python), __file__, "--side", which, "--methods", method, "--folder", str(folder)]
-        command += ["--size", str(given.size), "--threads", str(given.threads)]
+        command += ["--size", str(given.size), "--threads", str(given.threads), "--stages", *given.stages]
         environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": str(given.threads)}
         with self.errors.open("w") as log:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
@@ -446,7 +453,7 @@ def compare(method: str, python, folder: Path, given) -> list[dict]:
     ours = Process(sys.executable, "ours", method, folder, given)
     theirs = Process(python, "theirs", method, folder, given) if python else None
     try:
-        for stage in ("prediction", "training"):
+        for stage in given.stages:
             taken: dict[str, list[float]] = {"ours": [], "theirs": [], "bound": []}
             row = {"method": method, "stage": stage}
             for turn in range(given.turns + given.warmup):
@@ -505,6 +512,7 @@ def prepare(folder: Path, size: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(PAIRS), choices=list(PAIRS))
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1, help="turns before those that count")
     parser.add_argument("--size", type=int, default=256)
@@ -517,7 +525,9 @@ def main() -> None:
     if given.side:
         torch.set_num_threads(given.threads)
         side = Side()
-        {"ours": run_ours, "theirs": run_theirs}[given.side](side, given.methods[0], given.folder, given.size)
+        {"ours": run_ours, "theirs": run_theirs}[given.side](
+            side, given.methods[0], given.folder, given.size, given.stages
+        )
         return
     python, why = prepare_environment(given.env.resolve())
     rows = json.loads(given.out.read_text()) if given.out and given.out.is_file() else []
@@ -531,7 +541,7 @@ def main() -> None:
             except RuntimeError as error:
                 failures.append(f"{method} failed: {error}")
                 continue
-            rows = [row for row in rows if row["method"] != method] + found
+            rows = [row for row in rows if row["method"] != method or row["stage"] not in given.stages] + found
             if given.out:
                 given.out.write_text(json.dumps(rows))
     versions = f"torch {torch.__version__}, anomalib {version(python, 'anomalib') if python else '-'}"
@@ -539,7 +549,7 @@ def main() -> None:
     print(
         f"{os.getloadavg()[1]:.1f}, Python {platform.python_version()}, {versions}, {given.size} pixels, batch {BATCH}"
     )
-    for stage in ("prediction", "training"):
+    for stage in STAGES:
         print("\n".join(table(sorted(rows, key=lambda row: list(PAIRS).index(row["method"])), stage)))
     print("".join(f"\n{line}" for line in failures))
 

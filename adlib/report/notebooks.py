@@ -7,9 +7,7 @@ import secrets
 from functools import cache
 from html import escape
 from pathlib import Path
-
-import nbformat
-from nbformat.v4.rwbase import rejoin_lines
+from typing import TYPE_CHECKING
 
 import adlib
 from adlib.errors import InputError
@@ -17,12 +15,18 @@ from adlib.files import MEGABYTE, read_bytes, read_json, write_text
 from adlib.report.harmless import harmless_html, picture_address, policy
 from adlib.runs import environment
 
+if TYPE_CHECKING:  # its import takes a third as long as torch's, and a run's kernel reads no notebook
+    import nbformat
+
 TEMPLATES = environment.REPOSITORY / "nbconfig" / "nbconvert"
 LARGEST = 200 * MEGABYTE  # of a notebook
 
 
-def read_notebook(file: Path) -> nbformat.NotebookNode:
+def read_notebook(file: Path) -> "nbformat.NotebookNode":
     """A notebook of format 4. Raises InputError, with the reason, for a damaged one, a link, a pipe, a folder."""
+    import nbformat
+    from nbformat.v4.rwbase import rejoin_lines
+
     content = read_json(file, LARGEST)
     if not isinstance(content, dict) or content.get("nbformat") != 4:
         raise InputError(f"{file} is no notebook of format 4.")
@@ -61,7 +65,9 @@ def render_notebook(source: Path, target: Path, home: str, title: str = "", lead
     return target
 
 
-def _page(notebook: nbformat.NotebookNode, name: str, home: str, title: str, lead: str) -> str:
+def _page(notebook: "nbformat.NotebookNode", name: str, home: str, title: str, lead: str) -> str:
+    import nbformat
+
     about = {
         "title": title or notebook_title(notebook),
         "home": home,
