@@ -11,7 +11,8 @@ batch that lies in memory and is normalised already.
 
 The bound is the time of our convolutions and matrix products alone: those of one turn are recorded, and in each turn
 run again by themselves, on tensors of the same shapes and layouts. Where ours takes more than one and a half times as
-long, the three operators that take most of the rest stand beside it, by torch's profiler.
+long, the shares of the products and of the three operators that take most of the rest stand beside it, by torch's
+profiler.
 
 Memory is the highest resident size above that before the method was built. Prints Markdown; quote ratios.
 """
@@ -248,13 +249,14 @@ def profiled():
 
 
 def rest(seen) -> str:
-    """The operators besides products that took most of the time of all operators, with their shares."""
+    """Shares of the time of all operators: the products', and those of the three others that took most."""
     products = tuple(f"aten::{name}" for name in PRODUCTS | {"_convolution"})
     events = [event for event in seen.key_averages() if not event.key.startswith("Profiler")]
     whole = sum(event.self_cpu_time_total for event in events)
+    made = sum(event.self_cpu_time_total for event in events if event.key in products)
     others = [event for event in events if event.key not in products]
     others = sorted(others, key=lambda event: -event.self_cpu_time_total)[:3]
-    return ", ".join(
+    return f"products {100 * made / whole:.0f} %, " + ", ".join(
         f"{event.key.removeprefix('aten::')} {100 * event.self_cpu_time_total / whole:.0f} %" for event in others
     )
 
@@ -486,7 +488,7 @@ def table(rows: list[dict], stage: str) -> list[str]:
     per = "ms/image" if stage == "prediction" else "s"
     scale = 1e3 / BATCH if stage == "prediction" else 1
     heads = [f"adlib, {per}", f"anomalib, {per}", "anomalib/adlib", f"bound, {per}", "adlib/bound", "adlib, MiB"]
-    lines = ["", "| " + " | ".join(["method", *heads, "anomalib, MiB", "most of the rest"]) + " |", "|---" * 9 + "|"]
+    lines = ["", "| " + " | ".join(["method", *heads, "anomalib, MiB", "where the time goes"]) + " |", "|---" * 9 + "|"]
     for row in (row for row in rows if row["stage"] == stage):
         cells = [row["method"], f"{scale * row['ours']:.3g}", f"{scale * row['theirs']:.3g}" if "theirs" in row else ""]
         cells += [f"{row['ratio']:.2f}" if "ratio" in row else "", f"{scale * row['bound']:.3g}", f"{row['over']:.2f}"]

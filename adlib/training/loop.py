@@ -57,7 +57,7 @@ def train(
     loss: batch -> scalar, or a dictionary of named terms whose sum is minimised.
     update: instead of `loss` (then None), for methods that alternate between optimisers: batch -> dictionary of terms
         to report; it does zero_grad, backward and step itself.
-    modules: the trained networks by name: in train mode during an epoch, in eval mode at the end.
+    modules: the trained networks by name: in train mode during an epoch, in eval mode and without gradients at the end.
     optimisers: one or several; all of them step on the gradients of the one loss.
     epochs or steps: give one. A step is one batch.
     batch_size, drop_last: whether a smaller last batch of an epoch is left out is every method's own decision, as its
@@ -175,7 +175,7 @@ def train(
             if checkpoint.finished or enough(step - 1):  # gradients that wait for more are in no checkpoint
                 checkpoint.save_if_due(step)
     for module in modules.values():
-        module.eval()
+        module.eval().zero_grad(set_to_none=True)  # gradients take as much memory as the weights
     return losses.history
 
 

@@ -1,5 +1,8 @@
 """Details of the runs behind a table, from records made by hand."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -122,3 +125,10 @@ def test_without_runs_with_real_defects_there_is_a_sentence(tmp_path, monkeypatc
     records = [stored(tmp_path, "supersimplenet", {}, [0.1] * 4 + [0.9] * 4)]
     monkeypatch.setattr(run_details.Store, "records", lambda self: records)
     assert "No run that learns from real defects" in real_defect_runs("isp_ad", tmp_path).data
+
+
+def test_a_runs_kernel_starts_without_what_reads_notebooks():
+    """Importing nbformat takes longer than many a run's figures."""
+    code = "import sys, adlib.report; print([name for name in ('nbformat', 'jsonschema') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

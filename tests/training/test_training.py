@@ -260,6 +260,7 @@ def test_an_update_of_its_own_alternates_between_optimisers(images):
                 self, images, None, nets, list(optimisers.values()), update=update, steps=5, batch_size=2,
                 drop_last=True, progress=False,
             )  # fmt: skip
+            assert all(value.grad is None for net in nets.values() for value in net.parameters())  # as big as weights
 
     model = Alternating().fit(images, device="cpu")
     assert [sorted(means) for means in model.history_] == [["a", "b"], ["a", "b"]]
