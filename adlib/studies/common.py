@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 from IPython.display import HTML
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import t as student
 
 from adlib.predictions import Predictions
@@ -66,6 +67,13 @@ def share_interval(share: float, images: int, level: float = LEVEL) -> tuple[flo
     middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
     reach = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
     return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def plain_log(axis) -> None:
+    """Plain numbers along a logarithmic matplotlib axis: 0.1, 0.2, 0.5, 1 ..."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def sentences(found: Iterable[str]) -> HTML:

@@ -18,7 +18,7 @@ from adlib.figure_style import finish
 from adlib.report.labels import metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
-from adlib.studies.common import mean_interval
+from adlib.studies.common import mean_interval, plain_log
 
 NAME = "study/cost"
 COSTS = {
@@ -90,19 +90,20 @@ def methods(table: pd.DataFrame) -> pd.DataFrame:
 def frontier(found: pd.DataFrame, cost: str = "seconds_per_image") -> pd.DataFrame:
     """The rows of `methods` that know their cost, each with the method that makes it needless, the cheapest first.
 
-    A method is beaten by another that costs less and is better. Added columns: beaten_by (the best of those, "" on the
-    frontier), shown (whether neither the values' intervals nor the spreads of the costs overlap).
+    A method is beaten by another that costs less and is no worse. Added columns: beaten_by (the best of those, "" on
+    the frontier), shown (whether neither the values' intervals nor the spreads of the costs overlap; never of single
+    runs, whose times have no spread).
     """
     known, rows = found.dropna(subset=cost), []
     for _, mine in known.groupby("dataset", sort=False):
         for row in mine.sort_values(cost, kind="stable").to_dict("records"):
-            others = mine[(mine[cost] < row[cost]) & (mine["value"] > row["value"])]
+            others = mine[(mine[cost] < row[cost]) & (mine["value"] >= row["value"])]
             row |= {"beaten_by": "", "shown": False}
             if len(others):
                 other = others.loc[others["value"].idxmax()]
                 row["beaten_by"] = other["method"]
                 apart = other["low"] > row["high"] and other[f"{cost}_most"] < row[f"{cost}_least"]
-                row["shown"] = bool(apart)
+                row["shown"] = bool(apart and min(row["runs"], other["runs"]) > 1)
             rows.append(row)
     return pd.DataFrame(rows, columns=[*found.columns, "beaten_by", "shown"])
 
@@ -123,8 +124,8 @@ def conclusions(edge: pd.DataFrame, metric: str = "image_auroc", cost: str = "se
                 + ("." if apart else ", a gain that these runs do not show: the intervals overlap.")
             )
         for row in mine[mine["beaten_by"] != ""].itertuples():
-            proof = "" if row.shown else " in these runs, though intervals or times overlap"
-            said.append(f"{dataset}: {_named(row, cost)} is beaten by {row.beaten_by}, cheaper and better{proof}.")
+            proof = "" if row.shown else " in these runs, though intervals or times overlap or have no spread"
+            said.append(f"{dataset}: {_named(row, cost)} is beaten by {row.beaten_by}, cheaper and no worse{proof}.")
     return said
 
 
@@ -143,8 +144,8 @@ def left_out(table: pd.DataFrame) -> list[str]:
 def _named(row, cost: str) -> str:
     least, most = getattr(row, f"{cost}_least"), getattr(row, f"{cost}_most")
     interval = "no interval" if math.isnan(row.low) else f"{row.low:.1f} to {row.high:.1f}"
-    runs = f"{row.runs} run{'s' if row.runs > 1 else ''}"
-    return f"{row.method} {row.value:.1f} ({interval}) at {getattr(row, cost):.3g} ({least:.3g} to {most:.3g}, {runs})"
+    runs = f"{least:.3g} to {most:.3g}, {row.runs} runs" if row.runs > 1 else "1 run"
+    return f"{row.method} {row.value:.1f} ({interval}) at {getattr(row, cost):.3g} ({runs})"
 
 
 def _ratio(dear: float, cheap: float) -> str:
@@ -172,6 +173,7 @@ def show_frontier(found: pd.DataFrame, metric: str = "image_auroc", cost: str = 
         axis.set(title=dataset, xlabel=COSTS[cost])
         if len(part):
             axis.set_xscale("log")
-            axis.margins(x=0.25)
+            axis.margins(x=0.25, y=0.12)
+            plain_log(axis.xaxis)
     axes[0, 0].set_ylabel(f"{metric_label(metric)}, %")
     return finish(figure)

@@ -89,6 +89,8 @@ def _compared(one, other, replicates: int, seed: int) -> dict:
     stds = [delong(labels, each.scores)["std"] for each in (one, other)]
     shared = math.prod(stds)
     correlation = (stds[0] ** 2 + stds[1] ** 2 - both["std"] ** 2) / (2 * shared) if shared > 0 else math.nan
+    if drawn["low"] == drawn["high"]:  # no resampling moves it, which says nothing of other images
+        drawn |= {"low": math.nan, "high": math.nan}
     row = {"normal": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())}
     row |= {"better_auroc": 100 * drawn["first"], "other_auroc": 100 * drawn["second"]}
     row |= {name: 100 * drawn[name] for name in ("difference", "low", "high")}
@@ -110,21 +112,25 @@ def pair_conclusions(table: pd.DataFrame) -> list[str]:
         if len(told):
             text += f"; the smallest difference among them is {_interval(told.loc[told['difference'].idxmin()])}"
         if len(hidden):
-            text += f"; the largest that chance explains is {_interval(hidden.loc[hidden['difference'].idxmax()])}"
+            text += f"; the largest that is not is {_interval(hidden.loc[hidden['difference'].idxmax()])}"
         said.append(f"{text}.")
-        known = mine["correlation"].dropna()
+        known = mine["correlation"].dropna().round(2)
         if len(known):
             said.append(
-                f"{dataset}: the AUROCs of two methods on the same images are correlated by {known.median():.2f} in "
-                f"the median of {len(known)} pairs ({known.min():.2f} to {known.max():.2f})."
+                f"{dataset}: the AUROCs of two methods on the same images are correlated by "
+                f"{known.median() + 0.0:.2f} in the median of {len(known)} pairs "
+                f"({known.min():.2f} to {known.max():.2f})."
             )
     return said
 
 
 def _interval(row: pd.Series) -> str:
+    interval = f"95 % interval {row['low']:.1f} to {row['high']:.1f}"
+    if math.isnan(row["low"]):
+        interval = "no interval, since no resampling moves it"
     return (
-        f"{row['difference']:.1f} points ({row['better']} over {row['other']} on {row['category']}, 95 % interval "
-        f"{row['low']:.1f} to {row['high']:.1f}, {row['normal']} normal and {row['anomalous']} anomalous images)"
+        f"{row['difference']:.1f} points ({row['better']} over {row['other']} on {row['category']}, {interval}, "
+        f"{row['normal']} normal and {row['anomalous']} anomalous images)"
     )
 
 
@@ -298,7 +304,7 @@ def show_pairs(table: pd.DataFrame, most: int = 24) -> Figure:
         title = dataset if several or part.empty else f"{dataset}, {part['category'].iloc[0]}"
         axis.set(title=title, xlabel="difference of image AUROC, points")
     marks = [plt.Line2D([], [], color=colour, marker="o", linewidth=3) for colour in (FOUND, HIDDEN)]
-    figure.legend(marks, ["told apart", "chance explains it"], loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(marks, ["told apart", "not told apart"], loc="outside lower center", ncols=2, fontsize=9)
     return finish(figure)
 
 

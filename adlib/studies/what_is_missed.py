@@ -25,13 +25,14 @@ from adlib.metrics.bootstrap import draw_counts
 from adlib.predictions import Predictions
 from adlib.report.region_breakdown import measured_regions
 from adlib.screening import HeldOut, choose_threshold
-from adlib.studies.common import LEVEL, first_predictions
+from adlib.studies.common import LEVEL, first_predictions, plain_log, share_interval
 
 NAME = "study/what_is_missed"
 SIDE = 512  # pixels at most of the longer side of a picture on which defects and maps are compared
 DEFECT = ["dataset", "category", "image", "region"]
 PROPERTIES = {"area": "area", "contrast": "contrast", "place": "distance from the centre"}
 REPLICATES = 500
+ENOUGH = 10  # defects that some method finds, that some misses, and images: with fewer there is no model
 FLAT = 1e-9  # a property whose spread is no more does not vary
 RIDGE = 1.0  # how strongly the model's coefficients, per standard deviation, are drawn to 0
 
@@ -124,7 +125,8 @@ def defects(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def share_of(values: pd.Series, images: pd.Series, seed: int = 0) -> tuple[float, float, float]:
-    """A share of defects with its interval by drawing images: (share, low, high); the ends are NaN for one image.
+    """A share of defects with its interval by drawing images: (share, low, high); the ends are NaN for one image. Where
+    every image has the same share, it is Wilson's for as many images.
 
     values: 0, 1 or between, one per defect. images: which one it is on.
     """
@@ -134,6 +136,8 @@ def share_of(values: pd.Series, images: pd.Series, seed: int = 0) -> tuple[float
     share = float(sums[:, 0].sum() / sums[:, 1].sum())
     if len(sums) < 2:
         return share, math.nan, math.nan
+    if np.ptp(sums[:, 0] / sums[:, 1]) == 0:  # no drawing moves it, which is no certainty
+        return share, *share_interval(share, len(sums))
     counts = draw_counts(np.zeros(len(sums), int), 2 * REPLICATES, seed)
     drawn = (counts @ sums[:, 0]) / (counts @ sums[:, 1])
     return share, *map(float, np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
@@ -168,7 +172,8 @@ def what_decides(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     table: of `verdicts`. Odds of being found, and how they change: per doubling of area and of contrast, and from the
     middle of the picture to a corner. Coefficients are drawn to no effect a little (RIDGE, per standard deviation), so
     that they stay finite where a property decides all. Intervals: bootstrap of images. Defects without a contrast are
-    left out. Columns: dataset, property, change, odds, low, high, defects, images.
+    left out, and so are datasets with fewer than ENOUGH images, defects found by some method, or missed by some.
+    Columns: dataset, property, change, odds, low, high, defects, images.
     """
     rows = []
     for dataset, mine in table.dropna(subset="contrast").groupby("dataset", sort=False):
@@ -176,7 +181,7 @@ def what_decides(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         columns["place"] = mine["place"]
         values = np.stack([column.to_numpy(float) for column in columns.values()], axis=1)
         spread = values.std(axis=0)
-        if mine["found"].nunique() < 2 or mine["image"].nunique() < 2:
+        if not _enough(mine):
             continue
         scaled = (values - values.mean(axis=0)) / np.where(spread > FLAT, spread, 1)
         groups = pd.get_dummies(mine["method"] + "\0" + mine["category"]).to_numpy(float)
@@ -195,6 +200,12 @@ def what_decides(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             row |= dict(zip(("odds", "low", "high"), odds.tolist(), strict=True))
             rows.append(row | {"defects": len(mine.drop_duplicates(DEFECT)), "images": int(image.max()) + 1})
     return pd.DataFrame(rows, columns=["dataset", "property", "change", "odds", "low", "high", "defects", "images"])
+
+
+def _enough(mine: pd.DataFrame) -> bool:
+    each = defects(mine)
+    found, missed = (each["finders"] > 0).sum(), (each["finders"] < each["methods"]).sum()
+    return min(found, missed, each["image"].nunique()) >= ENOUGH
 
 
 def logistic(design: np.ndarray, found: np.ndarray, weights: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
@@ -236,6 +247,11 @@ def conclusions(table: pd.DataFrame) -> list[str]:
             f"{dataset}: {best} finds the most, {recall[0]:.0%} ({_range(*recall[1:])}). "
             + (f"Found by one method alone: {names}." if names else "No defect is found by one method alone.")
         )
+        if dataset not in set(model["dataset"]):
+            said.append(
+                f"{dataset}: what decides is not modelled: that takes {ENOUGH} images, {ENOUGH} defects that a method "
+                f"finds and {ENOUGH} that a method misses."
+            )
         for row in model[model["dataset"] == dataset].itertuples():
             verdict = "more" if row.low > 1 else "less" if row.high < 1 else ""
             told = f"makes defects {verdict} likely to be found" if verdict else "is not shown to matter"
@@ -271,6 +287,8 @@ def show_map(table: pd.DataFrame) -> Figure:
         axis.set(title=dataset, xlabel="area, % of the picture")
         if len(part):
             axis.set(xscale="log", yscale="log")
+            plain_log(axis.xaxis)
+            plain_log(axis.yaxis)
     axes[0, 0].set_ylabel("contrast to the surroundings, %")
     bar = figure.colorbar(points, ax=axes, label="share of methods that find it")
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -301,15 +319,17 @@ def gallery(table: pd.DataFrame, each: int = 6) -> dict[str, pd.DataFrame]:
 
 def show_gallery(chosen: dict[str, pd.DataFrame]) -> Figure:
     """The defects of a `gallery`, a row per rule: the part of the picture around each, the defect in its box."""
-    rows = {rule: part for rule, part in chosen.items() if len(part)}
-    columns = max([len(part) for part in rows.values()], default=1)
-    size = (1.9 * max(columns, 3), 2.5 * max(len(rows), 1))
-    figure, axes = plt.subplots(max(len(rows), 1), columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat:
-        axis.axis("off")
-    for line, (rule, part) in zip(axes, rows.items(), strict=False):
-        line[0].text(0, 1.24, rule, transform=line[0].transAxes, fontsize=10)
-        for axis, defect in zip(line, part.itertuples(), strict=False):
+    rows = {rule: part for rule, part in chosen.items() if len(part)} or {"no run yet": None}
+    columns = max(3, *(0 if part is None else len(part) for part in rows.values()))
+    figure = plt.figure(figsize=(1.9 * columns, 2.6 * len(rows)), layout="constrained")
+    strips = np.atleast_1d(figure.subfigures(len(rows), 1))
+    for strip, (rule, part) in zip(strips, rows.items(), strict=True):
+        strip.set_facecolor("none")
+        strip.suptitle(rule, fontsize=10, x=0.01, ha="left")
+        axes = strip.subplots(1, columns, squeeze=False)[0]
+        for axis in axes:
+            axis.axis("off")
+        for axis, defect in zip(axes, () if part is None else part.itertuples(), strict=False):
             _draw(axis, defect)
     return finish(figure)
 

@@ -76,11 +76,15 @@ def test_conclusions_count_defects_and_name_the_lone_finder():
     assert "Were the methods' misses independent, it would be 38%." in said[0]  # 2/4 times 3/4
     assert said[1].startswith("set: a finds the most, 50% (")
     assert said[1].endswith("Found by one method alone: a 1.")
+    assert "what decides is not modelled: that takes 10 images" in said[2]
 
 
 def test_a_share_of_defects_is_drawn_by_images():
     share, low, high = study.share_of(pd.Series([1, 1, 1, 0]), pd.Series(["x", "x", "x", "y"]))
     assert (share, low, high) == (0.75, 0, 1)  # of two images either may be drawn twice
+    share, low, high = study.share_of(pd.Series([0, 0, 0]), pd.Series(["x", "y", "z"]))
+    assert (share, low) == (0, 0)
+    assert high == pytest.approx(0.5615, abs=1e-4)  # none of three is no certainty: Wilson's
     share, low, high = study.share_of(pd.Series([1, 0]), pd.Series(["x", "x"]))
     assert share == 0.5
     assert math.isnan(low)
