@@ -12,7 +12,8 @@ batch that lies in memory and is normalised already.
 The bound is the time of our convolutions and matrix products alone: those of one turn are recorded, and in each turn
 run again by themselves, on tensors of the same shapes and layouts. Where ours takes more than one and a half times as
 long, the shares of the products and of the three operators that take most of the rest stand beside it, by torch's
-profiler. Neither sees what runs in threads of a method's own: the search in the memory of PatchCore and of CFA.
+profiler. The bound does not count what runs in threads of a method's own: the search in the memory of PatchCore and
+of CFA, when predicting.
 
 Memory is the highest resident size above that before the method was built. Prints Markdown; quote ratios.
 """
