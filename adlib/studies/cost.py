@@ -164,12 +164,19 @@ def show_frontier(found: pd.DataFrame, metric: str = "image_auroc", cost: str = 
     for axis, (dataset, part) in zip(axes.flat, parts, strict=True):
         on = part[part["beaten_by"] == ""]
         axis.step(on[cost], on["value"], where="post", color="#228833", linewidth=6, alpha=0.25)
-        for row in part.itertuples():
+        for number, row in enumerate(part.itertuples()):  # the cheapest first: neighbours' names above and below
             x, colour = getattr(row, cost), "#228833" if row.beaten_by == "" else "#9aa0a6"
             sides = [[x - getattr(row, f"{cost}_least")], [getattr(row, f"{cost}_most") - x]]
             ends = [[max(0, row.value - row.low)], [max(0, row.high - row.value)]]
             axis.errorbar([x], [row.value], ends, sides, marker="o", markersize=8, color=colour, capsize=2)
-            axis.annotate(row.method, (x, row.value), (7, 7), textcoords="offset points", fontsize=9, color=colour)
+            axis.annotate(
+                row.method,
+                (x, row.value),
+                (7, -15 if number % 2 else 7),
+                textcoords="offset points",
+                fontsize=9,
+                color=colour,
+            )
         axis.set(title=dataset, xlabel=COSTS[cost])
         if len(part):
             axis.set_xscale("log")

@@ -125,7 +125,7 @@ def pair_conclusions(table: pd.DataFrame) -> list[str]:
 
 
 def _interval(row: pd.Series) -> str:
-    interval = f"95 % interval {row['low']:.1f} to {row['high']:.1f}"
+    interval = f"95 % interval of it alone {row['low']:.1f} to {row['high']:.1f}"
     if math.isnan(row["low"]):
         interval = "no interval, since no resampling moves it"
     return (
