@@ -305,7 +305,10 @@ class SuperSimpleNet(Detector):
         adapted, masks, labels, known = (torch.cat([part, part]) for part in (adapted, masks, labels, known))
         rng = np.random.default_rng(int(torch.randint(2**62, ())))  # of torch's generator, which checkpoints keep
         noisy = blobs(len(adapted), grid, self.threshold, rng).to(adapted.device) & ~masks & known[:, None, None]
-        adapted = adapted + self.noise * torch.randn_like(adapted) * noisy[:, None]
+        noise = torch.zeros_like(adapted)  # drawn only where it goes: one thread draws random numbers
+        drawn = torch.randn(int(noisy.sum()), adapted.shape[1], device=adapted.device, dtype=adapted.dtype)
+        noise.movedim(1, -1)[noisy] = self.noise * drawn
+        adapted = adapted + noise
         masks = masks | noisy
         maps, scores = self.heads_(adapted)
         return {
