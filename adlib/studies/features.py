@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from adlib.features.backbones import find_weights
-from adlib.figure_style import finish
+from adlib.figure_style import INK, finish
 from adlib.metrics import compare_images, image_metrics
 from adlib.papers import protocol
 from adlib.predictions import Predictions
@@ -161,12 +161,12 @@ def show_features(
             else:
                 row = row.iloc[0]
                 reach = [[row["difference"] - row["low"]], [row["high"] - row["difference"]]]
-                axis.errorbar(place + 0.36, row["difference"], reach, color="black", marker="D", capsize=4)
+                axis.errorbar(place + 0.36, row["difference"], reach, color=INK, marker="D", capsize=4)
         axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
         axis.set(title=method, xlim=(-0.6, len(names) - 0.3))
     axes[0, 0].set_ylabel(f"{metric_label(metric)} against {reference}, points")
     marks = [plt.Line2D([], [], color=f"C{number}", marker="o", linestyle="") for number in range(len(datasets))]
-    marks.append(plt.Line2D([], [], color="black", marker="D"))
+    marks.append(plt.Line2D([], [], color=INK, marker="D"))
     figure.legend(
         marks, [*datasets, "mean, 95 % interval"], loc="outside lower center", ncols=4, fontsize=9, framealpha=0
     )
