@@ -23,7 +23,7 @@ from adlib.runs.run import Run
 from adlib.runs.store import Store
 from adlib.runs.watch import Watch
 
-START_SECONDS = 300  # a busy machine may take minutes to start a dozen kernels at once
+START_SECONDS = 300  # a busy machine may take minutes to start a dozen kernels at once, or to hear of one
 
 
 def execute(
@@ -182,6 +182,7 @@ def execute_notebook(
                 progress_bar=progress,
                 log_output=False,
                 start_timeout=START_SECONDS,
+                iopub_timeout=START_SECONDS,  # what a cell has shown may be long on its way, too
                 cwd=str(REPOSITORY / "notebooks"),
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
                 kernel_manager_class=kernels.kernel_manager(server, log, imports, started),
