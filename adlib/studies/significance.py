@@ -116,10 +116,10 @@ def pair_conclusions(table: pd.DataFrame) -> list[str]:
         said.append(f"{text}.")
         known = mine["correlation"].dropna().round(2)
         if len(known):
+            spread = f" in the median of {len(known)} pairs ({known.min():.2f} to {known.max():.2f})"
             said.append(
                 f"{dataset}: the AUROCs of two methods on the same images are correlated by "
-                f"{known.median() + 0.0:.2f} in the median of {len(known)} pairs "
-                f"({known.min():.2f} to {known.max():.2f})."
+                f"{known.median() + 0.0:.2f}{spread if len(known) > 1 else ', in the one pair where that is defined'}."
             )
     return said
 
