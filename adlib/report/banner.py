@@ -14,16 +14,16 @@ HEADS_SHOWN, LONGEST_HEAD = 3, 40  # in the one line; letters of a statement bef
 FEW_WORDS = 8  # shorter statements that differ in a word are different ones
 
 
-def banner(warnings: Iterable[str]) -> HTML:
-    """A red box with the distinct warnings ("" is none), or one plain line without any. Styles are inline: it looks
-    the same in JupyterLab, in the HTML report and on paper.
+def banner(warnings: Iterable[str], clear: str = "Real data, trained weights.") -> HTML:
+    """A red box with the distinct warnings ("" is none), or `clear` as a plain line without any. Styles are inline: it
+    looks the same in JupyterLab, in the HTML report and on paper.
 
     warnings: of one run or of many. Several take one line that names them, and a fold with their sentences. One that
     several runs have says of how many; those that differ in one word alone (the name of a data set) are one statement.
     """
     statements = _statements(filter(None, warnings))
     if not statements:
-        return HTML('<p class="adlib-clear">Real data, trained weights.</p>')
+        return HTML(f'<p class="adlib-clear">{escape(clear)}</p>')
     lines = "<br>".join(
         escape(text) + (f' <span style="font-weight:400">({count} runs)</span>' if count > 1 else "")
         for text, count in statements
