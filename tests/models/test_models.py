@@ -307,8 +307,9 @@ def test_detector_finds_the_planted_squares(fitted, splits):
 def test_batch_size_does_not_change_the_scores(fitted, splits):
     one = fitted.predict(splits[1], device="cpu", batch_size=1, progress=False)
     five = fitted.predict(splits[1], device="cpu", batch_size=5, progress=False)
-    # Scores may cross 0, and nothing is relative to that: a millionth of the largest is rounding.
-    np.testing.assert_allclose(one.scores, five.scores, rtol=1e-4, atol=1e-6 * np.abs(one.scores).max())
+    # Logits cross 0, and nothing is relative to that: a millionth of the largest is rounding.
+    rounding = 1e-6 * np.abs(one.scores).max() if fitted.name == "mixed_supervised" else 0
+    np.testing.assert_allclose(one.scores, five.scores, rtol=1e-4, atol=rounding)
     if not fitted.facts.maps:
         assert one.maps is five.maps is None
     else:
