@@ -176,8 +176,9 @@ class Detector:
         val: held-out normal images, for methods that need some; others ignore it.
         device: "auto" (CUDA where there is a device), "cpu", "cuda", "cuda:1" ...
         seed: of all that is random. Same seed and machine, same result on a CPU.
-        checkpoint: a file in which methods that train keep their progress; a call that finds it resumes there, and
-            ends as an uninterrupted one would have. It is deleted when fit is done. Others ignore it.
+        checkpoint: a file in which methods that train keep their progress, and PatchCore its patches that exceed
+            `memory` and its choice among them; a call that finds it resumes there, and ends as an uninterrupted one
+            would have. It is deleted when fit is done. Others ignore it.
         """
         self.check_images(images)
         torch.manual_seed(seed)
@@ -235,15 +236,16 @@ class Detector:
         return self.scored_parts.of(work, len(batch))
 
     def batches(
-        self, images: ImageSet, batch_size: int, progress: bool, what: str
+        self, images: ImageSet, batch_size: int, progress: bool, what: str, first: int = 0
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """(index of the first image, float [B, 3, H, W] on the device) over the images in their order."""
+        """(index of the first image, float [B, 3, H, W] on the device) over the images in their order, from `first`."""
         workers = loader_workers(self.device_)
-        loader = DataLoader(PixelsOnly(images), batch_size, num_workers=workers, pin_memory=workers > 0)
+        left = torch.utils.data.Subset(PixelsOnly(images), range(first, len(images)))
+        loader = DataLoader(left, batch_size, num_workers=workers, pin_memory=workers > 0)
         if self.feature_cache is not None:
             self.feature_cache.begin()
-        with tqdm(total=len(images), desc=f"{self.name} {what}", unit="image", disable=not progress) as bar:
-            start = 0
+        with tqdm(None, f"{self.name} {what}", len(images), unit="image", initial=first, disable=not progress) as bar:
+            start = first
             for batch in loader:
                 batch = batch.to(self.device_, non_blocking=True)
                 if self.feature_cache is not None:

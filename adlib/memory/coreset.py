@@ -9,13 +9,19 @@ import torch
 from tqdm.auto import tqdm
 
 from adlib.memory.distance_bounds import Outline, fit_outline
+from adlib.memory.unfinished import Unfinished
 
 CANDIDATES = 512  # of which one round of choices is made
 BLOCK = 8192  # rows that are compared with a round's choices at a time; small enough for a processor's cache
 
 
 def k_centre_greedy(
-    features: torch.Tensor, count: int, seed: int = 0, starts: int = 10, progress: bool = False
+    features: torch.Tensor,
+    count: int,
+    seed: int = 0,
+    starts: int = 10,
+    progress: bool = False,
+    unfinished: Unfinished | None = None,
 ) -> torch.Tensor:
     """Choose `count` rows of `features`, each time the one farthest from all rows chosen before.
 
@@ -23,6 +29,7 @@ def k_centre_greedy(
     starts: before anything is chosen, a row's distance is its MEAN Euclidean distance to this many random rows,
         which are not kept themselves: PatchCore's official "approximate greedy" start. 0 starts from one random
         row, which is kept: the textbook algorithm.
+    unfinished: where the choice is noted now and then, and gone on from if it was; it ends as it would have without.
     Returns int64 [count], distinct, in the order of choice: that of the plain loop, up to distances that are equal
     within rounding. Deterministic for a seed on one machine.
 
@@ -35,11 +42,18 @@ def k_centre_greedy(
     total = len(features)
     if not 1 <= count <= total:
         raise ValueError(f"count={count} must lie in 1..{total}, the number of features.")
+    unfinished = (unfinished or Unfinished(None)).part("coreset", rows=total, count=count, seed=seed, starts=starts)
+    noted = unfinished.read()
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(total, generator=generator)[: max(1, starts)].to(features.device)
     chosen = np.empty(count, np.int64)
-    done = 0
-    if starts:
+    done = len(noted.get("chosen", ()))
+    chosen[:done] = noted.get("chosen", [])
+    if done == count:
+        return torch.from_numpy(chosen)
+    if done:
+        distance = noted["distance"].to(features.device)
+    elif starts:
         distance = _mean_distance(features, features[rows]).square()
     else:
         chosen[0], done = int(rows[0]), 1
@@ -54,28 +68,40 @@ def k_centre_greedy(
             bar.update(len(picks))
             if done < count:
                 bound.update(distance, torch.from_numpy(picks).to(features.device))
+            if unfinished.due:
+                unfinished.note(chosen=torch.from_numpy(chosen[:done].copy()), distance=distance.cpu())
+    unfinished.note(chosen=torch.from_numpy(chosen))
     return torch.from_numpy(chosen)
 
 
 def k_centre_greedy_in_shards(
-    features: torch.Tensor, count: int, shard_rows: int, spare: float = 2.0, seed: int = 0, progress: bool = False
+    features: torch.Tensor,
+    count: int,
+    shard_rows: int,
+    spare: float = 2.0,
+    seed: int = 0,
+    progress: bool = False,
+    unfinished: Unfinished | None = None,
 ) -> torch.Tensor:
     """The greedy choice for features that do not fit into memory together, say of a memory-mapped array.
 
     From every shard of at most shard_rows consecutive rows, the greedy choice takes `spare` times the shard's share of
     `count`; from the union of those it takes `count`. With one shard it is `k_centre_greedy`. The covering radius is
     at most three times the exact greedy's in theory; what it is in practice stands in benchmarks/README.md.
+    unfinished: as for `k_centre_greedy`; each shard has a file of its own.
     Returns int64 [count], distinct, in the order of choice.
     """
     if shard_rows >= len(features):
-        return k_centre_greedy(features, count, seed, progress=progress)
-    kept = []
+        return k_centre_greedy(features, count, seed, progress=progress, unfinished=unfinished)
+    unfinished, kept = unfinished or Unfinished(None), []
     for first in range(0, len(features), shard_rows):
         shard = features[first : first + shard_rows]
         share = min(len(shard), max(1, -(-int(spare * count) * len(shard) // len(features))))
-        kept.append(k_centre_greedy(shard, share, seed, progress=progress) + first)
+        file = unfinished.part(f"from-{first}")
+        kept.append(k_centre_greedy(shard, share, seed, progress=progress, unfinished=file) + first)
     union = torch.cat(kept)
-    return union[k_centre_greedy(features[union], count, seed, progress=progress)]
+    file = unfinished.part("union")
+    return union[k_centre_greedy(features[union], count, seed, progress=progress, unfinished=file)]
 
 
 def covering_radius(features: torch.Tensor, chosen: torch.Tensor) -> float:

@@ -37,7 +37,9 @@ from adlib.gpu_memory import SHORT
 from adlib.memory.coreset import k_centre_greedy_in_shards
 from adlib.memory.memory_bank import BankSearch, random_projection
 from adlib.memory.patch_store import PatchStore, parse_bytes
+from adlib.memory.unfinished import Unfinished
 from adlib.parameters import Count, NotNegative, ShareAboveZero, Stages, Whole
+from adlib.training.checkpoint import about_training
 
 
 class PatchCore(Detector):
@@ -100,13 +102,15 @@ class PatchCore(Detector):
     def fit_images(self, images, val, progress):
         self.build(self.weights)
         self.backbone_.to(self.device_)
-        store = None
-        for _, batch in self.batches(images, 8, progress, "fit"):
+        about = about_training(self, images) if self.checkpoint_ else {}
+        unfinished = Unfinished(self.checkpoint_, about, self.checkpoint_interval)
+        patches, _, _ = self.compared(torch.zeros(1, 3, *images.shape, device=self.device_))
+        store = self._store(len(images) * patches.shape[1], patches.shape[2], unfinished)
+        for _, batch in self.batches(images, 8, progress, "fit", first=store.images):
             patches, counted, _ = self.compared(batch)
-            if store is None:
-                store = self._store(len(images) * patches.shape[1], patches.shape[2])
-            store.add(patches[counted])
+            store.add(patches[counted], len(batch))
 
+        store.note()
         store.trim()
         total = len(store.projections)
         if not total:
@@ -121,19 +125,21 @@ class PatchCore(Detector):
         projections = torch.from_numpy(store.projections)
         if self.shards_ == 1:
             projections = projections.to(self.device_)
-        kept = k_centre_greedy_in_shards(projections, count, store.shard_rows, seed=self.seed_, progress=progress)
+        kept = k_centre_greedy_in_shards(
+            projections, count, store.shard_rows, seed=self.seed_, progress=progress, unfinished=unfinished
+        )
         self.memory_bank_ = store.take(kept)
         self.to(self.device_)
         del projections
         store.close()
 
-    def _store(self, total: int, size: int) -> PatchStore:
+    def _store(self, total: int, size: int, unfinished: Unfinished) -> PatchStore:
         """Room for the embeddings of all training patches, and for the projections that decide on the coreset."""
         limit = None if self.memory is None else parse_bytes(self.memory)
         if not 0 < self.projection_size < size:
-            return PatchStore(total, size, size, limit, lambda patches: patches)
+            return PatchStore(total, size, size, limit, lambda patches: patches, unfinished)
         matrix = random_projection(size, self.projection_size, self.seed_).to(self.device_)
-        return PatchStore(total, size, self.projection_size, limit, lambda patches: patches @ matrix)
+        return PatchStore(total, size, self.projection_size, limit, lambda patches: patches @ matrix, unfinished)
 
     @property
     def warnings(self):

@@ -31,11 +31,7 @@ class Checkpoint:
             stage = training["stage"]
             file = detector.checkpoint_
             self.path = file.with_name(f"{file.name}.stage-{stage}") if stage else file
-            images = image_set(dataset)
-            about = {"method": detector.name, **detector.parameters, "seed": detector.seed_, **training}
-            if isinstance(images, ImageSet):
-                about |= {"images": fingerprint(images.samples), **images.settings}
-            self.about = json.loads(json.dumps(about, default=str))
+            self.about = about_training(detector, dataset, **training)
 
     def load(self) -> int:
         """Bring everything to where the file left it; returns the steps done, 0 without a file."""
@@ -82,6 +78,15 @@ class Checkpoint:
         torch.save(state, partial)
         partial.replace(self.path)
         self.saved_at = time.monotonic()
+
+
+def about_training(detector: Detector, dataset: Dataset, **more) -> dict:
+    """What must be equal for an unfinished fit to be gone on with: method, parameters, seed, images; plain values."""
+    images = image_set(dataset)
+    about = {"method": detector.name, **detector.parameters, "seed": detector.seed_, **more}
+    if isinstance(images, ImageSet):
+        about |= {"images": fingerprint(images.samples), **images.settings}
+    return json.loads(json.dumps(about, default=str))
 
 
 def image_set(dataset: Dataset) -> Dataset:

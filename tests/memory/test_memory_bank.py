@@ -1,6 +1,7 @@
 """Memory bank at size: bounds, exact search in groups, the coreset's rounds, and patches that exceed the memory."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import torch
 from conftest import make_tree
 
 from adlib import ImageSet, InputError, create_model, load_samples
-from adlib.memory import memory_bank
+from adlib.memory import coreset, memory_bank, patch_store
 from adlib.memory.coreset import covering_radius, k_centre_greedy, k_centre_greedy_in_shards
 from adlib.memory.distance_bounds import fit_outline, fit_search_outline
 from adlib.memory.memory_bank import BankSearch, in_threads
 from adlib.memory.patch_store import PatchStore, parse_bytes
+from adlib.memory.unfinished import Unfinished
 from adlib.samples import select
 
 
@@ -159,3 +161,52 @@ def test_patchcore_within_a_memory_limit_is_nearly_the_same(tmp_path):
         assert any("Coreset chosen in" in warning for warning in model.warnings) == (memory == "20KB")
     np.testing.assert_allclose(scores["100KB"], scores[None], rtol=0.01)
     assert np.corrcoef(scores["20KB"], scores[None])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("memory", [None, "100KB", "20KB"])
+@pytest.mark.parametrize("killed_in", ["patches", "coreset"])
+def test_a_killed_patchcore_goes_on_and_ends_as_if_it_had_not_been(tmp_path, monkeypatch, memory, killed_in):
+    samples = load_samples("folder", make_tree(tmp_path / "data", size=64, train=20))
+    train = ImageSet(select(samples, split="train"), size=64)
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "random", "coreset_ratio": 0.5, "projection_size": 16}
+    settings |= {"memory": memory}
+    monkeypatch.setattr(coreset, "CANDIDATES", 8)  # many rounds of few choices
+    whole = create_model("patchcore", **settings).fit(train, device="cpu", progress=False)
+
+    broken, file, left = create_model("patchcore", **settings), tmp_path / "run" / "checkpoint", [2]
+    broken.checkpoint_interval = 0.0
+    room, name = (PatchStore, "add") if killed_in == "patches" else (coreset, "_round")
+    real, seen = getattr(room, name), []
+
+    def killed(*arguments):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            broken.fit(train, device="cpu", progress=False, checkpoint=file)
+    monkeypatch.setattr(PatchStore, "add", lambda *a, add=PatchStore.add: (seen.append(a[2]), add(*a)))
+    again = create_model("patchcore", **settings).fit(train, device="cpu", progress=False, checkpoint=file)
+    embedded = {"patches": 4, "coreset": 0}[killed_in] if memory else 20  # what was in memory alone is lost
+    assert sum(seen) == embedded
+    assert torch.equal(again.memory_bank_, whole.memory_bank_)
+    assert list(file.parent.iterdir()) == []
+
+
+def test_an_unfinished_choice_of_other_features_is_refused(tmp_path):
+    features, file = clustered(300, 16), tmp_path / "fit"
+    k_centre_greedy(features, 20, unfinished=Unfinished(file, {"seed": 1}))
+    with pytest.raises(InputError, match=r"fit\.stage-coreset is of another computation: rows=300, now 200"):
+        k_centre_greedy(features[:200], 20, unfinished=Unfinished(file, {"seed": 1}))
+    (tmp_path / "fit.stage-coreset").write_bytes(b"half of it")
+    with pytest.raises(InputError, match=r"fit\.stage-coreset cannot be gone on from"):
+        k_centre_greedy(features, 20, unfinished=Unfinished(file, {"seed": 1}))
+
+
+def test_patches_that_the_disk_cannot_hold_are_refused_before_any_is_made(monkeypatch):
+    monkeypatch.setattr(patch_store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
+    with pytest.raises(InputError, match=r"take 2\.0 GB on disk, and .* has 1\.0: make room there"):
+        PatchStore(10**6, 1000, 4, 10**6, None)

@@ -1,0 +1,57 @@
+"""How far a long computation is, in a file that the next process goes on from where this one is killed."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from adlib.errors import InputError
+
+
+class Unfinished:
+    """The state of a computation, as of its last note; what keeps nothing if there is no file to keep it in.
+
+    file: where notes are written, or None. about: plain values that must be equal for a note to be gone on from.
+    interval: seconds between two notes. A note is written beside and renamed, so that it is always whole.
+    """
+
+    def __init__(self, file: Path | None, about: dict | None = None, interval: float = 300.0):
+        self.file, self.about, self.interval = file, about or {}, interval
+        self.noted_at = time.monotonic()
+
+    def part(self, name: str, **about) -> "Unfinished":
+        """A part of the computation, with a file of its own: FILE.stage-NAME."""
+        file = self.file and self.file.with_name(f"{self.file.name}.stage-{name}")
+        return Unfinished(file, self.about | about, self.interval)
+
+    def read(self) -> dict:
+        """The state that was noted last, or {}. Raises InputError for the file of another computation."""
+        if self.file is None or not self.file.exists():
+            return {}
+        try:
+            noted = torch.load(self.file, map_location="cpu", weights_only=True)
+            about, state = json.loads(noted["about"]), noted["state"]
+        except Exception as error:  # torch raises half a dozen types for a file that is not its own
+            raise InputError(f"{self.file} cannot be gone on from ({error}); delete it to start anew.") from error
+        now = json.loads(json.dumps(self.about))
+        differ = [key for key in sorted({*about, *now}) if about.get(key) != now.get(key)]
+        if differ:
+            said = ", ".join(f"{key}={about.get(key)!r}, now {now.get(key)!r}" for key in differ)
+            raise InputError(f"{self.file} is of another computation: {said}. Delete it to start anew.")
+        return state
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a note."""
+        return self.file is not None and time.monotonic() - self.noted_at >= self.interval
+
+    def note(self, **state) -> None:
+        """Write tensors and plain values."""
+        if self.file is None:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_name(self.file.name + ".partial")
+        torch.save({"about": json.dumps(self.about), "state": state}, partial)
+        partial.replace(self.file)
+        self.noted_at = time.monotonic()
