@@ -13,7 +13,7 @@ OptionalRoot = Annotated[
 Normal = Annotated[Path | None, typer.Option("--normal", metavar="DIR", help="of folder: normal images, in no layout")]
 Abnormal = Annotated[Path | None, typer.Option("--abnormal", metavar="DIR", help="of folder: abnormal images")]
 Out = Annotated[Path, typer.Option("--out", help="folder of runs and report")]
-Data = Annotated[Path | None, typer.Option("--data", help="folder with one folder per dataset")]
+Data = Annotated[Path | None, typer.Option("--data", help="a folder per dataset inside, or one set of yours")]
 Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="repeat every run with this many seeds")]
 Seed = Annotated[int, typer.Option(min=0, help="of all that is random")]
 CacheLimit = Annotated[str, typer.Option("--cache-limit", metavar="SIZE", help="of the cache: it grows no further")]

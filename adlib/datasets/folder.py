@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from adlib.datasets import Facts
+from adlib.datasets import Facts, list_datasets
 from adlib.datasets.folders import NORMAL_NAMES, UNKNOWN_NAMES, by_stem, folders_in, images_in, pair_masks
 from adlib.datasets.lists import read_list
 from adlib.datasets.mvtec_tree import MASK_ENDINGS, read_categories, read_category
@@ -85,6 +85,17 @@ def samples(
     if (root / "train").is_dir() and category in (None, root.name):
         return read_category(root, root.name, **options)
     return read_categories(root, category, **options)
+
+
+def is_own_set(root: Path) -> bool:
+    """Whether a path is a tree or a CSV file of one's own, and no folder of data sets: it has train/ inside, or some of
+    its folders have, none of which is called as a data set is.
+    """
+    if not root.is_dir():
+        return root.is_file()
+    inside = [path for path in root.iterdir() if path.is_dir()]
+    names = {path.name for path in inside}
+    return "train" in names or (not names & set(list_datasets()) and any((path / "train").is_dir() for path in inside))
 
 
 def _names(given: str | list[str] | None, usual: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import yaml
 
 from adlib import papers, phantoms
 from adlib.datasets import facts, load_samples
+from adlib.datasets.folder import is_own_set
 from adlib.errors import InputError, did_you_mean
 from adlib.models import list_models, model_class
 from adlib.papers.settings import settings as paper_settings
@@ -191,9 +192,14 @@ def _datasets(protocol: dict, profile: Profile) -> set[str]:
 
 
 def dataset_root(dataset: str, profile: Profile, phantom_folder: Path) -> Path:
-    """Where a dataset lies under a profile; its plain phantoms in a folder of their own beside the hard ones."""
+    """Where a dataset lies under a profile; its plain phantoms in a folder of their own beside the hard ones.
+
+    The data may be one set of a person's own (adlib.datasets.folder.is_own_set) instead of a folder per dataset: it
+    then is the dataset "folder" itself.
+    """
     if profile.data != "phantoms":
-        return Path(profile.data) / dataset
+        own = dataset == "folder" and is_own_set(Path(profile.data))
+        return Path(profile.data) / ("" if own else dataset)
     return phantom_folder / ("" if profile.difficulty == "hard" else profile.difficulty) / dataset
 
 
@@ -201,23 +207,25 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
     """Every cell of every benchmark table of the papers, with its run where one is possible.
 
     Settings of a run: the method's defaults, then the paper's, then the profile's, then those that make it the table's
-    row that it is. Of a joint method one run, on all categories together, fills the cells of a dataset.
+    row that it is. Of a joint method one run, on all categories together, fills the cells of a dataset. Where the data
+    are one set of a person's own, a table that has the dataset "folder" is of this alone.
     """
     cells = []
-    there = cache(lambda root: set(load_samples(root.name, root)["category"]) if root.is_dir() else set())
-    asked = profile
+    there = cache(lambda name, root: set(load_samples(name, root)["category"]) if root.exists() else set())
+    asked, alone = profile, profile.data != "phantoms" and is_own_set(Path(profile.data))
     for paper in names:
         protocol, profile = adapted(paper, asked)
         seeds = profile.seeds or papers.replicates(paper) or 1
         joint = protocol.get("joint", []) if profile.joint is None else profile.joint
         for table, spec in protocol["tables"].items():
             settings = spec.get("settings", {"": {}})
-            for dataset, method, setting in product(spec["datasets"], spec["methods"], settings):
+            datasets = ["folder"] if alone and "folder" in spec["datasets"] else spec["datasets"]
+            for dataset, method, setting in product(datasets, spec["methods"], settings):
                 root = dataset_root(dataset, profile, phantom_folder)
-                categories = _categories(spec, dataset) or sorted(there(root))
+                categories = _categories(spec, dataset) or sorted(there(dataset, root))
                 limit = profile.limit(method)
                 limit = None if limit and method in joint else limit
-                tried = [name for name in categories if name in there(root)][:limit]
+                tried = [name for name in categories if name in there(dataset, root)][:limit]
                 shared: dict[int, Run] = {}  # by seed
                 for category, seed in product(categories, range(seeds)):
                     cell = Cell(paper, table, method, dataset, category, setting, seed)
@@ -249,11 +257,13 @@ def cell_settings(cell: Cell, category: str, row: dict, profile: Profile) -> dic
     return own | _accepted(cell.method, profile.settings) | profile.methods.get(cell.method, {}) | row
 
 
-def _fill(cell: Cell, root: Path, there: Callable[[Path], set], category: str, row: dict, profile: Profile) -> None:
+def _fill(
+    cell: Cell, root: Path, there: Callable[[str, Path], set], category: str, row: dict, profile: Profile
+) -> None:
     """Give the cell its run, or say why it has none."""
     if cell.method not in list_models():
         cell.missing = "not implemented"
-    elif cell.category not in there(root):
+    elif cell.category not in there(cell.dataset, root):
         cell.missing, cell.lacks = "no data", [root]
     else:
         settings = cell_settings(cell, category, row, profile)

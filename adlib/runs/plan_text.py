@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from adlib.datasets import facts, list_datasets
+from adlib.papers import is_study
 from adlib.runs.estimate import NOTHING_LEFT, estimate
 from adlib.runs.plan import STATES, Cell, Profile, distinct_runs, in_the_way_lines, state
 from adlib.runs.store import Store
@@ -98,6 +99,11 @@ def _missing_lines(cells: list[Cell], profile: Profile) -> list[str]:
         else:
             text = f"{root} does not exist"
         lines.append(f"  {root.name} ({number} cells): {text}")
+    if any(is_study(cell.paper) for cell in cells) and not any(cell.dataset == "folder" for cell in cells):
+        lines.append(
+            "  A set of yours: give --data its own folder, with train/good and test/<defect> inside (of several "
+            "categories one folder each), or a .csv file with a column `image`."
+        )
     return lines
 
 

@@ -119,6 +119,20 @@ def test_a_plan_without_data_says_what_is_missing_and_how_to_get_it(tmp_path):
     assert text.endswith("60 cells of tables: 60 no data.\nNo run is possible yet.")
 
 
+def test_a_study_takes_one_set_of_ones_own_for_all_of_its_data(tmp_path):
+    several = make_tree(tmp_path / "several", "part", train=2)
+    for root in (several / "part", several):
+        profile = read_profile("paper", data=root)
+        cells = plan(["study/what_is_missed"], profile, tmp_path)
+        assert {(cell.dataset, cell.category, cell.missing) for cell in cells} == {("folder", "part", "")}
+        assert {cell.run.root for cell in cells} == {str(root)}
+    (several / "visa").mkdir()  # now it has a folder per dataset
+    profile = read_profile("paper", data=several)
+    cells = plan(["study/what_is_missed"], profile, tmp_path)
+    assert not any(cell.run for cell in cells)
+    assert "A set of yours: give --data its own folder" in plan_text(cells, profile, Store(tmp_path / "runs"))
+
+
 def test_a_plan_on_phantoms_says_of_which_data_sets_there_is_none(tmp_path):
     profile = read_profile("smoke")
     text = plan_text(plan(["cxr_ad"], profile, tmp_path), profile, Store(tmp_path / "runs"))
