@@ -108,3 +108,27 @@ def test_the_table_states_them_beside_the_run(tmp_path):
     assert table.loc["this run", "image_auroc"] == "100.00"
     assert table.loc["this run", "pixel_auroc"] == "–"
     assert float(table.loc["deviation map", "pixel_auroc"]) > 99
+
+
+def test_the_nearest_thumbnail_is_of_a_normal_training_image_of_the_same_category(tmp_path):
+    tested, _ = predictions_of(tmp_path / "test", {"a": flat(100), "b": flat(130), "c": flat(200, 210)})
+    assert "nearest thumbnail" not in trivial_predictions(tested)
+    seen = {"a": flat(90), "b": flat(120), "c": flat(200, 210), "d": flat(100)}
+    _, training = predictions_of(tmp_path / "train", seen, ["part", "part", "part", "other"])
+    scores = trivial_predictions(tested, None, training)["nearest thumbnail"].scores
+    square = 200 + 10 / 16  # the square is a sixteenth of the picture
+    assert scores == pytest.approx([10 / 255, 10 / 255, (square - 120) / 255], abs=1e-5)
+    _, elsewhere = predictions_of(tmp_path / "elsewhere", {"a": flat(90)}, ["other"])
+    assert "nearest thumbnail" not in trivial_predictions(tested, None, elsewhere)
+
+
+def test_sub_classes_of_one_category_are_scored_by_themselves_too(tmp_path):
+    predictions, _ = predictions_of(tmp_path, {"a": flat(10), "b": flat(50, 60), "c": flat(200), "d": flat(150, 140)})
+    predictions.samples["group"] = ["one", "one", "two", "two"]
+    metrics = trivial_metrics(predictions)
+    assert {part: values["mean grey"]["image_auroc"] for part, values in metrics.items()} == {
+        "": 0.5,
+        "/one": 1,
+        "/two": 0,
+    }
+    assert baseline_table({"image_auroc": 0.5}, metrics).index.tolist()[:2] == ["this run", "mean grey"]

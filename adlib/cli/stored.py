@@ -107,12 +107,16 @@ def table(
 ) -> None:
     """Print published, ours and difference, in percent; as a long table, a wide one with a column per method, or as the
     paper prints it. On drawn data nothing is subtracted, and `--printed` says whether our runs found what was drawn.
+    Else rows "baseline: ..." are of trivial baselines on the images of our runs: ours alone, of no paper.
     """
+    import pandas as pd
+
     from adlib.papers import protocol
     from adlib.report.known_answers import known_answers
     from adlib.report.printed_text import printed_text
     from adlib.report.table_text import FORMS, long_form, table_text, wide_form
     from adlib.report.tables import comparison
+    from adlib.report.trivial_rows import trivial_rows
 
     if printed and (wide or form != "text"):
         raise InputError("--printed is a text of its own: leave out --wide and --format.")
@@ -122,9 +126,11 @@ def table(
     for name in [table] if table else protocol(paper)["tables"]:
         cells = comparison(paper, name, out)
         title = f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else "")
+        trivial = trivial_rows(cells, out)
         if printed:
-            print(f"{title}\n{printed_text(cells, known_answers(out, [paper]))}\n")
+            print(f"{title}\n{printed_text(cells, known_answers(out, [paper]), trivial)}\n")
         else:
+            cells = cells if trivial.empty else pd.concat([cells, trivial], ignore_index=True)
             print(table_text(wide_form(cells) if wide else long_form(cells), form, title), end="")
 
 

@@ -101,20 +101,23 @@ def baseline_table(
     shown = [name for name in metrics if name not in ("reasons", "aupro_regions") and "threshold" not in name]
     rows = {("all images", "this run"): {name: metrics[name] for name in shown}}
     for part, found in baselines.items():
+        if part.startswith("/"):  # a sub-class or a modality
+            continue
         if part and categories and part in categories:
             rows[part, "this run"] = categories[part]
         rows |= {(part or "all images", name): values for name, values in found.items()}
     table = pd.DataFrame(rows, index=shown).T.astype(float).dropna(axis="columns", how="all")
-    if len(baselines) == 1:
+    if set(table.index.get_level_values(0)) == {"all images"}:
         table = table.droplevel(0)
     return (100 * table).round(2).map(lambda value: "–" if math.isnan(value) else f"{value:.2f}")
 
 
-def paired_table(predictions, images=None) -> HTML:
+def paired_table(predictions, images=None, training=None) -> HTML:
     """This run beside each trivial baseline on the same images, paired: the difference of their image AUROCs in points
     with its 95 % bootstrap interval, and the two-sided p-value (adlib.metrics.compare_images).
 
     predictions: of the run. images: the ImageSet that was predicted on, which may have its pictures decoded already.
+    training: that which was fitted on, without which there is no nearest thumbnail.
     Where there is no interval its reason stands.
     """
     from adlib.baselines import trivial_predictions
@@ -122,7 +125,8 @@ def paired_table(predictions, images=None) -> HTML:
 
     known = predictions.known
     labels, rows = known.samples["label"].to_numpy(), []
-    for name, other in trivial_predictions(known, images if known is predictions else None).items():
+    others = trivial_predictions(known, images if known is predictions else None, training)
+    for name, other in others.items():
         found = compare_images(labels, known.scores, other.scores)
         values, reason = found["image_auroc"], found.get("reasons", {}).get("image_auroc")
         if not reason and values["low"] == values["high"]:

@@ -18,6 +18,7 @@ from adlib.report.notebooks import notebook_title, read_notebook, render_noteboo
 from adlib.report.provenance import code_sentence, record_code
 from adlib.report.table_html import table_page
 from adlib.report.tables import comparison, read_plan
+from adlib.report.trivial_rows import trivial_rows
 from adlib.runs import environment
 from adlib.runs.record import FAILED
 from adlib.runs.schema import KEY
@@ -132,10 +133,11 @@ def _paper(name: str, out: Path, executed: dict[str, str], readable: bool) -> di
     """
     protocol = papers.protocol(name)
     known = known_answers(out, [name]) if readable else None
-    tables = [
-        {"name": table, "title": spec["title"], "html": table_page(comparison(name, table, out), known, "")}
-        for table, spec in (protocol["tables"].items() if readable else ())
-    ]
+    tables = []
+    for table, spec in protocol["tables"].items() if readable else ():
+        cells = comparison(name, table, out)
+        html = table_page(cells, known, "", trivial_rows(cells, out))
+        tables.append({"name": table, "title": spec["title"], "html": html})
     pages = [_page(notebook, executed) for kind in protocol["notebooks"].values() for notebook in kind]
     about = {key: protocol[key] for key in ("title", "authors", "source", "question")}
     return about | {"name": name, "pages": pages, "tables": tables, "readable": readable}

@@ -6,12 +6,13 @@ from adlib.report.labels import metric_label, place_label, row_label
 from adlib.report.tables import unit
 
 
-def printed_text(cells: pd.DataFrame, known: pd.DataFrame) -> str:
-    """One table, without a title. cells: of `comparison`. known: of `known_answers`, of any tables.
+def printed_text(cells: pd.DataFrame, known: pd.DataFrame, trivial: pd.DataFrame | None = None) -> str:
+    """One table, without a title. cells: of `comparison`. known: of `known_answers`, of any tables. trivial: of
+    `trivial_rows`.
 
     Each number as "published | ours (difference)", or with the reason why there is none of ours; on drawn data the
     published alone, and apart whether our runs found what was drawn. Each metric below the other where a table has
-    several categories.
+    several categories. Trivial baselines stand in a block of their own.
     """
     known = known[known["table"].isin(cells["table"]) & known["paper"].isin(cells["paper"])]
     drawn = bool(cells["phantom"].any()) or not known.empty
@@ -31,7 +32,20 @@ def printed_text(cells: pd.DataFrame, known: pd.DataFrame) -> str:
         blocks.append(f"{name}\n" * bool(name) + wide.rename_axis(index=None, columns=None).to_string(na_rep=""))
     if not known.empty:
         blocks.append("known answer, drawn data\n" + _known(known))
+    if trivial is not None and not trivial.empty:
+        blocks.append("Trivial baselines: ours, of no paper, and no detectors\n" + _trivial(trivial, several))
     return "\n\n".join(blocks)
+
+
+def _trivial(trivial: pd.DataFrame, several: bool) -> str:
+    """A row per baseline, a column per place and metric."""
+    values = trivial["ours"].fillna(trivial["aupro"])
+    metric = trivial["metric"].replace({"pro": "aupro"}).map(metric_label)
+    place = [place_label(*place, several) for place in zip(trivial["dataset"], trivial["category"], strict=True)]
+    texts = trivial.assign(column=pd.Series(place, trivial.index) + " " + metric, text=values.map("{:.2f}".format))
+    wide = texts.pivot(index="method", columns="column", values="text")
+    wide = wide.reindex(index=texts["method"].unique(), columns=texts["column"].unique())
+    return wide.rename_axis(index=None, columns=None).to_string(na_rep="-")
 
 
 def _cell(cell: dict, drawn: bool) -> str:

@@ -29,6 +29,7 @@ from adlib.report.table_notes import (
     protocol_notes,
 )
 from adlib.report.tables import COUNTS, comparison
+from adlib.report.trivial_rows import trivial_rows
 
 PLACES_BESIDE = 9  # of all metrics together, on a screen of 1280 pixels; else each metric has a table of its own
 MANY_COLUMNS = 12  # beyond which a table is set smaller
@@ -51,10 +52,11 @@ def show_table(paper: str, table: str, out: str | Path = "reports", home: str = 
     without a number says why. An average that was printed differently from the mean of its own printed categories
     carries that mean in brackets. Below stands what the paper's protocol says of methods and metrics, and on real data
     whether we order the methods as the paper does. A number of ours links to the page of its run, a mean of several to
-    their rows in the report's list of runs.
+    their rows in the report's list of runs. Trivial baselines stand in a table of their own below.
     home: the way from the page to the report's folder; the default is that of executed notebooks and of their pages.
     """
-    return HTML(table_page(comparison(paper, table, out), known_answers(out, [paper]), home))
+    cells = comparison(paper, table, out)
+    return HTML(table_page(cells, known_answers(out, [paper]), home, trivial_rows(cells, out)))
 
 
 def show_comparison(table: pd.DataFrame, metric: str, home: str = "../") -> HTML:
@@ -62,10 +64,15 @@ def show_comparison(table: pd.DataFrame, metric: str, home: str = "../") -> HTML
     return HTML(table_page(table[table["metric"] == metric], None, home))
 
 
-def table_page(cells: pd.DataFrame, known: pd.DataFrame | None = None, home: str = "../") -> str:
+def table_page(
+    cells: pd.DataFrame,
+    known: pd.DataFrame | None = None,
+    home: str = "../",
+    trivial: pd.DataFrame | None = None,
+) -> str:
     """The HTML of `show_table`; every text escaped.
 
-    cells: of `comparison`. known: of `known_answers`, of any tables.
+    cells: of `comparison`. known: of `known_answers`, of any tables. trivial: of `trivial_rows`.
     """
     metrics = list(dict.fromkeys(cells["metric"]))
     places = cells[["dataset", "category"]].drop_duplicates()
@@ -80,6 +87,8 @@ def table_page(cells: pd.DataFrame, known: pd.DataFrame | None = None, home: str
         view = _View(cells[cells["metric"].isin(shown)], shown, known, marks, home)
         caption = "" if together else f'<p class="adlib-caption"><strong>{escape(metric_label(shown[0]))}</strong></p>'
         blocks.append(caption + view.page())
+        if trivial is not None and trivial["metric"].isin(shown).any():
+            blocks.append(_View(trivial[trivial["metric"].isin(shown)], shown, None, {}, home).trivial())
     notes = f"{legend(cells, known)}{code_line(cells)}{order_line(cells)}{note_list(on_methods, on_metrics)}"
     return f'<div class="adlib-table">{"".join(blocks)}<div class="adlib-notes">{notes}</div></div>'
 
@@ -102,6 +111,14 @@ class _View:
             return self._table(self._pairs()) + self._fold("Intervals, or spread over seeds", self._spreads())
         columns = [Column(("published", *path), self._at(_published, place)) for place, path in self._leaves()]
         return self._table(columns + self._known_columns()) + self._fold("All our numbers on drawn data", self._ours())
+
+    def trivial(self) -> str:
+        """Ours alone, of trivial baselines: open on real data, folded on drawn ones, as our other numbers are."""
+        said = '<p class="adlib-caption">Trivial baselines: ours, of no paper, and no detectors</p>'
+        self.drawn = True  # the best of them is nothing to be proud of
+        if not self.cells["phantom"].any():
+            return said + self._table(self._ours())
+        return self._fold("Trivial baselines on drawn data: ours, of no paper, and no detectors", self._ours())
 
     def _leaves(self) -> list[tuple[tuple, tuple[str, ...]]]:
         """((dataset, category, metric), headings) of every column of numbers; no heading that all of them share."""

@@ -39,17 +39,17 @@ class Recorder:
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
-    def trivial(self, predictions, images=None) -> dict[str, dict[str, dict]]:
+    def trivial(self, predictions, images=None, training=None) -> dict[str, dict[str, dict]]:
         """What trivial baselines reach on the images of the predictions (adlib.baselines), for the record; timed.
 
-        images: the ImageSet that was predicted on.
+        images: the ImageSet that was predicted on. training: that which was fitted on.
         """
 
         def compute() -> dict:
             from adlib.baselines import trivial_metrics
 
             with self.phase("baselines"):
-                return trivial_metrics(predictions, images)
+                return trivial_metrics(predictions, images, training)
 
         return self._once("baselines", predictions, compute)
 
