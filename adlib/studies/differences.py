@@ -16,18 +16,19 @@ GROUP = ("dataset", "method")
 def differences(values: pd.DataFrame, level: str, reference: Hashable, by: Sequence[str] = GROUP) -> pd.DataFrame:
     """What each level of something changes against the reference level, one row per group and level.
 
-    values: columns of `by`, category, seed, `level`, value; one row each. A difference is the value at a level minus
+    values: columns of `by`, category, seed, `level`, value; one row each. The reference may be NaN. A difference is the value at a level minus
     that at the reference, of one category and seed. Seeds that lack a category are left out.
     Columns: those of `by`, `level`, value (mean), difference (mean), low, high (Student's at 95 % over the seeds; NaN
     for one), categories, seeds. The reference itself is in the table, with differences of 0.
     """
     by, keys = list(by), [*by, "category", "seed"]
-    base = values[values[level] == reference].set_index(keys)["value"].rename("base")
+    same = values[level].isna() if pd.isna(reference) else values[level] == reference
+    base = values[same].set_index(keys)["value"].rename("base")
     paired = values.join(base, on=keys).dropna(subset=["base", "value"])
     rows = []
     for group, mine in paired.groupby(by, sort=False):
         categories = mine["category"].nunique()
-        for name, part in mine.groupby(level, sort=False):
+        for name, part in mine.groupby(level, sort=False, dropna=False):
             by_seed = part.assign(difference=part["value"] - part["base"]).groupby("seed")
             complete = by_seed[["difference", "value"]].mean()[by_seed["category"].nunique() == categories]
             if complete.empty:

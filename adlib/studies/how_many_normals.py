@@ -12,10 +12,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from adlib.figure_style import finish
 from adlib.report.labels import metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
-from adlib.studies.common import mean_interval
+from adlib.studies.differences import change, differences
 
 NAME = "study/how_many_normals"
 GROUP = ["dataset", "method"]
@@ -49,24 +50,14 @@ def losses(curve: pd.DataFrame) -> pd.DataFrame:
     Columns: dataset, method, asked (NaN for all), images (the most that a category learned), value (mean), loss, low,
     high (percentage points), categories, seeds. Seeds that lack a category are left out.
     """
-    keys = [*GROUP, "category", "seed"]
-    whole = curve[curve["asked"].isna()].set_index(keys)["value"].rename("whole")
-    paired = curve.join(whole, on=keys).dropna(subset="whole")
-    rows = []
-    for (dataset, method), mine in paired.groupby(GROUP, sort=False):
-        categories = mine["category"].nunique()
-        for asked, part in mine.groupby("asked", dropna=False):
-            by_seed = part.assign(loss=part["whole"] - part["value"]).groupby("seed")
-            complete = by_seed[["loss", "value"]].mean()[by_seed["category"].nunique() == categories]
-            if complete.empty:
-                continue
-            loss, low, high = mean_interval(complete["loss"])
-            row = {"dataset": dataset, "method": method, "asked": asked, "images": int(part["learned"].max())}
-            row |= {"value": complete["value"].mean(), "loss": loss, "low": low, "high": high}
-            rows.append(row | {"categories": categories, "seeds": len(complete)})
+    found = differences(curve, "asked", math.nan)
+    images = curve.groupby([*GROUP, "asked"], as_index=False, dropna=False)["learned"].max()
+    table = found.merge(images.rename(columns={"learned": "images"}), on=[*GROUP, "asked"])
+    table = table.assign(loss=0 - table["difference"], low=-table["high"], high=-table["low"])
     columns = [*GROUP, "asked", "images", "value", "loss", "low", "high", "categories", "seeds"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.sort_values([*GROUP, "asked"], ascending=[True, True, False], na_position="first", ignore_index=True)
+    return table.sort_values([*GROUP, "asked"], ascending=[True, True, False], na_position="first", ignore_index=True)[
+        columns
+    ]
 
 
 def enough(table: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
@@ -102,19 +93,14 @@ def conclusions(found: pd.DataFrame, metric: str = "image_auroc", margin: float 
         elif math.isnan(row.images):
             said.append(
                 f"{where}: no number short of all {row.all} images is shown to be enough. With {row.tried} of them "
-                f"{label} is {_change(row.loss)} {interval}; {margin:g} is what may be lost."
+                f"{label} is {change(-row.loss)} {interval}; {margin:g} is what may be lost."
             )
         else:
             said.append(
                 f"{where}: {row.images:.0f} of {row.all} normal images are enough. With them {label} is "
-                f"{_change(row.loss)} {interval}."
+                f"{change(-row.loss)} {interval}."
             )
     return said
-
-
-def _change(loss: float) -> str:
-    """ "2.1 points lower": a loss in words."""
-    return "as high to a tenth" if abs(loss) < 0.05 else f"{abs(loss):.1f} points {'lower' if loss > 0 else 'higher'}"
 
 
 def show_losses(table: pd.DataFrame, metric: str = "image_auroc", margin: float = MARGIN) -> Figure:
@@ -147,5 +133,4 @@ def show_losses(table: pd.DataFrame, metric: str = "image_auroc", margin: float 
         if len(mine):
             axis.legend(fontsize=8, loc="lower right")
     axes[0, 0].set_ylabel(f"{metric_label(metric)} against all images, points")
-    plt.close(figure)
-    return figure
+    return finish(figure)

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from adlib.figure_style import INK, finish
 from adlib.metrics import threshold_best_f1
 from adlib.predictions import Predictions
 from adlib.report.run_details import finished_cells
@@ -189,11 +190,10 @@ def show_travel(table: pd.DataFrame) -> Figure:
     for axis in axes:
         axis.set_xlim(-0.03, 1.03)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        axis.grid(axis="x", color="0.9")
+        axis.grid(axis="x", color=INK, alpha=0.3)
         axis.set_axisbelow(True)
     present = [rule for rule in RULES if rule in set(table["rule"])]
     marks = [plt.Line2D([], [], color=COLOURS[rule], marker="o", markeredgecolor="black") for rule in present]
-    marks.append(plt.Line2D([], [], color="black", marker="|", linestyle="", markersize=11, markeredgewidth=2))
-    figure.legend(marks, [*present, "promised"], loc="outside lower center", ncols=5, fontsize=9)
-    plt.close(figure)
-    return figure
+    marks.append(plt.Line2D([], [], color=INK, marker="|", linestyle="", markersize=11, markeredgewidth=2))
+    figure.legend(marks, [*present, "promised"], loc="outside lower center", ncols=5, fontsize=9, framealpha=0)
+    return finish(figure)
