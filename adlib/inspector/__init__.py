@@ -3,18 +3,20 @@
 `inspect(predictions)` is the front door. Below it, in the direction of imports: `joined` (several predictions as one
 table), `selection` (outcomes and order, pure functions), `render` and `panels` (pictures), `decisions` (thresholds),
 `tables`, `histogram` and `thumbnails`, `contact_sheet` (the page where no kernel lives), `notes` (the reviewer's CSV),
-`canvas` (the parts in the browser), `controls`, and `widget`, which brings them together.
+`canvas` (the parts in the browser), `controls`, and `widget`, which brings them together. Above it, `stored_runs` opens
+those of a store, and `sample_points` the samples behind a study's figure.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from adlib.inspector.notes import ReviewNotes
+from adlib.inspector.sample_points import open_points
 from adlib.inspector.selection import suspected_label_errors
 from adlib.inspector.widget import Inspector
 from adlib.predictions import Predictions
 
-__all__ = ["Inspector", "ReviewNotes", "inspect", "suspected_label_errors"]
+__all__ = ["Inspector", "ReviewNotes", "inspect", "open_points", "suspected_label_errors"]
 
 
 def inspect(

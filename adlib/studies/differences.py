@@ -16,8 +16,8 @@ GROUP = ("dataset", "method")
 def differences(values: pd.DataFrame, level: str, reference: Hashable, by: Sequence[str] = GROUP) -> pd.DataFrame:
     """What each level of something changes against the reference level, one row per group and level.
 
-    values: columns of `by`, category, seed, `level`, value; one row each. The reference may be NaN. A difference is the value at a level minus
-    that at the reference, of one category and seed. Seeds that lack a category are left out.
+    values: columns of `by`, category, seed, `level`, value; one row each. The reference may be NaN. A difference is the
+    value at a level minus that at the reference, of one category and seed. Seeds that lack a category are left out.
     Columns: those of `by`, `level`, value (mean), difference (mean), low, high (Student's at 95 % over the seeds; NaN
     for one), categories, seeds. The reference itself is in the table, with differences of 0.
     """

@@ -39,17 +39,17 @@ PARTS = 5
 def scores(out: str | Path, study: str = NAME) -> pd.DataFrame:
     """The score of every test image of known label, of every finished run of the study.
 
-    Columns: dataset, method, seed, category, place ("" where a category has one), label, score.
+    Columns: dataset, method, seed, category, place ("" where a category has one), image, label, score.
     """
     store, tables = Store(Path(out) / "runs"), []
     for cell, record in finished_cells(study, out):
         found = Predictions.load(store.path(record["key"]) / "predictions").known
-        table = found.samples[["category", "label"]].assign(score=found.scores.astype(float), place="")
+        table = found.samples[["category", "image", "label"]].assign(score=found.scores.astype(float), place="")
         groups = found.samples["group"]
         several = groups.groupby(found.samples["category"]).transform("nunique") > 1
         table["place"] = groups.where(several, "")
         tables.append(table.assign(**{name: cell[name] for name in ("dataset", "method", "seed")}))
-    columns = [*PLACE, "label", "score"]
+    columns = [*PLACE, "image", "label", "score"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
@@ -70,9 +70,9 @@ def decisions(table: pd.DataFrame, rate: float = 0.1, seed: int = 0) -> pd.DataF
                 continue
             about = {"dataset": dataset, "method": method, "seed": number, "category": key[0], "place": key[1]}
             for rule, promised, called in _ruled(key, rows, normal, rate, seed):
-                part = pd.DataFrame({"label": rows["label"].to_numpy(), "called": called})
+                part = pd.DataFrame({name: rows[name].to_numpy() for name in ("image", "label")} | {"called": called})
                 found.append(part.assign(rule=rule, promised=promised, **about))
-    columns = [*PLACE, "label", "rule", "promised", "called"]
+    columns = [*PLACE, "image", "label", "rule", "promised", "called"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
@@ -108,6 +108,28 @@ def _threshold(normal: np.ndarray, rate: float) -> float:
 
 def _promised(rate: float, images: int) -> float:
     return max(rate, 1 / (images + 1))
+
+
+def points(decided: pd.DataFrame) -> pd.DataFrame:
+    """The images that some rule calls otherwise than the oracle does, as samples to open
+    (adlib.inspector.sample_points); those that most rules do first.
+
+    decided: of `decisions`. Of several foreign thresholds the half decides. Columns: label, dataset, category, image,
+    method, seed.
+    """
+    key, rows = [*PLACE, "image", "label"], []
+    wide = decided.assign(called=decided["called"] >= 0.5).pivot(index=key, columns="rule", values="called")
+    for place, called in wide.iterrows():
+        about = dict(zip(key, place, strict=True))
+        others = [rule for rule in RULES[1:] if called.get(rule) in (True, False) and called[rule] != called["oracle"]]
+        if others:
+            kind = "defect" if about["label"] else "normal"
+            where = "/".join(filter(None, (about["dataset"], about["category"], about["place"])))
+            said = f"{'passed' if called['oracle'] else 'called'} by {', '.join(others)}, not by the oracle"
+            label = f"{about['method']} on {where} {Path(about['image']).stem}, {kind}: {said}"
+            rows.append(about | {"label": label, "rules": len(others)})
+    found = pd.DataFrame(rows, columns=[*key, "rules"]).sort_values("rules", ascending=False, kind="stable")
+    return found[["label", "dataset", "category", "image", "method", "seed"]]
 
 
 def travel(decided: pd.DataFrame) -> pd.DataFrame:

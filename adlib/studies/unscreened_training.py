@@ -165,20 +165,45 @@ def _scale(predictions: Predictions) -> tuple[float, float]:
     return float(middle), float(max(high, middle + 1e-12))
 
 
+def _first_draws(table: pd.DataFrame) -> Iterator[tuple[dict, dict[float, Predictions], np.ndarray]]:
+    """(draw, share -> predictions, lost contrast) of the first draw of each dataset and method that has several shares,
+    maps and normal images to compare with.
+
+    table: of `runs`. lost: float [N], the `contrast` at the lowest share less that at the highest, NaN if normal.
+    """
+    seen = set()
+    for draw, found in common_predictions(table.drop_duplicates([*DRAW, "share"])):
+        place = draw["dataset"], draw["method"]
+        if place not in seen and len(found) > 1 and all(_shows(each) for each in found.values()):
+            seen.add(place)
+            yield draw, found, contrast(found[min(found)]) - contrast(found[max(found)])
+
+
+def points(table: pd.DataFrame) -> pd.DataFrame:
+    """The tested defects of the draws of `show_fading`, as samples to open (adlib.inspector.sample_points), of each
+    those that fade most first.
+
+    table: of `runs`. Columns: label, dataset, category, image, method, seed.
+    """
+    rows = []
+    for draw, found, lost in _first_draws(table):
+        samples = found[min(found)].samples
+        for index in np.argsort(-lost, kind="stable")[: np.isfinite(lost).sum()]:
+            image, kind = samples["image"].iloc[index], samples["defect"].iloc[index]
+            where = f"{draw['method']} on {draw['dataset']}/{draw['category']}"
+            label = f"{where} {Path(image).stem}, {kind}: stands out by {lost[index]:.1f} less"
+            rows.append(draw | {"label": label, "image": image})
+    return pd.DataFrame(rows, columns=["label", "dataset", "category", "image", "method", "seed"])
+
+
 def show_fading(table: pd.DataFrame) -> Figure | HTML:
     """For each method the tested defect that fades most: its picture, and its map after each share of unscreened ones.
 
-    table: of `runs`. Of the first draw of each dataset and method that has several shares, maps and normal images to
-    compare with. The colours of each map run from the median of this detector's maps of normal images to three times
-    the way to their 99th percentile, so that they tell how far the defect stands out, not in which unit.
+    table: of `runs`. Of the first draw of each dataset and method, as of `points`. The colours of each map run from the
+    median of this detector's maps of normal images to three times the way to their 99th percentile, so that they tell
+    how far the defect stands out, not in which unit.
     """
-    chosen = []
-    for draw, found in common_predictions(table.drop_duplicates([*DRAW, "share"])):
-        if any((draw["dataset"], draw["method"]) == (other["dataset"], other["method"]) for other, _, _ in chosen):
-            continue
-        if len(found) > 1 and all(_shows(each) for each in found.values()):
-            lost = contrast(found[min(found)]) - contrast(found[max(found)])
-            chosen.append((draw, found, int(np.nanargmax(lost))))
+    chosen = [(draw, found, int(np.nanargmax(lost))) for draw, found, lost in _first_draws(table)]
     if not chosen:
         return HTML("<p>No draw with several shares, maps and masks is done.</p>")
     columns = 1 + max(len(found) for _, found, _ in chosen)

@@ -302,6 +302,21 @@ def show_map(table: pd.DataFrame) -> Figure:
     return finish(figure)
 
 
+def points(table: pd.DataFrame) -> pd.DataFrame:
+    """The defects of `show_map` as samples to open (adlib.inspector.sample_points), those that most methods miss first.
+
+    table: of `verdicts`. Columns: label, dataset, category, image.
+    """
+    found = defects(table)
+    found = found.assign(share=found["finders"] / found["methods"]).sort_values("share", kind="stable")
+    labels = [
+        f"{row.dataset}/{row.category} {Path(row.image).stem}, {row.kind}, {row.area:.2g} %: found by {row.finders} of "
+        f"{row.methods}" + (f", {row.alone} alone" if row.alone else "")
+        for row in found.itertuples()
+    ]
+    return found.assign(label=labels)[["label", "dataset", "category", "image"]]
+
+
 def gallery(table: pd.DataFrame, each: int = 6) -> dict[str, pd.DataFrame]:
     """Which defects to look at, by rule: {rule: rows of `defects`}, of all datasets in turn, at most `each` a rule."""
     found = defects(table)

@@ -18,7 +18,9 @@ def table(shift: float = 100, category: str = "cloth") -> pd.DataFrame:
     for place, added in (("dim", 0), ("bright", shift)):
         score = np.concatenate([NORMAL, DEFECTS]) + added
         label = [0] * len(NORMAL) + [1] * len(DEFECTS)
-        parts.append(pd.DataFrame({"category": category, "place": place, "label": label, "score": score}))
+        image = [f"{place}_{number}.png" for number in range(len(label))]
+        about = {"category": category, "place": place, "image": image}
+        parts.append(pd.DataFrame(about | {"label": label, "score": score}))
     return pd.concat(parts, ignore_index=True).assign(dataset="texture_ad", method="padim", seed=0)
 
 
@@ -87,3 +89,12 @@ def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):
     assert set(study.scores(tmp_path)["place"]) == {"dim", "bright"}
     run_notebook("65_thresholds_that_travel", tmp_path)
     run_notebook("65_thresholds_that_travel", tmp_path / "nothing")
+
+
+def test_the_images_to_open_are_those_that_a_rule_calls_otherwise_than_the_oracle():
+    found = study.points(study.decisions(table(), rate=0.1))
+    called = found[found["label"].str.contains("normal: called by .*another light")]
+    assert set(called["image"]) == {f"bright_{number}.png" for number in range(len(NORMAL))}
+    passed = found[found["label"].str.contains("defect: passed by .*another light")]
+    assert {"dim_11.png", "dim_12.png", "dim_13.png"} <= set(passed["image"])
+    assert study.points(study.decisions(table().iloc[:0])).empty
