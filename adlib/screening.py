@@ -4,6 +4,10 @@ What a threshold promises rests on order statistics. Of n normal images that the
 tomorrow's will be, a share of tomorrow's normal images scores above the k + 1-th highest of them that is distributed
 as Beta(k + 1, n - k), whatever the scores' distribution (Wilks 1941; in conformal prediction Vovk 2012). Its mean is
 (k + 1) / (n + 1): n images cannot promise less than 1 / (n + 1).
+
+Where every image was scored by a detector that had not learned from it, but from fewer than the one that will judge
+tomorrow's, that one knows more and calls fewer normal images, nobody knows how many: then only the upper ends of the
+intervals hold, and the lower ones are 0.
 """
 
 import math
@@ -56,6 +60,7 @@ class Threshold:
     highest pixel of an image; None without maps. usual: median pixel of the held-out images, where colours begin.
     rate: the share of false alarms that was asked for. held_out: normal images it was chosen on, of which it calls
     `called`. low, high: 95 % interval of the false alarm rate to expect. how: how these images were held out.
+    by_others: whether they were scored by detectors that have learned from fewer images; then low is 0.
     """
 
     score: float
@@ -67,6 +72,7 @@ class Threshold:
     low: float
     high: float
     how: str
+    by_others: bool = False
 
     @property
     def kept(self) -> bool:
@@ -90,10 +96,19 @@ class Threshold:
     def sentences(self) -> list[str]:
         """What a person should know of it."""
         first, last = calls_to_expect(self, BATCH)
+        of_next, in_the_long_run = f"of the next {BATCH} normal images", "of all in the long run"
+        if self.by_others:
+            expected = (
+                f"at most {last} {of_next}, and at most {self.high:.1%} {in_the_long_run} (97.5 % bounds; there may be "
+                "far fewer, since the detector has learned from more images than those that scored these)"
+            )
+        else:
+            expected = (
+                f"{first} to {last} {of_next}, and {self.low:.1%} to {self.high:.1%} {in_the_long_run} (95 % intervals)"
+            )
         said = [
             f"Threshold {self.score:.6g}, from {self.held_out} normal images ({self.how}), of which it calls "
-            f"{self.called} anomalous: false alarms to expect are {self.low:.1%} to {self.high:.1%} of normal images "
-            f"in the long run, and {first} to {last} of the next {BATCH} (95 % intervals)."
+            f"{self.called} anomalous: false alarms to expect are {expected}."
         ]
         if not self.kept:
             said.append(
@@ -109,7 +124,8 @@ class HeldOut:
     """What detectors said of normal images that they had not seen.
 
     scores: float32 [N]. peaks: float32 [N], the highest pixel of each map, or None. usual: median of all pixels, or
-    None. how: how the images were held out, in words. images: their names, [N].
+    None. how: how the images were held out, in words. images: their names, [N]. by_others: whether the detectors that
+    scored them have learned from fewer images than the one that will be used.
     """
 
     scores: np.ndarray
@@ -117,6 +133,7 @@ class HeldOut:
     usual: float | None
     how: str
     images: tuple[str, ...] = ()
+    by_others: bool = False
 
 
 def doubtful_normals(held: HeldOut) -> pd.DataFrame:
@@ -188,7 +205,8 @@ def choose_threshold(held: HeldOut, rate: float) -> Threshold:
         pixel = float(np.nextafter(np.sort(np.asarray(held.peaks, np.float32))[::-1][above], np.float32(np.inf)))
     called = int((scores >= chosen).sum())
     low, high = binomtest(called, len(scores)).proportion_ci(method="exact")
-    return Threshold(chosen, pixel, held.usual, rate, len(scores), called, float(low), float(high), held.how)
+    low = 0.0 if held.by_others else float(low)
+    return Threshold(chosen, pixel, held.usual, rate, len(scores), called, low, float(high), held.how, held.by_others)
 
 
 def cross_fit(
@@ -205,7 +223,8 @@ def cross_fit(
     The images (their items, where they have some) are dealt at random to `folds` parts; a detector is fitted on all
     parts but one and scores that one. All images count, where a single split would count a share of them, and no
     accident of the split decides. A detector fitted on all images knows more than these did, so that its false alarms
-    are rather fewer. make_model: gives an unfitted detector. settings: of ImageSet.
+    are rather fewer: the less so the more parts there are.
+    make_model: gives an unfitted detector. settings: of ImageSet.
     Raises InputError for fewer than two images or items, or folds.
     """
     normal = select(samples, split="train", label=0)
@@ -228,7 +247,7 @@ def cross_fit(
             usual.append(found.usual)
     how = f"each scored by a detector that learned from the others, in {folds} parts"
     middle = float(np.median(usual)) if usual else None
-    return HeldOut(scores, peaks if usual else None, middle, how, tuple(normal["image"]))
+    return HeldOut(scores, peaks if usual else None, middle, how, tuple(normal["image"]), by_others=True)
 
 
 def scores_of(
@@ -252,12 +271,13 @@ def scores_of(
 
 
 def calls_to_expect(threshold: Threshold, number: int, level: float = 0.95) -> tuple[int, int]:
-    """How many of `number` further normal images the threshold calls anomalous: the ends of an exact interval.
+    """How many of `number` further normal images the threshold calls anomalous: the ends of an exact interval, of
+    which only the upper one is known, and the lower one 0, where other detectors scored the held-out images.
 
     Beta-binomial: the rate's own distribution (see above), and the chance of the further images.
     """
     n, k, tail = threshold.held_out, threshold.called, (1 - level) / 2
-    low = int(betabinom.ppf(tail, number, k, n - k + 1)) if k else 0
+    low = int(betabinom.ppf(tail, number, k, n - k + 1)) if k and not threshold.by_others else 0
     high = int(betabinom.ppf(1 - tail, number, k + 1, n - k)) if k < n else number
     return max(low, 0), high
 

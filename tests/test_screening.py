@@ -13,6 +13,7 @@ from adlib.predictions import Predictions
 from adlib.samples import make_samples
 from adlib.screening import (
     HeldOut,
+    Threshold,
     agreement,
     calls_to_expect,
     choose_threshold,
@@ -129,7 +130,9 @@ def test_the_chosen_threshold_leaves_as_many_normal_images_above_as_the_rate_all
     assert (threshold.called, threshold.kept) == (1, True)
     few = choose_threshold(held(np.arange(9)), 0.05)
     assert (few.called, few.kept) == (0, False)
-    assert "in the long run, and 0 to 35 of the next 100" in few.sentences()[0]
+    assert (
+        "expect are 0 to 35 of the next 100 normal images, and 0.0% to 33.6% of all in the long" in few.sentences()[0]
+    )
     assert "cannot be promised with 9 normal images" in few.sentences()[1]
 
 
@@ -145,6 +148,26 @@ def test_the_rate_is_kept_on_average_and_the_interval_holds_the_true_rate_in_19_
     assert np.mean(rates) <= 0.1 + 0.005
     assert np.mean(inside) >= 0.95
     assert np.mean(measured) >= 0.95
+
+
+def test_detectors_that_learned_from_fewer_images_promise_how_many_false_alarms_there_are_at_most():
+    own, others = (
+        choose_threshold(HeldOut(np.arange(40, dtype=np.float32), None, None, "drawn", by_others=by_others), 0.1)
+        for by_others in (False, True)
+    )
+    assert (others.score, others.called, others.high) == (own.score, own.called, own.high)
+    assert (own.low, others.low) == (pytest.approx(0.0157, abs=1e-4), 0)
+    (first, last), upper = calls_to_expect(own, 100), calls_to_expect(others, 100)
+    assert (first, upper) == (1, (0, last))
+    assert (
+        f"at most {last} of the next 100 normal images, and at most 20.4% of all in the long run"
+        in (others.sentences()[0])
+    )
+    assert Threshold.of(others.plain()) == others
+    table = make_samples([{"image": str(i)} for i in range(400)], "here")
+    none_called = Predictions(np.zeros(400), None, table)
+    assert "0 of 400 normal test images are called anomalous, where" in contradiction(own, none_called)
+    assert contradiction(others, none_called) == ""
 
 
 def test_normal_test_images_that_contradict_the_promise_are_said_so():
@@ -177,7 +200,7 @@ def test_cross_fitting_scores_every_normal_image_by_a_detector_that_has_not_seen
     samples = load_samples("folder", make_tree(tmp_path))
     found = cross_fit(Brightness, samples, {"size": 16}, folds=4)
     assert len(found.scores) == 6 == len(found.peaks)
-    assert found.usual == 2
+    assert (found.usual, found.by_others) == (2, True)
     again = cross_fit(Brightness, samples, {"size": 16}, folds=4)
     assert (found.scores == again.scores).all()
     with pytest.raises(InputError, match="cross-fitting needs two"):

@@ -25,18 +25,18 @@ def nearest(queries: torch.Tensor, bank: torch.Tensor, neighbours: int = 1, chun
 
     queries: float [Q, D]; bank: float [M, D] on the same device. neighbours: k, at most M.
     chunk: queries per step; bounds the memory to chunk x M values.
-    Returns float [Q, k], ascending. From |q|² + |b|² - 2 q·b, so a distance is exact to about 1e-6 |q|².
+    Returns float [Q, k], ascending. Which rows are nearest is told by |q|² + |b|² - 2 q·b, whose rounding, of about
+    1e-6 |q|², may decide between rows that are as near; how far they are, from differences, exact to about 1e-6 of it.
     """
     bank_norms = bank.square().sum(1)
     parts = []
     for part in queries.split(chunk):
         squared = torch.addmm(bank_norms, part, bank.T, alpha=-2)  # [chunk, M], lacks |q|²
-        smallest = (
-            squared.min(1, keepdim=True).values
-            if neighbours == 1
-            else squared.topk(neighbours, 1, largest=False).values
-        )
-        parts.append((smallest + part.square().sum(1, keepdim=True)).clamp_(min=0))
+        if neighbours == 1:
+            rows = squared.argmin(1, keepdim=True)
+        else:
+            rows = squared.topk(neighbours, 1, largest=False).indices
+        parts.append((part[:, None] - bank[rows]).square_().sum(2).sort(1).values)
     return torch.cat(parts)
 
 

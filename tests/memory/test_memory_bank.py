@@ -100,6 +100,14 @@ def test_search_copes_with_equal_features_and_small_banks():
     assert equal.nearest(torch.full((3, 40), 3.0), 2).tolist() == [[160.0, 160.0]] * 3
 
 
+def test_small_distances_between_long_features_are_not_lost_in_rounding():
+    bank = 100 + torch.rand(300, 40, generator=torch.Generator().manual_seed(0))
+    queries = bank[:20] + 1e-3
+    expected = (queries.double() - bank[:20].double()).square().sum(1)  # of about 4e-5, where lengths are 4e5
+    for found in (memory_bank.nearest(queries, bank), memory_bank.nearest(queries, bank, neighbours=3)):
+        torch.testing.assert_close(found[:, 0].double(), expected, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("starts", [0, 10])
 def test_coreset_with_outlines_follows_the_plain_loop(starts):
     features = clustered(20000, 48, precision=torch.float64)
