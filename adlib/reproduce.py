@@ -19,6 +19,7 @@ from adlib.runs.plan import (
     draw_phantoms,
     fetch_weights,
     in_the_way_lines,
+    leave_out_without_weights,
     plan,
     write_plan,
 )
@@ -66,6 +67,8 @@ def reproduce(
     out = Path(out).expanduser().resolve()
     cells = make_plan(names, profile)
     fetch_weights(cells)
+    for line in leave_out_without_weights(cells):
+        say(line)
     write_plan(cells, profile, out)
     runs, store = distinct_runs(cells), Store(out / "runs")
     for line in in_the_way_lines(run for run in runs if not store.is_finished(run.key)):

@@ -25,8 +25,9 @@ from adlib.runs.store import Store
 from adlib.runs.titles import distinct_titles
 from adlib.training_set import TRAINING_SETTINGS
 
-# Of a cell's run; the last three are of cells without one.
-STATES = ("done", "running", "failed", "to do", "no data", "not in this profile", "not implemented")
+# Of a cell's run; the last four are of cells without one.
+NO_WEIGHTS = "no weights"
+STATES = ("done", "running", "failed", "to do", "no data", NO_WEIGHTS, "not in this profile", "not implemented")
 PROFILES = REPOSITORY / "nbconfig" / "profiles"
 
 
@@ -47,7 +48,7 @@ class Cell:
     setting: str
     seed: int
     run: Run | None = None
-    missing: str = ""  # "not implemented", "no data", "not in this profile"
+    missing: str = ""  # "not implemented", "no data", "no weights", "not in this profile"
     lacks: list[Path] = field(default_factory=list)  # folders of the data sets that it has no data for
 
     def as_dict(self) -> dict:
@@ -292,6 +293,28 @@ def fetch_weights(cells: Iterable[Cell]) -> None:
         if missing - asked:
             run.fetch_weights()
             asked |= missing
+
+
+def leave_out_without_weights(cells: Iterable[Cell]) -> list[str]:
+    """Take the runs away from cells whose pretrained weights are not on this machine, where a study says `weights:
+    optional`: such rows stay empty, and nothing stands in for them. Call `fetch_weights` first.
+
+    Returns a sentence per study that lacks some, which names the networks and the rows.
+    """
+    lacking: dict[str, dict[str, set[str]]] = {}
+    for cell in cells:
+        if cell.run is None or papers.shared_protocol(cell.paper).get("weights") != "optional":
+            continue
+        files = cell.run.create_model().weight_files()
+        for name in [name for name, file in files.items() if file is None]:
+            lacking.setdefault(cell.paper, {}).setdefault(name, set()).add(cell.setting or cell.method)
+            cell.run, cell.missing = None, NO_WEIGHTS
+    return [
+        f"{paper}: rows without a run, since their weights are not on this machine: "
+        + ", ".join(f"{', '.join(sorted(rows))} ({name})" for name, rows in networks.items())
+        + ". `adlib weights pack` brings them from a machine with a network."
+        for paper, networks in lacking.items()
+    ]
 
 
 def distinct_runs(cells: Iterable[Cell]) -> list[Run]:

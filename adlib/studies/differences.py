@@ -51,7 +51,9 @@ def change(points: float) -> str:
 
 
 def interval_text(low: float, high: float, number: int, what: str) -> str:
-    """ "95 % interval -0.3 to 2.0, 4 draws"; without an interval, why."""
+    """ "95 % interval -0.3 to 2.0, 4 draws"; without an interval, why: it takes two, and a spread."""
     if pd.isna(low):
         return f"{number} {what}: no interval"
+    if low == high and number > 1:
+        return f"alike in all {number} {what}: no interval"
     return f"95 % interval {low:.1f} to {high:.1f}, {number} {what}"

@@ -95,6 +95,11 @@ def conclusions(found: pd.DataFrame, metric: str = "image_auroc", margin: float 
                 f"{where}: no number short of all {row.all} images is shown to be enough. With {row.tried} of them "
                 f"{label} is {change(-row.loss)} {interval}; {margin:g} is what may be lost."
             )
+        elif row.low == row.high:  # as at the top of the metric, where an interval would claim to be exact
+            said.append(
+                f"{where}: {row.images:.0f} of {row.all} normal images are enough for these test images. With them "
+                f"{label} is {change(-row.loss)}, alike in all {row.seeds} draws, which have no spread for an interval."
+            )
         else:
             said.append(
                 f"{where}: {row.images:.0f} of {row.all} normal images are enough. With them {label} is "

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from conftest import make_tree
 from stored import run_notebook, store_study
 
 from adlib import Predictions
+from adlib.runs.plan import leave_out_without_weights, plan, read_profile
 from adlib.samples import make_samples
 from adlib.studies import features as study
 
@@ -59,3 +61,20 @@ def test_without_the_reference_nothing_is_compared(tmp_path):
 def test_the_notebook_runs_on_stored_runs_and_on_none(out, tmp_path):
     run_notebook("67_features", out)
     run_notebook("67_features", tmp_path / "nothing")
+
+
+def test_rows_whose_weights_are_not_here_stay_empty_and_are_named_in_one_sentence(tmp_path, monkeypatch):
+    from adlib.features import backbones
+
+    find = backbones.find_weights
+    monkeypatch.setattr(backbones, "find_weights", lambda *given: None if given[1] == "pretrained" else find(*given))
+    root = make_tree(tmp_path / "mine", "part", train=2, normal=1, anomalous=1)
+    cells = plan([study.NAME], read_profile("paper", data=root), tmp_path)
+    (sentence,) = leave_out_without_weights(cells)
+    assert "rows without a run" in sentence
+    assert "DINOv2 (vit_small_patch14_dinov2.lvd142m)" in sentence
+    assert {cell.setting for cell in cells if cell.run} == {"random", "bundled"}
+    assert {cell.missing for cell in cells if not cell.run} == {"no weights"}
+    others = plan(["study/cost"], read_profile("paper", data=root), tmp_path)
+    assert leave_out_without_weights(others) == []  # they fail and say why, as a paper's do
+    assert all(cell.run for cell in others)
