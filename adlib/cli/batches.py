@@ -11,6 +11,8 @@ from adlib.cli.options import (
     Abnormal,
     CacheLimit,
     Data,
+    Dataset,
+    Method,
     Normal,
     OptionalRoot,
     Out,
@@ -23,8 +25,8 @@ from adlib.cli.options import (
 
 
 def run(
-    dataset: str,
-    method: str,
+    dataset: Dataset,
+    method: Method,
     root: OptionalRoot = None,
     settings: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="more settings")] = None,
     normal: Normal = None,

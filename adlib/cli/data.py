@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from adlib.cli.options import Abnormal, Normal, OptionalRoot, Seed
+from adlib.cli.options import Abnormal, Dataset, Normal, OptionalRoot, Seed, complete_phantom
 from adlib.errors import InputError, did_you_mean
 
 
 def check(
-    dataset: str,
+    dataset: Dataset,
     root: OptionalRoot = None,
     category: str | None = None,
     normal: Normal = None,
@@ -44,7 +44,7 @@ def check(
 
 
 def fetch(
-    dataset: str,
+    dataset: Dataset,
     out: Annotated[Path, typer.Option("--out", help="folder of datasets; it goes into DIR/DATASET")],
     address: Annotated[str | None, typer.Option(help="fetch this instead (a mirror, a link you were sent)")] = None,
 ) -> None:
@@ -55,7 +55,7 @@ def fetch(
 
 
 def phantoms(
-    dataset: str,
+    dataset: Annotated[str, typer.Argument(autocompletion=complete_phantom)],
     out: Annotated[Path, typer.Option("--out", help="folder to draw into")],
     seed: Seed = 0,
     size: Annotated[int | None, typer.Option(min=16, help="side of the images in pixels")] = None,

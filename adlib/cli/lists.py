@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from adlib.cli.options import Data, PaperNames, print_warnings
+from adlib.cli.options import Data, PaperNames, complete_method, print_warnings
 
 
 def datasets(data: Data = None) -> None:
@@ -28,7 +28,8 @@ def datasets(data: Data = None) -> None:
 
 def models(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[METHOD]...", help="for all about these methods")
+        list[str] | None,
+        typer.Argument(metavar="[METHOD]...", help="for all about these methods", autocompletion=complete_method),
     ] = None,
 ) -> None:
     """List the methods in a table; of those that are named, what they are and their parameters with defaults."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from adlib.cli.options import complete_method
 from adlib.files import printable
 
 Detector = Annotated[Path, typer.Argument(metavar="DETECTOR", help="a file that `adlib fit` wrote")]
@@ -16,7 +17,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 def fit(
     folder: Annotated[Path, typer.Argument(help="normal images, or a tree with train/good and test/...")],
     out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="the file to write, .safetensors")],
-    method: Annotated[str, typer.Option(help="`adlib models` lists them")] = "patchcore",
+    method: Annotated[
+        str, typer.Option(help="`adlib models` lists them", autocompletion=complete_method)
+    ] = "patchcore",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a parameter")] = None,
     rate: Rate = 0.05,
     folds: Annotated[int, typer.Option(min=2, help="parts of the normal images, to choose the threshold on")] = 4,

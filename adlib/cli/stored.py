@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adlib.cli.options import Out
+from adlib.cli.options import Out, complete_dataset, complete_method, complete_paper
 from adlib.errors import InputError, did_you_mean
 from adlib.files import printable, spreadsheet_csv, write_text
 
@@ -14,9 +14,9 @@ from adlib.files import printable, spreadsheet_csv, write_text
 def runs(
     keys: Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="these alone; beginnings do")] = None,
     out: Out = Path("reports"),
-    dataset: Annotated[str | None, typer.Option(help="of this dataset alone")] = None,
+    dataset: Annotated[str | None, typer.Option(help="of this dataset alone", autocompletion=complete_dataset)] = None,
     category: Annotated[str | None, typer.Option(help="of this category alone")] = None,
-    method: Annotated[str | None, typer.Option(help="of this method alone")] = None,
+    method: Annotated[str | None, typer.Option(help="of this method alone", autocompletion=complete_method)] = None,
     status: Annotated[str | None, typer.Option(help="finished, failed, running or damaged")] = None,
     csv: Annotated[Path | None, typer.Option(help="write all columns to this file")] = None,
     sort: Annotated[str, typer.Option(help="by this column, a metric's highest values first")] = "ended",
@@ -98,7 +98,7 @@ def compare(
 
 
 def table(
-    paper: str,
+    paper: Annotated[str, typer.Argument(autocompletion=complete_paper)],
     table: Annotated[str | None, typer.Argument(help="e.g. II; all benchmark tables if not given")] = None,
     out: Out = Path("reports"),
     wide: Annotated[bool, typer.Option("--wide", help="a column per method, published / ours in each cell")] = False,

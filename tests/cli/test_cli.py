@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, make_tree
+from typer.testing import CliRunner
 
 from adlib import InputError
+from adlib.cli.commands import app
 from adlib.cli.doctor import examine, explain_torch_failure
 
 
@@ -184,3 +186,24 @@ def test_from_a_folder_to_a_detector_to_a_list_by_the_command_line_alone(tmp_pat
     assert "from 4 normal images" in run("threshold", detector, tree, "--device", "cpu")
     assert "p95" in run("bench", detector, tree / "test", "--number", "2")
     assert "2 drawn images of 64 x 64 pixels" in run("bench", detector, "--number", "2")
+
+
+@pytest.mark.parametrize(
+    ("begun", "offered"),
+    [
+        ("expo", ["export"]),
+        ("run mi", ["miic"]),
+        ("run miic padi", ["padim"]),
+        ("fit parts --method simplen", ["simplenet"]),
+        ("models glas", ["glass"]),
+        ("reproduce study/co", ["study/cost"]),
+        ("table isp", ["isp_ad"]),
+        ("phantoms texture", ["texture_ad"]),
+        ("predict --no-m", ["--no-maps"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_names(begun, offered):
+    words = ["adlib", *begun.split()]
+    environment = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_ADLIB_COMPLETE": "complete_bash"}
+    found = CliRunner().invoke(app, prog_name="adlib", env=environment)
+    assert found.output.split() == offered
