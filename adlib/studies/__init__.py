@@ -16,9 +16,10 @@ from adlib.studies import (
     unscreened_training,
     what_is_missed,
 )
-from adlib.studies.common import sentences, study_banner
+from adlib.studies.common import best_trivial, sentences, study_banner
 
 __all__ = [
+    "best_trivial",
     "choosing_the_epoch_on_test",
     "cost",
     "features",

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+import pandas as pd
 from IPython.display import HTML
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import t as student
@@ -15,6 +16,7 @@ from adlib.predictions import Predictions
 from adlib.report.banner import banner
 from adlib.report.facts import warnings_of
 from adlib.report.run_details import finished_cells
+from adlib.report.trivial_rows import trivial_part
 from adlib.runs.store import Store
 
 LEVEL = 0.95  # of every interval
@@ -40,6 +42,26 @@ def first_predictions(study: str, out: str | Path) -> Iterator[tuple[str, str, s
             if key not in seen:
                 seen.add(key)
                 yield *key, found.select((found.samples["category"] == category).to_numpy())
+
+
+def best_trivial(study: str, out: str | Path, metric: str) -> pd.DataFrame:
+    """The best trivial baseline (adlib.baselines) of each dataset of a study, from its records: no detector, and chosen
+    by the very images that it is scored on.
+
+    Each is scored on the images of the first finished run of each category. Columns: dataset, baseline, value (percent,
+    the mean over the categories). Datasets of which no baseline has the metric are left out.
+    """
+    rows, seen = [], set()
+    for cell, record in finished_cells(study, out):
+        place = cell["dataset"], cell["category"]
+        if place not in seen:
+            seen.add(place)
+            for name, metrics in trivial_part(record, cell["category"]).items():
+                row = {"dataset": cell["dataset"], "baseline": name, "value": metrics.get(metric, math.nan)}
+                rows.append(row | {"value": 100 * row["value"]})
+    each = pd.DataFrame(rows, columns=["dataset", "baseline", "value"]).astype({"value": float}).dropna()
+    means = each.groupby(["dataset", "baseline"], sort=False, as_index=False)["value"].mean()
+    return means.loc[means.groupby("dataset", sort=False)["value"].idxmax()].reset_index(drop=True)
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:

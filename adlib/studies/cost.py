@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from adlib.figure_style import finish
+from adlib.figure_style import INK, finish
 from adlib.report.labels import metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
@@ -129,6 +129,23 @@ def conclusions(edge: pd.DataFrame, metric: str = "image_auroc", cost: str = "se
     return said
 
 
+def beside_trivial(found: pd.DataFrame, trivial: pd.DataFrame, metric: str = "image_auroc") -> list[str]:
+    """What the best trivial baseline of each dataset reaches, and which methods are no better, a sentence each.
+
+    found: of `methods`. trivial: of `adlib.studies.common.best_trivial`.
+    """
+    said = []
+    for row in trivial.itertuples():
+        worse = found[(found["dataset"] == row.dataset) & (found["value"] <= row.value)]
+        beaten = ", ".join(f"{other.method} ({other.value:.1f})" for other in worse.itertuples())
+        said.append(
+            f"{row.dataset}: without any detector, {row.baseline} reaches {metric_label(metric)} {row.value:.1f}, the "
+            "best of the trivial baselines on these very images. "
+            f"{f'No better: {beaten}' if beaten else 'All are better'}."
+        )
+    return said
+
+
 def left_out(table: pd.DataFrame) -> list[str]:
     """Whose times are not told, and on what machines the others were taken. table: of `spent`."""
     said, short = [], table["seconds_per_image"].isna()
@@ -152,10 +169,16 @@ def _ratio(dear: float, cheap: float) -> str:
     return f"{dear / cheap:.1f}" if cheap > 0 else "many"
 
 
-def show_frontier(found: pd.DataFrame, metric: str = "image_auroc", cost: str = "seconds_per_image") -> Figure:
+def show_frontier(
+    found: pd.DataFrame,
+    metric: str = "image_auroc",
+    cost: str = "seconds_per_image",
+    trivial: pd.DataFrame | None = None,
+) -> Figure:
     """Quality against cost, a panel per dataset: the staircase of the frontier, and what lies under it faded.
 
-    found: of `methods`. Whiskers: the interval of the value, and the least and most cost of the runs.
+    found: of `methods`. trivial: of `adlib.studies.common.best_trivial`, drawn as a dotted line. Whiskers: the interval
+    of the value, and the least and most cost of the runs.
     """
     edge = frontier(found, cost)
     parts = list(edge.groupby("dataset", sort=False)) or [("no run yet", edge)]
@@ -177,6 +200,10 @@ def show_frontier(found: pd.DataFrame, metric: str = "image_auroc", cost: str = 
                 fontsize=9,
                 color=colour,
             )
+        for row in () if trivial is None else trivial[trivial["dataset"] == dataset].itertuples():
+            axis.axhline(row.value, color=INK, linestyle=":", linewidth=1.5)
+            where = {"xy": (0.01, row.value), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            axis.annotate(f"{row.baseline}: no detector", xytext=(2, 3), fontsize=8, color=INK, **where)
         axis.set(title=dataset, xlabel=COSTS[cost])
         if len(part):
             axis.set_xscale("log")

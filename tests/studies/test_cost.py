@@ -6,6 +6,7 @@ import pytest
 from stored import run_notebook, store_study
 
 from adlib.reproduce import cache_for
+from adlib.studies import best_trivial
 from adlib.studies import cost as study
 
 
@@ -71,3 +72,18 @@ def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):
     stored(tmp_path, padim=[(0.80, 1), (0.82, 1.2)], patchcore=[(0.95, 4), (0.97, 5)])
     run_notebook("68_cost", tmp_path)
     run_notebook("68_cost", tmp_path / "nothing")
+
+
+def test_methods_are_set_beside_the_best_trivial_baseline_of_the_same_images(tmp_path):
+    said = {"": {"spread": {"image_auroc": 0.5}, "file size": {"image_auroc": 0.75}, "deviation map": {"aupro": 0.1}}}
+    runs = [{"method": name, "metrics": {"image_auroc": value}} for name, value in (("padim", 0.7), ("cfa", 0.9))]
+    place = {"dataset": "three_cad", "category": "cloth", "record": {"baselines": said, "environment": {}}}
+    counts = {"counts": {"cloth": {"train": 9, "test_normal": 4, "test_anomalous": 6}}}
+    store_study(tmp_path, study.NAME, [place | run | {"data": counts} for run in runs])
+    trivial = best_trivial(study.NAME, tmp_path, "image_auroc")
+    assert trivial.to_dict("records") == [{"dataset": "three_cad", "baseline": "file size", "value": 75}]
+    found = study.methods(study.spent(tmp_path))
+    (sentence,) = study.beside_trivial(found, trivial)
+    assert "file size reaches image AUROC 75.0" in sentence
+    assert sentence.endswith("No better: padim (70.0).")
+    assert best_trivial(study.NAME, tmp_path, "image_ap").empty
