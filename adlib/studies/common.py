@@ -101,4 +101,6 @@ def plain_log(axis) -> None:
 def sentences(found: Iterable[str]) -> HTML:
     """Conclusions as a list on the page."""
     lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in found)
-    return HTML(f"<ul>{lines}</ul>" if lines else "<p>Nothing can be concluded: no run is done.</p>")
+    return HTML(
+        f"<ul>{lines}</ul>" if lines else "<p>Nothing can be concluded: no run is done, or none that allows it.</p>"
+    )

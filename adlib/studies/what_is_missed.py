@@ -50,9 +50,7 @@ def verdicts(out: str | Path, rate: float = 0.1, study: str = NAME) -> pd.DataFr
     """
     found: dict[tuple[str, str], dict[str, Predictions]] = {}
     for dataset, category, method, predictions in first_predictions(study, out):
-        normal = predictions.samples["label"] == 0
-        masked = (predictions.samples["mask"] != "").any()
-        if predictions.maps is not None and normal.any() and masked:
+        if not _lacks(predictions):
             found.setdefault((dataset, category), {})[method] = predictions
     rows = []
     for (dataset, category), methods in found.items():
@@ -74,6 +72,27 @@ def verdicts(out: str | Path, rate: float = 0.1, study: str = NAME) -> pd.DataFr
         "promised",
     ]
     return pd.DataFrame(rows, columns=columns).astype({"found": bool})
+
+
+def _lacks(predictions: Predictions) -> str:
+    """What predictions lack to be judged defect by defect, "" for nothing."""
+    if predictions.maps is None:
+        return "maps"
+    if not (predictions.samples["label"] == 0).any():
+        return "normal test images"
+    return "" if (predictions.samples["mask"] != "").any() else "masks of the defects"
+
+
+def left_out(out: str | Path, study: str = NAME) -> list[str]:
+    """What `verdicts` leaves out whole, and why, a sentence each."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for dataset, category, method, predictions in first_predictions(study, out):
+        if lacks := _lacks(predictions):
+            found.setdefault((dataset, category, lacks), []).append(method)
+    return [
+        f"{dataset}/{category} is left out for {', '.join(methods)}: there are no {lacks}."
+        for (dataset, category, lacks), methods in found.items()
+    ]
 
 
 def _judged(methods: dict[str, Predictions], rate: float):

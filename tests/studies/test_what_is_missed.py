@@ -70,6 +70,16 @@ def test_each_defect_is_judged_by_itself_and_alike_at_any_size_of_the_map(tmp_pa
     assert table.equals(study.verdicts(tmp_path / "runs_of", rate=0.1))
 
 
+def test_a_set_without_masks_is_told_to_be_left_out(tmp_path):
+    rows = [{"image": f"{number}.png", "label": number, "split": "test", "category": "cloth"} for number in (0, 1)]
+    found = Predictions(np.arange(2.0), np.zeros((2, 4, 4)), make_samples(rows, "numbers given by hand"))
+    place = {"dataset": "folder", "category": "cloth", "predictions": found}
+    store_study(tmp_path, study.NAME, [place | {"method": "padim"}, place | {"method": "cfa"}])
+    assert study.verdicts(tmp_path).empty
+    said = ["folder/cloth is left out for padim, cfa: there are no masks of the defects."]
+    assert study.left_out(tmp_path) == said
+
+
 def test_conclusions_count_defects_and_name_the_lone_finder():
     said = study.conclusions(given({"a": [1, 1, 0, 0], "b": [1, 0, 0, 0]}))
     assert said[0].startswith("set: 2 of 4 defects on 4 images are missed by all 2 methods at 10% of false alarms: 50%")
