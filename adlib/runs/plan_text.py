@@ -16,6 +16,7 @@ def plan_text(cells: list[Cell], profile: Profile, store: Store, every_cell: boo
 
     Cells whose run another process works on now are "running".
     """
+    distinct_runs(cells)  # before any key is asked for: it lets runs of the same images read them once
     running, known = store.running(), {}
     for cell in cells:
         key = cell.run.key if cell.run else cell.missing

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import finished_record, make_tree
 
+import adlib
 from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
 from adlib.report import category_table, comparison
 from adlib.runs import Recorder, Run, Store
@@ -159,6 +160,14 @@ def test_what_stands_in_the_way_of_runs_is_said_before_a_batch_begins_and_asked_
     assert in_the_way_lines(distinct_runs(absent))[0].endswith(
         "the weights of resnet50.a1_in1k are not on this machine; the hub is asked for them."
     )
+
+
+def test_a_plan_reads_the_images_of_like_runs_once(data, monkeypatch):
+    cells, profile = cells_of(data, "padim", methods={"padim": {"weights": "random"}}, seeds=3)
+    read, load_samples = [], adlib.datasets.load_samples
+    monkeypatch.setattr(adlib.datasets, "load_samples", lambda *a, **k: (read.append(a[2]), load_samples(*a, **k))[1])
+    plan_text(cells, profile, Store(data / "runs"))
+    assert sorted(read) == ["AI", "CS"]
 
 
 def test_a_plan_says_what_is_done_running_failed_damaged_and_half_there(data):
