@@ -1,23 +1,45 @@
 """The command line: what it prints, and its exit codes."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from conftest import REPOSITORY, make_tree
 from typer.testing import CliRunner
 
 from adlib import InputError
-from adlib.cli.commands import app
+from adlib.cli.commands import app, main
 from adlib.cli.doctor import examine, explain_torch_failure
 
 
 def adlib(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "adlib", *map(str, arguments)]
-    environment = {**os.environ, **environment}
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    """What a command prints and how it exits; in this process, since a new one imports torch for seconds."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(REPOSITORY),
+        patch.dict(os.environ, environment),
+        patch.object(sys, "argv", ["adlib", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def test_the_package_is_the_command():
+    command = [sys.executable, "-m", "adlib", "table", "cxr_ad", "--format", "latx"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("adlib: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_lists():
@@ -59,9 +81,6 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence):
 
 
 def test_every_name_that_is_mistyped_is_answered_with_the_one_that_was_meant(tmp_path):
-    from typer.testing import CliRunner
-
-    from adlib.cli import app
     from adlib.runs.environment import notebook
 
     root = make_tree(tmp_path)
@@ -165,10 +184,6 @@ def test_the_version_and_the_completion_of_a_shell_are_printed():
 
 
 def test_from_a_folder_to_a_detector_to_a_list_by_the_command_line_alone(tmp_path):
-    from typer.testing import CliRunner
-
-    from adlib.cli import app
-
     tree, detector, out = make_tree(tmp_path) / "thing", tmp_path / "d.safetensors", tmp_path / "out"
     sets = ["backbone=resnet18.tv_in1k", "weights=random", "size=64", "coreset_ratio=0.5"]
 

@@ -49,6 +49,7 @@ def test_layout_and_counts_are_the_datasets(tmp_path):
     assert facts("cxr_ad").counts == PUBLISHED
 
 
+@pytest.mark.slow
 def test_published_counts_on_request(tmp_path):
     samples = load_samples("cxr_ad", draw("cxr_ad", tmp_path, size=16, counts="published"))
     assert count(samples).T.to_dict("list") == {name: list(counts) for name, counts in PUBLISHED.items()}

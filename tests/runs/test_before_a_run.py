@@ -1,12 +1,10 @@
 """What is known before a run begins is said before: in seconds, in one sentence, by exit code 2."""
 
-import subprocess
-import sys
-
 import pytest
 from conftest import make_tree
 
 from adlib import InputError, create_model
+from adlib.cli import main
 from adlib.runs.run import Run
 from adlib.runs.settings import parse_settings
 
@@ -73,12 +71,12 @@ def test_a_device_that_is_not_here_and_a_split_without_images(root, tmp_path):
         planned(only, "patchcore").check()
 
 
-def test_the_command_line_says_it_with_exit_code_2_and_leaves_nothing(root, tmp_path):
-    code = "from adlib.cli import main; main()"
+def test_the_command_line_says_it_with_exit_code_2_and_leaves_nothing(root, tmp_path, monkeypatch, capsys):
     asked = ["run", "folder", "rd4ad", "--root", str(root), "size=50", "weights=random", "--out", str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "adlib: rd4ad needs sides that are multiples of 32 pixels; the images are 50 x 50."
-    ]
+    monkeypatch.setattr("sys.argv", ["adlib", *asked])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err == (
+        "adlib: rd4ad needs sides that are multiples of 32 pixels; the images are 50 x 50.\n"
+    )
     assert not (tmp_path / "out").exists()

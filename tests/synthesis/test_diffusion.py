@@ -57,6 +57,7 @@ def test_strength_makes_the_noise_of_a_step_stronger_and_nothing_else():
     assert torch.equal(*last)  # the last step adds none
 
 
+@pytest.mark.slow
 def test_the_denoiser_learns_and_averages_its_weights(splits):
     network, losses = train_denoiser(splits[0], steps=60, learning_rate=2e-3, **SMALL, progress=False)
     assert len(losses) == 60
@@ -67,6 +68,7 @@ def test_the_denoiser_learns_and_averages_its_weights(splits):
     assert all(moved)
 
 
+@pytest.mark.slow
 def test_stronger_noise_draws_pictures_that_are_further_off(splits):
     """The same noise, the same network: with strength the pictures leave those that are drawn without."""
     network, _ = train_denoiser(splits[0], steps=60, learning_rate=2e-3, **SMALL, progress=False)
