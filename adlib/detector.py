@@ -106,6 +106,9 @@ class Detector:
         if "__init__" in vars(cls):
             cls.__init__ = keeping(cls.__init__)
 
+    def __init__(self):
+        """A method without parameters needs no __init__ of its own."""
+
     @classmethod
     def create(cls, **parameters):
         known = list(inspect.signature(cls.__init__).parameters)[1:]

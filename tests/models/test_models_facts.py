@@ -88,6 +88,24 @@ def test_a_method_without_networks_needs_two_functions(tmp_path):
     np.testing.assert_array_equal(again, expected)
 
 
+def test_a_method_without_parameters_needs_no_init(tmp_path):
+    class Mean(Detector):
+        name = "mean"
+
+        def fit_images(self, images, val, progress):
+            self.mean_ = torch.zeros(())
+
+        def score_batch(self, batch):
+            return batch.mean((1, 2, 3)), None
+
+    assert (Mean().parameters, Mean.create().parameters) == ({}, {})
+    with pytest.raises(InputError, match="mean has no parameter factor"):
+        Mean.create(factor=2)
+    images = ImageSet(load_samples("folder", make_tree(tmp_path, size=32)), size=32)
+    normal = ImageSet(images.samples[images.labels == 0].reset_index(drop=True), size=32)
+    assert Mean().fit(normal, device="cpu", progress=False).save(tmp_path / "mean.safetensors").exists()
+
+
 def test_what_a_method_lacks_is_a_sentence(tmp_path):
     class Nothing(Detector):
         name = "nothing"
