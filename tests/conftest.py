@@ -1,7 +1,12 @@
 """Shared by all tests: small trees of images, where the real images may be, and who runs beside whom."""
 
+import contextlib
+import io
 import os
+import subprocess
+import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -40,6 +45,25 @@ def resnet18_weights(real) -> Path:
     if not file.is_file():
         pytest.skip(f"no weights at {file}")
     return file
+
+
+def command_line(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    """What `adlib ARGUMENTS` prints and how it exits; in this process, since a new one imports torch for seconds."""
+    from adlib.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(REPOSITORY),
+        patch.dict(os.environ, environment),
+        patch.object(sys, "argv", ["adlib", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def write(path: Path, pixels: np.ndarray) -> Path:

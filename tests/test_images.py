@@ -197,7 +197,7 @@ def _fill_cache(root, cache):
 
 def test_two_processes_can_build_the_cache_at_once(tmp_path):
     root, cache = make_tree(tmp_path / "tree", train=40), tmp_path / "cache"
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     both = [context.Process(target=_fill_cache, args=(root, cache)) for _ in range(2)]
     for process in both:
         process.start()
@@ -209,7 +209,7 @@ def test_two_processes_can_build_the_cache_at_once(tmp_path):
 
 def test_a_killed_builder_leaves_nothing_that_looks_whole(tmp_path):
     root, cache = make_tree(tmp_path / "tree", train=1000), tmp_path / "cache"
-    builder = multiprocessing.get_context("spawn").Process(target=_fill_cache, args=(root, cache))
+    builder = multiprocessing.get_context("fork").Process(target=_fill_cache, args=(root, cache))
     builder.start()
     while not list(cache.glob("*.partial")):
         assert builder.is_alive()

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, make_tree
+from conftest import REPOSITORY, command_line, make_tree
 
 import adlib
 from adlib import InputError, plugins
@@ -65,18 +65,13 @@ def lab(tmp_path, visible) -> Path:
     return tmp_path
 
 
-def command(*arguments, **options) -> subprocess.CompletedProcess:
-    code = "from adlib.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, **options)
-
-
 def test_a_package_adds_a_method_a_dataset_and_a_paper(lab):
     assert "mean_image" in list_models() and "bolts" in list_datasets() and "bolt_study" in list_papers()
     assert method_table().set_index("method").loc["mean_image", "papers"] == "bolt_study"
     assert adlib.create_model("mean_image", power=2.0).power == 2
     assert adlib.published("bolt_study")["value"].tolist() == [99.1]
     for listing, expected in (("models", "mean_image"), ("datasets", "bolts"), ("papers", "bolt_study")):
-        done = command(listing, check=True)
+        done = command_line(listing)
         assert any(line.startswith(expected) for line in done.stdout.splitlines()), done.stdout
         assert done.stderr == ""
 
@@ -96,7 +91,7 @@ def test_its_paper_is_run_and_compared(lab):
     assert record["status"] == "finished", record["reason"]
     row = comparison("bolt_study", "1", out).iloc[0]
     assert row["published"] == 99.1 and row["ours"] == 100 * record["metrics"]["image_auroc"]
-    shown = command("table", "bolt_study", "--out", str(out), check=True).stdout
+    shown = command_line("table", "bolt_study", "--out", str(out)).stdout
     assert "mean_image" in shown and "99.10" in shown
 
 
@@ -132,7 +127,7 @@ def test_broken_packages_are_named_and_take_nothing_down(tmp_path, visible):
     for call in (model_class, facts, draw, protocol):
         with pytest.raises(InputError, match="broken_one"):
             call("broken_one", tmp_path) if call is draw else call("broken_one")
-    done = command("models", check=True)
+    done = command_line("models")
     assert "patchcore" in done.stdout and "warning: 'broken_one' of adlib.models cannot be used" in done.stderr
 
 

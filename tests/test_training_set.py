@@ -97,7 +97,8 @@ def test_what_cannot_be_asked_for(settings, sentence):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return phantoms.draw("three_cad", tmp_path_factory.mktemp("phantom") / "three_cad")
+    place = tmp_path_factory.mktemp("phantom") / "three_cad"
+    return phantoms.draw("three_cad", place, counts={"Aluminum_Ipad": (16, 6, 10)})
 
 
 def small(root, method="patchcore", seed=0, **settings):

@@ -1,37 +1,17 @@
 """The command line: what it prints, and its exit codes."""
 
-import contextlib
-import io
-import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from conftest import REPOSITORY, make_tree
+from conftest import command_line as adlib
 from typer.testing import CliRunner
 
 from adlib import InputError
-from adlib.cli.commands import app, main
+from adlib.cli.commands import app
 from adlib.cli.doctor import examine, explain_torch_failure
-
-
-def adlib(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    """What a command prints and how it exits; in this process, since a new one imports torch for seconds."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        contextlib.chdir(REPOSITORY),
-        patch.dict(os.environ, environment),
-        patch.object(sys, "argv", ["adlib", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def test_the_package_is_the_command():

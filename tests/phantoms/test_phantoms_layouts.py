@@ -75,6 +75,7 @@ def test_masks_cover_what_the_defect_changes(name, category):
             assert np.mean(change[mask == 0] > 25) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "category"), EVERY)
 def test_the_mean_grey_level_finds_nothing(name, category):
     module, kinds, _, _ = SETS[name]
