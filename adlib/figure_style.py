@@ -1,5 +1,8 @@
 """How figures look on any page: no background, and ink that is read on white paper, in the light and in the dark."""
 
+from functools import partial
+from io import BytesIO
+
 INK = "#7a7f87"  # more than 4 to 1 against white as against the dark pages' #14181d
 NORMAL, ANOMALOUS = "#4477aa", "#cc3311"  # told apart by colour-blind readers too
 BLACK = (0.0, 0.0, 0.0, 1.0)
@@ -8,7 +11,8 @@ BLACK = (0.0, 0.0, 0.0, 1.0)
 def finish(figure):
     """A matplotlib Figure, closed (a notebook shows it once), without background, what was black in `INK`.
 
-    Text and lines of other colours keep theirs, and so do grounds that are not white. Returns the figure.
+    Text and lines of other colours keep theirs, and so do grounds that are not white. Returns the figure, which shows
+    itself in a notebook.
     """
     import matplotlib.pyplot as plt
     from matplotlib.colors import to_rgba
@@ -29,4 +33,18 @@ def finish(figure):
         if to_rgba(text.get_color()) == BLACK:
             text.set_color(INK)
     plt.close(figure)
+    figure._ipython_display_ = partial(_show, figure)
     return figure
+
+
+def _show(figure) -> None:
+    """What IPython calls to show a closed figure: its PNG as IPython would make it, in half the time.
+
+    Packed lightly, which makes it hardly larger; and cropped, for which all is measured and drawn once more, only where
+    a layout engine chose the places.
+    """
+    from IPython.display import display
+
+    drawn, crop = BytesIO(), None if figure.get_layout_engine() is None else "tight"
+    figure.savefig(drawn, format="png", bbox_inches=crop, pil_kwargs={"compress_level": 1})
+    display({"image/png": drawn.getvalue(), "text/plain": repr(figure)}, raw=True)

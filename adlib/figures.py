@@ -4,6 +4,7 @@ Every function returns a closed matplotlib Figure: a notebook shows it once, a s
 (figure_style.py): pages are light or dark.
 """
 
+import textwrap
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -24,16 +26,59 @@ from adlib.predictions import Predictions, oracle_threshold
 from adlib.samples import UNKNOWN
 
 OUTLINE = "#00e5ff"  # ground truth
+CELL, GAP = 2.1, 0.08  # inches: width of a panel, and between two
 
 
-def _grid(rows: int, columns: int, cell: float = 2.1) -> tuple[Figure, np.ndarray]:
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(cell * columns, (cell + 0.35) * rows), squeeze=False, layout="constrained"
-    )
+def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """Panels for pictures without axes; `_placed` says where they lie, once it is known how high the pictures are."""
+    figure, axes = plt.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
         axis.set(xticks=[], yticks=[])  # else ticks that nobody sees are made and measured, most of a figure's time
+        axis.set_anchor("N")
     return figure, axes
+
+
+def _placed(figure: Figure, axes: np.ndarray, bar: Axes | None = None) -> Figure:
+    """The finished figure of a `_grid`, its rows as high as their highest picture with its title.
+
+    bar: lies right of the last row. All places are plain sums: a layout engine would draw the figure to find them.
+    """
+    heights = [CELL * max((_proportion(axis) for axis in row if axis.images), default=1.0) for row in axes]
+    above = [0.08 + 0.16 * max(_title_lines(axis) for axis in row) for row in axes]
+    heading = 0.3 if figure.get_suptitle() else 0.0
+    width = (CELL + GAP) * axes.shape[1] + GAP
+    whole = width + (0.9 if bar is not None else 0.0), sum(heights) + sum(above) + heading + GAP
+    figure.set_size_inches(*whole)
+    top = whole[1] - heading
+    for row, height, space in zip(axes, heights, above, strict=True):
+        top -= space + height
+        for column, axis in enumerate(row):
+            left = GAP + column * (CELL + GAP)
+            axis.set_position((left / whole[0], top / whole[1], CELL / whole[0], height / whole[1]))
+    if bar is not None:
+        bar.set_position((width / whole[0], top / whole[1], 0.11 / whole[0], heights[-1] / whole[1]))
+    if heading:
+        figure.suptitle(figure.get_suptitle(), fontsize=10, y=1 - 0.08 / whole[1])
+    return finish(figure)
+
+
+def _proportion(axis: Axes) -> float:
+    """Height over width of what a panel shows."""
+    (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
+    return abs((high - low) / (right - left))
+
+
+def _title(axis: Axes, text: str, loc: str = "center") -> None:
+    """A title in lines no wider than its panel; one on the left may lie over the panels beside it, which have none."""
+    if loc == "center":
+        text = "\n".join(textwrap.fill(line, 34) for line in text.split("\n"))
+    axis.set_title(text, fontsize=8, y=1.0, loc=loc)
+
+
+def _title_lines(axis: Axes) -> int:
+    titles = [axis.get_title(loc) for loc in ("center", "left")]
+    return max(title.count("\n") + 1 if title else 0 for title in titles)
 
 
 def _outline(axis, mask: np.ndarray) -> None:
@@ -73,8 +118,8 @@ def show_samples(samples: pd.DataFrame, columns: int = 6, rows: int = 2, seed: i
         axis.imshow(image, cmap="gray", vmin=0, vmax=1)
         if row.mask:
             _outline(axis, read_mask(row.mask, image.shape[:2], row.image, getattr(row, "mask_rule", "")))
-        axis.set_title("\n".join(filter(None, [f"{row.category} · {row.defect}", scaled])), fontsize=8)
-    return finish(figure)
+        _title(axis, "\n".join(filter(None, [f"{row.category} · {row.defect}", scaled])))
+    return _placed(figure, axes)
 
 
 def show_seen(images: ImageSet, count: int = 4, seed: int = 0) -> Figure:
@@ -96,10 +141,10 @@ def show_seen(images: ImageSet, count: int = 4, seed: int = 0) -> Figure:
         seen[slice(*rows), slice(*columns)] = True
         above.imshow(np.dstack([np.zeros((height, width, 3)), np.where(seen, 0, 0.65)]))
         title = [f"{height} x {width}, {seen.mean():.0%} seen", scaled]
-        above.set_title("\n".join(filter(None, title)), fontsize=8)
+        _title(above, "\n".join(filter(None, title)))
         below.imshow(images.pixels(index).permute(1, 2, 0).numpy())
-        below.set_title(f"{images.whole[0]} x {images.whole[1]}", fontsize=8)
-    return finish(figure)
+        _title(below, f"{images.whole[0]} x {images.whole[1]}")
+    return _placed(figure, axes)
 
 
 def show_defects(samples: pd.DataFrame, each: int = 1, seed: int = 0) -> Figure:
@@ -119,8 +164,8 @@ def show_defects(samples: pd.DataFrame, each: int = 1, seed: int = 0) -> Figure:
         for picture, title in zip(
             axis, (f"{row.category} · {row.defect}", "ground truth", scaled or "overlay"), strict=True
         ):
-            picture.set_title(title, fontsize=8)
-    return finish(figure)
+            _title(picture, title)
+    return _placed(figure, axes)
 
 
 def show_enlargements(samples: pd.DataFrame, columns: int = 5, seed: int = 0) -> Figure:
@@ -137,8 +182,8 @@ def show_enlargements(samples: pd.DataFrame, columns: int = 5, seed: int = 0) ->
                 axis.imshow(image[place], cmap="gray", vmin=0, vmax=1)
             whole.add_patch(_box(rows, columns_))
             _outline(enlarged, mask[rows, columns_])
-        whole.set_title(row.category, fontsize=8)
-    return finish(figure)
+        _title(whole, row.category)
+    return _placed(figure, axes)
 
 
 def _box(rows: slice, columns: slice) -> Rectangle:
@@ -178,30 +223,29 @@ def show_predictions(predictions: Predictions, indices: list[int], title: str = 
     figure, axes = _grid(1 if predictions.maps is None else 2, len(indices))
     if predictions.maps is not None:
         low, high = np.percentile(predictions.maps[:: max(1, len(predictions) // 64)], [50, 99.9])
-        figure.set_figwidth(figure.get_figwidth() + 0.8)  # for the bar
     for column, index in enumerate(indices):
         item = predictions.images[index]
         picture, sample = item["image"].permute(1, 2, 0).numpy(), predictions.samples.iloc[index]
         axes[0, column].imshow(picture)
         _outline(axes[0, column], item["mask"].numpy())
-        axes[0, column].set_title(f"{sample['defect']} · {predictions.scores[index]:.3g}", fontsize=8)
+        _title(axes[0, column], f"{sample['defect']} · {predictions.scores[index]:.3g}")
         if predictions.maps is not None:
             axes[1, column].imshow(picture)
             axes[1, column].imshow(predictions.maps[index], cmap="inferno", vmin=low, vmax=high, alpha=0.6)
             _outline(axes[1, column], item["mask"].numpy())
-    if predictions.maps is not None:
-        _colour_bar(figure, axes[1], low, high)
+    bar = None if predictions.maps is None else _colour_bar(figure, low, high)
     if title:
-        figure.suptitle(title, fontsize=10)
-    return finish(figure)
+        figure.suptitle(title)
+    return _placed(figure, axes, bar)
 
 
-def _colour_bar(figure: Figure, axes: np.ndarray, low: float, high: float) -> None:
-    """A bar of the heat maps' colours beside a row of them, opaque, in the unit of the maps."""
+def _colour_bar(figure: Figure, low: float, high: float) -> Axes:
+    """A bar of the heat maps' colours, opaque, in the unit of the maps."""
     scale = plt.cm.ScalarMappable(plt.Normalize(low, high), "inferno")
-    bar = figure.colorbar(scale, ax=list(axes), fraction=0.04, pad=0.02, aspect=18, extend="both")
+    bar = figure.colorbar(scale, cax=figure.add_axes((0, 0, 1, 1)), extend="both")
     bar.set_label("anomaly map", fontsize=8)
     bar.ax.tick_params(labelsize=7)
+    return bar.ax
 
 
 def show_segmentations(predictions: Predictions, indices: list[int], threshold: float) -> Figure:
@@ -213,8 +257,8 @@ def show_segmentations(predictions: Predictions, indices: list[int], threshold: 
         below.imshow(np.asarray(predictions.maps[index], np.float32) >= threshold, cmap="gray", vmin=0, vmax=1)
         for axis in (above, below):
             _outline(axis, item["mask"].numpy())
-        above.set_title(f"{predictions.samples.iloc[index]['defect']} · {predictions.scores[index]:.3g}", fontsize=8)
-    return finish(figure)
+        _title(above, f"{predictions.samples.iloc[index]['defect']} · {predictions.scores[index]:.3g}")
+    return _placed(figure, axes)
 
 
 def show_illustrations(model, predictions: Predictions, indices: list[int]) -> Figure | None:
@@ -237,10 +281,10 @@ def show_illustrations(model, predictions: Predictions, indices: list[int]) -> F
     for row, (name, shown) in zip(axes, {"image": batch, **pictures}.items(), strict=True):
         for axis, picture in zip(row, shown, strict=True):
             axis.imshow(picture.float().cpu().clamp(0, 1).permute(1, 2, 0).numpy())
-        row[0].set_title(name, fontsize=8, loc="left")
+        _title(row[0], name, loc="left")
     for axis, item in zip(axes[0], items, strict=True):
         _outline(axis, item["mask"].numpy())
-    return finish(figure)
+    return _placed(figure, axes)
 
 
 def score_histogram(predictions: Predictions, thresholds: dict[str, float] | None = None) -> Figure:

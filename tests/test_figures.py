@@ -66,3 +66,27 @@ def test_samples_are_shown_of_every_category(tmp_path):
     samples = pd.concat(rows, ignore_index=True).assign(category=["a"] * 9 + ["b", "b", "c"])
     shown = [axis.get_title() for axis in figures.show_samples(samples, columns=3, rows=1).axes]
     assert [title.split(" ")[0] for title in shown] == ["a", "b", "c"]
+
+
+def test_a_notebook_shows_a_figure_once_as_a_picture(predictions):
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    shell = InteractiveShell.instance()
+    for drawn in (figures.show_predictions(predictions, [4]), figures.score_histogram(predictions)):
+        with capture_output() as shown:
+            assert shell.display_formatter.format(drawn) == ({}, {})  # it has shown itself
+        (output,) = shown.outputs
+        assert output.data["image/png"].startswith(b"\x89PNG")
+
+
+def test_panels_are_as_high_as_what_they_show_and_titles_stay_above_their_own(tmp_path):
+    wide = _tiff(tmp_path / "wide.tiff", np.zeros((4, 16), np.float32)).assign(
+        defect="a defect with a rather long name"
+    )
+    drawn = figures.show_samples(wide, columns=1, rows=1)
+    place = drawn.axes[0].get_position()
+    width, height = drawn.get_size_inches()
+    assert place.height * height == pytest.approx(place.width * width / 4)
+    assert drawn.axes[0].get_title().count("\n") == 1
+    assert (1 - place.y1) * height > 0.3  # room for two lines

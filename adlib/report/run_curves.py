@@ -49,7 +49,11 @@ def run_curves(predictions: Predictions, metrics: Mapping) -> "Figure | HTML":
     masks = None if predictions.maps is None else predictions.masks
     pixels = None if masks is None else pixel_curves(masks, predictions.maps)
     count = 2 if pixels is None else 3
-    figure, axes = plt.subplots(1, count, figsize=(3.4 * count, 3.7), layout="constrained")
+    # Margins as shares, from inches: a layout engine would draw the figure once more to find them.
+    width, height = 3.4 * count, 3.7
+    margins = {"left": 0.6 / width, "right": 1 - 0.1 / width, "bottom": 0.85 / height, "top": 1 - 0.3 / height}
+    between = 0.65 * count / (width - 0.7 - 0.65 * (count - 1))  # in widths of a panel
+    figure, axes = plt.subplots(1, count, figsize=(width, height), gridspec_kw=margins | {"wspace": between})
     best = images.best_f1()
     points = {ORACLE: (images.fpr[best], images.recall[best], images.precision[best])}
     if (labels == 0).sum() > 1:
@@ -66,7 +70,7 @@ def run_curves(predictions: Predictions, metrics: Mapping) -> "Figure | HTML":
         _mark(axes[1], recall, precision, marker)
     if pixels is not None:
         _draw_pro(axes[2], pixels, metrics["aupro"])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=2, frameon=False, fontsize=8)
     return finish(figure)
 
 
