@@ -293,10 +293,16 @@ def agreement(threshold: Threshold, predictions: Predictions) -> str:
         return ""
     low, high = calls_to_expect(threshold, len(normal))
     called = int((normal >= threshold.score).sum())
+    expected, interval = _expected(threshold, low, high)
     return (
-        f"Of {len(normal)} normal test images {called} are called anomalous; {low} to {high} were to be expected "
-        "(95 % interval)."
+        f"Of {len(normal)} normal test images {called} are called anomalous; {expected} were to be expected "
+        f"({interval})."
     )
+
+
+def _expected(threshold: Threshold, low: int, high: int) -> tuple[str, str]:
+    """How many false alarms were to be expected, and what kind of statement that is."""
+    return (f"at most {high}", "97.5 % bound") if threshold.by_others else (f"{low} to {high}", "95 % interval")
 
 
 def contradiction(threshold: Threshold, predictions: Predictions) -> str:
@@ -315,8 +321,8 @@ def contradiction(threshold: Threshold, predictions: Predictions) -> str:
     )
     return (
         f"The promise does not hold: {called} of {len(normal)} normal test images are called anomalous, where "
-        f"{low} to {high} were to be expected. That is {much} than chance explains: {why} (camera, light, batch of "
-        "parts), or some are labelled wrongly. Look at them before you trust the threshold."
+        f"{_expected(threshold, low, high)[0]} were to be expected. That is {much} than chance explains: {why} "
+        "(camera, light, batch of parts), or some are labelled wrongly. Look at them before you trust the threshold."
     )
 
 

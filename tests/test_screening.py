@@ -168,6 +168,11 @@ def test_detectors_that_learned_from_fewer_images_promise_how_many_false_alarms_
     none_called = Predictions(np.zeros(400), None, table)
     assert "0 of 400 normal test images are called anomalous, where" in contradiction(own, none_called)
     assert contradiction(others, none_called) == ""
+    assert agreement(others, none_called).endswith(
+        f"; at most {calls_to_expect(others, 400)[1]} were to be expected (97.5 % bound)."
+    )
+    all_called = Predictions(np.full(400, 100.0), None, table)
+    assert f"where at most {calls_to_expect(others, 400)[1]} were to be" in contradiction(others, all_called)
 
 
 def test_normal_test_images_that_contradict_the_promise_are_said_so():
