@@ -10,6 +10,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from adlib import papers, phantoms
@@ -23,7 +24,7 @@ from adlib.runs.record import FAILED, write_json
 from adlib.runs.run import IMAGE_SETTINGS, Run
 from adlib.runs.store import Store
 from adlib.runs.titles import distinct_titles
-from adlib.training_set import TRAINING_SETTINGS
+from adlib.training_set import SYNTHETIC, TRAINING_SETTINGS
 
 # Of a cell's run; the last four are of cells without one.
 NO_WEIGHTS = "no weights"
@@ -237,7 +238,32 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
                     if cell.run and method in joint:
                         cell.run = shared.setdefault(seed, replace(cell.run, category=""))
                     cells.append(cell)
+    _share_where_all_are_injected(cells)
     return cells
+
+
+def _share_where_all_are_injected(cells: list[Cell]) -> None:
+    """Rows that ask for more real defects than there are would all learn from the same ones: give them one run, that of
+    the row which asks for most. It says how many there are.
+    """
+    there: dict[tuple, pd.Series] = {}  # kinds of the real defects, one each
+    alike: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        if cell.run is None or not cell.run.settings.get("number") or "defects" not in cell.run.settings:
+            continue
+        run, kind = cell.run, cell.run.settings["defects"]
+        if (run.root, run.category) not in there:
+            learned = run.all_samples
+            real = (learned["split"] == "train") & (learned["label"] == 1) & (learned["defect"] != SYNTHETIC)
+            there[run.root, run.category] = learned.loc[real, "defect"]
+        kinds = there[run.root, run.category]
+        if run.settings["number"] >= (len(kinds) if kind == "mixed" else (kinds == kind).sum()):
+            same = repr(sorted((run.settings | {"number": None}).items()))
+            alike.setdefault((run.root, run.category, run.method, run.seed, same), []).append(cell)
+    for rows in alike.values():
+        most = max((cell.run for cell in rows), key=lambda run: run.settings["number"])
+        for cell in rows:
+            cell.run = most
 
 
 def _categories(table: dict, dataset: str) -> list[str]:

@@ -51,6 +51,18 @@ def test_a_joint_run_learns_every_category_whatever_the_limit_but_none(data):
     assert {cell.missing for cell in left_out} == {"no data", "not in this profile"}
 
 
+def test_rows_that_ask_for_more_real_defects_than_there_are_share_a_run(tmp_path):
+    adlib.phantoms.draw("isp_ad", tmp_path / "isp_ad", size=32, supervised=4, real=[6, 6])
+    cells = [cell for cell in plan(["isp_ad"], read_profile("smoke", tmp_path), tmp_path) if cell.table == "2"]
+    numbers = {cell.setting: cell.run.settings["number"] for cell in cells}
+    assert {name: number for name, number in numbers.items() if not name.endswith(f" {number}")} == {
+        "mixed 21": 172,  # of 12
+        "mixed 43": 172,
+        "mixed 86": 172,
+    }
+    assert len(distinct_runs(cells)) == len(cells) - 3
+
+
 def test_a_profile_says_otherwise_than_the_paper(data):
     apart, _ = cells_of(data, "uniad", joint=[])
     assert {cell.run.category for cell in apart if cell.run} == {"AI", "CS"}
