@@ -103,7 +103,7 @@ def features_there(out: str | Path, study: str = NAME) -> pd.DataFrame:
         for features, row in table["settings"].items():
             there = row["weights"] == "random" or find_weights(row["backbone"], row["weights"]) is not None
             why = [] if features in planned else ["not in this profile"]
-            why += [] if there else ["its weights are not on this machine"]
+            why += [] if there else ["no weights here"]
             about = {"features": features, "backbone": row["backbone"], "weights": row["weights"]}
             count = int(done.get(features, 0))
             rows.append(about | {"runs": count, "missing": "" if count else ", ".join(why) or "not done"})

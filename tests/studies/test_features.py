@@ -44,13 +44,13 @@ def test_features_without_a_run_are_named_with_the_reason(out, monkeypatch):
     monkeypatch.setattr(study, "find_weights", lambda name, weights: None if weights == "pretrained" else name)
     there = study.features_there(out).set_index("features")
     assert there.loc["random", ["runs", "missing"]].tolist() == [3, ""]
-    assert there.loc["DINOv2", "missing"] == "not in this profile, its weights are not on this machine"
+    assert there.loc["DINOv2", "missing"] == "not in this profile, no weights here"
     said = study.conclusions(study.across(study.comparisons(study.runs(out), replicates=20)), there.reset_index())
     assert said[0].startswith(
         "padim on features random: image AUROC is 6.2 points higher than on bundled, higher in 1 of 2"
     )
     assert "not told from none" in said[0]
-    assert "Nothing is said of ResNet-18 (not in this profile, its weights are not on this machine)" in said[1]
+    assert "Nothing is said of ResNet-18 (not in this profile, no weights here)" in said[1]
 
 
 def test_without_the_reference_nothing_is_compared(tmp_path):
