@@ -192,7 +192,7 @@ def _kept(row) -> str:
 def show_travel(table: pd.DataFrame) -> Figure:
     """Promised and real false alarms, and recall, a row per dataset and method, a colour per rule.
 
-    table: of `travel`. Bars are its intervals; the black tick is the rate that was promised.
+    table: of `travel`. Bars are its intervals; the tick is the rate that was promised.
     """
     groups = list(table.groupby(["dataset", "method"], sort=False)) or [(("no run", "yet"), table)]
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 1.3 + 0.95 * len(groups)), sharey=True, layout="constrained")

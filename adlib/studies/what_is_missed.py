@@ -254,9 +254,9 @@ def conclusions(table: pd.DataFrame) -> list[str]:
         missed = 1 - mine.groupby("method")["found"].mean()
         number, images = int((each["finders"] == 0).sum()), each["image"].nunique()
         said.append(
-            f"{dataset}: {number} of {len(each)} defects on {images} images are missed by all {len(missed)} methods at "
-            f"{mine['promised'].mean():.0%} of false alarms: {share:.0%} (95 % interval {_range(low, high)}). Were the "
-            f"methods' misses independent, it would be {missed.prod():.0%}."
+            f"{dataset}: {number} of {len(each)} defects on {images} images {'is' if number == 1 else 'are'} missed by "
+            f"all {len(missed)} methods at {mine['promised'].mean():.0%} of false alarms: {share:.0%} (95 % interval "
+            f"{_range(low, high)}). Were the methods' misses independent, it would be {missed.prod():.0%}."
         )
         best = (1 - missed).idxmax()
         alone = each.loc[each["alone"] != "", "alone"].value_counts()
