@@ -70,8 +70,8 @@ def methods(table: pd.DataFrame) -> pd.DataFrame:
     """One row per dataset and method. table: of `spent`.
 
     Columns: dataset, method, runs, value (mean), low, high (Student's interval over the runs; of one run the bootstrap
-    interval of its record), then of each of COSTS the median, and its least and most over the runs as NAME_least and
-    NAME_most.
+    interval of its record; NaN of runs that are all alike, which tell no spread), then of each of COSTS the median, and
+    its least and most over the runs as NAME_least and NAME_most.
     """
     rows = []
     for (dataset, method), mine in table.groupby(["dataset", "method"], sort=False):
@@ -79,6 +79,8 @@ def methods(table: pd.DataFrame) -> pd.DataFrame:
         low, high = np.clip([low, high], 0, 100)  # the ends of percents
         if len(mine) == 1:
             low, high = mine[["low", "high"]].iloc[0]
+        elif low == high:
+            low = high = math.nan
         row = {"dataset": dataset, "method": method, "runs": len(mine), "value": value, "low": low, "high": high}
         for name in COSTS:
             row |= {name: mine[name].median(), f"{name}_least": mine[name].min(), f"{name}_most": mine[name].max()}
@@ -121,7 +123,7 @@ def conclusions(edge: pd.DataFrame, metric: str = "image_auroc", cost: str = "se
             said.append(
                 f"{dataset}: {dear['method']} takes {_ratio(dear[cost], cheap[cost])} times what {cheap['method']} "
                 f"does for {dear['value'] - cheap['value']:.1f} points more"
-                + ("." if apart else ", a gain that these runs do not show: the intervals overlap.")
+                + ("." if apart else ", a gain that these runs do not show: intervals overlap or are missing.")
             )
         for row in mine[mine["beaten_by"] != ""].itertuples():
             proof = "" if row.shown else " in these runs, though intervals or times overlap or have no spread"
@@ -155,7 +157,8 @@ def left_out(table: pd.DataFrame) -> list[str]:
             "other runs, or went on from a checkpoint. Into an empty folder, `adlib reproduce study/cost` shares none."
         )
     machines = table.loc[~short, "machine"].value_counts()
-    return said + [f"{number} runs were timed on {machine}." for machine, number in machines.items()]
+    said += [f"{number} runs were timed on {machine}." for machine, number in machines.items()]
+    return said + (["Times of different machines or threads do not compare."] if len(machines) > 1 else [])
 
 
 def _named(row, cost: str) -> str:

@@ -50,6 +50,17 @@ def test_what_overlaps_is_not_shown(tmp_path):
     assert study.conclusions(edge(tmp_path))[1].endswith("though intervals or times overlap or have no spread.")
 
 
+def test_runs_that_are_all_alike_have_no_interval_and_times_of_two_machines_do_not_compare(tmp_path):
+    stored(tmp_path, padim=[(1.0, 1), (1.0, 1.2)], patchcore=[(1.0, 4)])
+    found = study.methods(study.spent(tmp_path)).set_index("method")
+    assert math.isnan(found.loc["padim", "low"])
+    assert "padim 100.0 (no interval) at 0.11" in study.conclusions(edge(tmp_path))[0]
+    table = study.spent(tmp_path)
+    assert study.left_out(table) == ["3 runs were timed on one, 2 threads."]
+    table.loc[0, "machine"] = "another, 4 threads"
+    assert study.left_out(table)[-1] == "Times of different machines or threads do not compare."
+
+
 @pytest.mark.parametrize("shorter", [{"shared": {"features_read": 3}}, {"resumed": True}])
 def test_times_that_were_shortened_are_left_out_and_counted(tmp_path, shorter):
     counts = {"cloth": {"train": 9, "test_normal": 4, "test_anomalous": 6}}
