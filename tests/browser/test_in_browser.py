@@ -241,6 +241,10 @@ def focused(workplace: Path) -> Predictions:
 def run_all_cells(page: Page) -> None:
     """In the notebook 02_inspect, which may be one of several open ones."""
     page.locator(".jp-RenderedMarkdown h1", has_text="Which images did the detectors get wrong?").click()
+    # What is run before the kernel is there is never run.
+    page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(
+        timeout=PATIENT
+    )
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.locator(".adlib-inspector").wait_for(state="attached", timeout=PATIENT)
