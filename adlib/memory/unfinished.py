@@ -31,15 +31,15 @@ class Unfinished:
             return {}
         try:
             noted = torch.load(self.file, map_location="cpu", weights_only=True)
-            about, state = json.loads(noted["about"]), noted["state"]
+            about = json.loads(noted.pop("about"))
         except Exception as error:  # torch raises half a dozen types for a file that is not its own
-            raise InputError(f"{self.file} cannot be gone on from ({error}); delete it to start anew.") from error
+            raise InputError(f"{self.file} is not a checkpoint of adlib ({error}); delete it to start anew.") from error
         now = json.loads(json.dumps(self.about))
         differ = [key for key in sorted({*about, *now}) if about.get(key) != now.get(key)]
         if differ:
             said = ", ".join(f"{key}={about.get(key)!r}, now {now.get(key)!r}" for key in differ)
-            raise InputError(f"{self.file} is of another computation: {said}. Delete it to start anew.")
-        return state
+            raise InputError(f"{self.file} is a checkpoint of another training: {said}. Delete it to start anew.")
+        return noted
 
     @property
     def due(self) -> bool:
@@ -52,6 +52,6 @@ class Unfinished:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.file.with_name(self.file.name + ".partial")
-        torch.save({"about": json.dumps(self.about), "state": state}, partial)
+        torch.save({"about": json.dumps(self.about)} | state, partial)
         partial.replace(self.file)
         self.noted_at = time.monotonic()

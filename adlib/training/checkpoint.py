@@ -1,15 +1,13 @@
 """The checkpoint of a training: all that training changes, in one file from which it resumes exactly."""
 
 import json
-import time
-from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 
 from adlib.detector import Detector
-from adlib.errors import InputError
 from adlib.images import ImageSet
+from adlib.memory.unfinished import Unfinished
 from adlib.samples import fingerprint
 
 
@@ -25,27 +23,15 @@ class Checkpoint:
         self.parts, self.losses, self.device = parts, losses, detector.device_
         self.best: tuple[float, dict | None] = (float("inf"), None)
         self.finished = False
-        self.interval, self.saved_at = detector.checkpoint_interval, time.monotonic()
-        self.path: Path | None = None
-        if detector.checkpoint_ is not None:
-            stage = training["stage"]
-            file = detector.checkpoint_
-            self.path = file.with_name(f"{file.name}.stage-{stage}") if stage else file
-            self.about = about_training(detector, dataset, **training)
+        about = {} if detector.checkpoint_ is None else about_training(detector, dataset, **training)
+        whole = Unfinished(detector.checkpoint_, about, detector.checkpoint_interval)
+        self.unfinished = whole.part(training["stage"]) if training["stage"] else whole
 
     def load(self) -> int:
         """Bring everything to where the file left it; returns the steps done, 0 without a file."""
-        if self.path is None or not self.path.exists():
+        saved = self.unfinished.read()
+        if not saved:
             return 0
-        try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            about = json.loads(saved["about"])
-        except Exception as error:  # torch raises half a dozen types for a file that is not its own
-            raise InputError(f"{self.path} is not a checkpoint of adlib ({error}); delete it to start anew.") from error
-        differ = [key for key in sorted({*about, *self.about}) if about.get(key) != self.about.get(key)]
-        if differ:
-            said = ", ".join(f"{key}={about.get(key)!r}, now {self.about.get(key)!r}" for key in differ)
-            raise InputError(f"{self.path} is a checkpoint of another training: {said}. Delete it to start anew.")
         for kind, states in saved["parts"].items():
             for part, state in zip(self.parts[kind], states, strict=True):
                 part.load_state_dict(state)
@@ -58,13 +44,10 @@ class Checkpoint:
 
     def save_if_due(self, step: int) -> None:
         """Write the file if the interval has passed, or at the end."""
-        if self.path is None or not (self.finished or time.monotonic() - self.saved_at >= self.interval):
+        if self.unfinished.file is None or not (self.finished or self.unfinished.due):
             return
         self.losses.read()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
         state = {
-            "about": json.dumps(self.about),
             "step": step,
             "finished": self.finished,
             "best": list(self.best),
@@ -75,9 +58,7 @@ class Checkpoint:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
-        torch.save(state, partial)
-        partial.replace(self.path)
-        self.saved_at = time.monotonic()
+        self.unfinished.note(**state)
 
 
 def about_training(detector: Detector, dataset: Dataset, **more) -> dict:

@@ -207,10 +207,10 @@ def test_a_killed_patchcore_goes_on_and_ends_as_if_it_had_not_been(tmp_path, mon
 def test_an_unfinished_choice_of_other_features_is_refused(tmp_path):
     features, file = clustered(300, 16), tmp_path / "fit"
     k_centre_greedy(features, 20, unfinished=Unfinished(file, {"seed": 1}))
-    with pytest.raises(InputError, match=r"fit\.stage-coreset is of another computation: rows=300, now 200"):
+    with pytest.raises(InputError, match=r"fit\.stage-coreset is a checkpoint of another training: rows=300, now 200"):
         k_centre_greedy(features[:200], 20, unfinished=Unfinished(file, {"seed": 1}))
     (tmp_path / "fit.stage-coreset").write_bytes(b"half of it")
-    with pytest.raises(InputError, match=r"fit\.stage-coreset cannot be gone on from"):
+    with pytest.raises(InputError, match=r"fit\.stage-coreset is not a checkpoint of adlib"):
         k_centre_greedy(features, 20, unfinished=Unfinished(file, {"seed": 1}))
 
 
