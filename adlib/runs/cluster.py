@@ -24,9 +24,11 @@ OURS = {
     "scheduler": ["--no-dashboard"],
     "worker": ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard"],
 }
+# glibc's: what a training step frees is kept for the next one. Dask's own threshold gives it back at once.
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(512 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
 # How long a network may be away before connections are given up, and with them what is under way. Dask's own 30 s end a
 # run for a cable that is plugged into another socket.
-VARIABLES = {
+VARIABLES = MALLOC | {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "300s",
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "60s",
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",

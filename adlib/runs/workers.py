@@ -14,6 +14,7 @@ from pathlib import Path
 
 from adlib.errors import InputError
 from adlib.runs import environment, kernels
+from adlib.runs.cluster import MALLOC
 from adlib.runs.conditions import Conditions
 
 CONNECT_SECONDS = 30  # to wait for a scheduler's answer
@@ -24,7 +25,11 @@ _SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
-    "distributed.nanny.pre-spawn-environ": {},
+    # Not {}: importing `distributed` would fill that with Dask's own. Its threshold has freed memory given back to the
+    # system at once, and asked for again: millions of page faults in a minute of training.
+    "distributed.nanny.pre-spawn-environ": dict.fromkeys(
+        ("MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    ),
     "distributed.scheduler.allowed-failures": 2,  # workers that may die under one run
     "distributed.scheduler.worker-saturation": 1.0,  # no run waits for one worker while another is free
     "distributed.comm.timeouts.connect": "60s",
@@ -228,5 +233,5 @@ def kernel_server() -> kernels.KernelServer | None:
         variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         python_path = os.pathsep.join(filter(None, [str(environment.REPOSITORY), os.environ.get("PYTHONPATH", "")]))
         folder = {"PYTHONPATH": python_path, "PWD": str(Path.cwd())}
-        _server = kernels.KernelServer(os.environ | variables | folder)
+        _server = kernels.KernelServer(MALLOC | os.environ | variables | folder)
     return _server

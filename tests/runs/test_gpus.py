@@ -1,6 +1,8 @@
 """One run per GPU: each worker sees one of them, by the environment that it and its kernels get. GPUs are pretended."""
 
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pandas as pd
@@ -75,3 +77,31 @@ def test_the_kernels_of_a_worker_see_its_gpu_alone(monkeypatch):
     workers.kernel_server()
     assert (started[0]["CUDA_VISIBLE_DEVICES"], started[0]["OMP_NUM_THREADS"]) == ("GPU-2b", "2")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-2b"
+
+
+def test_kernels_get_nothing_from_dask_that_gives_memory_back_at_once():
+    # A process of its own: once `distributed` has been imported, nothing of Dask's is filled in any more.
+    script = (
+        "import os\n"
+        "from adlib.runs.workers import Workers\n"
+        "if __name__ == '__main__':\n"
+        "    with Workers(1) as workers:\n"
+        "        print(workers.client.submit(os.environ.get, 'MALLOC_TRIM_THRESHOLD_').result(timeout=60))\n"
+    )
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["None"], done.stderr
+
+
+def test_kernels_keep_freed_memory_unless_somebody_says_otherwise(monkeypatch):
+    started = []
+    monkeypatch.setattr("adlib.runs.workers._server", None)
+    monkeypatch.setattr("adlib.runs.kernels.can_fork", lambda: True)
+    monkeypatch.setattr("adlib.runs.kernels.KernelServer", lambda variables: started.append(dict(variables)))
+    worker = SimpleNamespace(state=SimpleNamespace(total_resources={"CPU": 1}, nthreads=1))
+    monkeypatch.setattr("distributed.get_worker", lambda: worker)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "123")
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    workers.kernel_server()
+    assert started[0]["MALLOC_TRIM_THRESHOLD_"] == "123"
+    assert int(started[0]["MALLOC_MMAP_THRESHOLD_"]) == 32 * 2**20
