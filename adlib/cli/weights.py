@@ -19,6 +19,10 @@ def pretrain(
     weights: Annotated[str, typer.Option(help="the teacher's: pretrained, or a file")] = "pretrained",
     batch_size: Annotated[int, typer.Option(min=2, help="images of 128 pixels per step")] = 16,
     learning_rate: Annotated[float, typer.Option(help="at its highest")] = 1e-3,
+    photographs: Annotated[
+        Path | None, typer.Option(help="folder of pictures to take cuts of, beside the drawings; any will do")
+    ] = None,
+    share: Annotated[float, typer.Option(min=0, max=1, help="of the drawings that are cuts of photographs")] = 0.6,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="processes that draw images")] = 1,
     seed: int = 0,
@@ -32,6 +36,7 @@ def pretrain(
 
     settings = {"backbone": backbone, "start": start, "teacher": teacher, "teacher_weights": weights, "seed": seed}
     settings |= {"batch_size": batch_size, "learning_rate": learning_rate, "workers": workers}
+    settings |= {"photographs": photographs, "share": share}
     print(train(out, minutes, device=device, **settings))
 
 

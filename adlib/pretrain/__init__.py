@@ -1,11 +1,12 @@
 """Networks that learn from networks: the features that `weights="bundled"` names, and a teacher for EfficientAD.
 
-formulas  random numbers -> drawings
-collage   drawings -> training images, as a camera would take them
-training  a teacher's feature maps of those -> a file of weights
+formulas     random numbers -> drawings
+photographs  a folder -> pictures, whole or in cuts
+collage      drawings and cuts -> training images, as a camera would take them
+training     a teacher's feature maps of those -> a file of weights
 
-Beside it, from photographs:
-teacher   of EfficientAD, distilled
+Beside it, from whole photographs:
+teacher      of EfficientAD, distilled
 """
 
 from adlib.pretrain.teacher import distil

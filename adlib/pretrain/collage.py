@@ -1,4 +1,4 @@
-"""Collages: training images put together from drawings, and photographed.
+"""Collages: training images put together from drawings, or from cuts of photographs too, and photographed.
 
 A ground, drawn or repeated as a lattice; pieces of other drawings on it, few large ones or many small ones that cover
 one another ("dead leaves", whose statistics are near to photographs': Baradad et al., arXiv 2106.05963); relief, as of
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from adlib.pretrain.formulas import draw
+from adlib.pretrain.photographs import Photographs
 
 CANVAS = 256  # pixels of a drawing's side
 
@@ -22,12 +23,22 @@ class Collages:
     pool: drawings kept at a time. refresh: how many of them are drawn anew per collage of 128 pixels, the oldest first:
         drawing costs more than cutting, so a drawing serves several times before it goes.
     seed: of everything. stream: tells the drawings of one process, or of one run, from those of another.
+    photographs, share: cuts of them take the place of this share of the drawings.
 
     collage(size) is a uint8 [size, size, 3] RGB image.
     """
 
-    def __init__(self, pool: int = 400, refresh: float = 0.25, seed: int = 0, stream: tuple[int, ...] = (0,)):
+    def __init__(
+        self,
+        pool: int = 400,
+        refresh: float = 0.25,
+        seed: int = 0,
+        stream: tuple[int, ...] = (0,),
+        photographs: Photographs | None = None,
+        share: float = 0.6,
+    ):
         self.refresh, self.owed, self.drawn = refresh, 0.0, 0
+        self.photographs, self.share = photographs, share
         self.rng = np.random.default_rng([seed, *stream, 7])
         self.pool = np.empty((pool, CANVAS, CANVAS, 3), np.uint8)
         self._draw_more(pool)
@@ -56,7 +67,9 @@ class Collages:
 
     def _draw_more(self, number: int) -> None:
         for _ in range(number):
-            self.pool[self.drawn % len(self.pool)] = draw(CANVAS, self.rng)
+            cut = self.photographs is not None and self.rng.random() < self.share
+            picture = self.photographs.cut(CANVAS, self.rng) if cut else draw(CANVAS, self.rng)
+            self.pool[self.drawn % len(self.pool)] = picture
             self.drawn += 1
 
     def _cut(self, height: int, width: int) -> np.ndarray:

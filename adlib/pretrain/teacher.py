@@ -5,13 +5,11 @@ arXiv 2303.14535, section 3.1; settings of the unofficial code that reproduces i
 Any photographs will do in place of ImageNet's, the more varied the better; how much is lost with others is not known.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import timm
 import torch
 from safetensors.torch import save_file
@@ -19,44 +17,9 @@ from safetensors.torch import save_file
 from adlib.detector import choose_device
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
-from adlib.file_hashes import file_hashes
-from adlib.images import read_image
 from adlib.networks.patch_description import NETWORKS, PatchDescription, PicturePairs
 from adlib.networks.patch_description import distil as learn
-from adlib.synthesis.textures import SUFFIXES
-
-
-class Photographs:
-    """The pictures anywhere below a folder, as PicturePairs asks for them.
-
-    photographs(i, rng) -> float32 [3, h, w] in [0, 1]; grey ones have three equal channels.
-    Raises InputError for a folder that is missing or holds no picture, and for an unreadable picture when it is read.
-    """
-
-    def __init__(self, folder: str | Path):
-        folder = Path(folder).expanduser()
-        if not folder.is_dir():
-            raise InputError(f"There is no folder of photographs at {folder}.")
-        self.files = sorted(
-            file for file in folder.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file()
-        )
-        if not self.files:
-            raise InputError(f"The folder {folder} holds no photographs ({', '.join(sorted(SUFFIXES))}).")
-        self.folder = folder
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __call__(self, index: int, rng: np.random.Generator) -> torch.Tensor:
-        pixels = read_image(self.files[index])
-        scaled = torch.from_numpy(pixels.astype(np.float32)) / np.iinfo(pixels.dtype).max
-        return scaled.expand(3, -1, -1) if pixels.ndim == 2 else scaled.permute(2, 0, 1)
-
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits of the files' names and contents: the same folder elsewhere has the same."""
-        hashes = file_hashes(self.files)
-        listing = [(file.relative_to(self.folder).as_posix(), hashes[str(file)]) for file in self.files]
-        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+from adlib.pretrain.photographs import Photographs
 
 
 @dataclass

@@ -34,6 +34,7 @@ from adlib.features.backbones import Backbone, build_network, hold_statistics, n
 from adlib.features.weights import bundled_file, fill_from_file
 from adlib.file_hashes import file_hash
 from adlib.pretrain.collage import Collages
+from adlib.pretrain.photographs import Photographs
 
 TEACHER = "tf_efficientnet_lite2.in1k"
 SAVE_EVERY = 120  # seconds between two checkpoints
@@ -54,12 +55,14 @@ def pretrain(
     weight_decay: float = 0.02,
     relation_weight: float = 0.5,
     drawings: int = 400,
+    photographs: str | Path | None = None,
+    share: float = 0.6,
     device: str = "auto",
     workers: int = 1,
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Teach a feature extractor on drawn collages; write float16 weights with timm's names. Returns `out`.
+    """Teach a feature extractor on collages of drawings and photographs; write float16 weights with timm's names.
 
     out: a .safetensors file, for `weights=` of every method. While training, OUT.checkpoint lies beside it: the same
         call goes on from there after an interruption, for the minutes that are left.
@@ -70,6 +73,8 @@ def pretrain(
     sizes: sides of the collages in pixels, one per batch. batch_size: collages of 128 pixels in a batch; of larger ones
         as many as have the same number of pixels, at least 2.
     relation_weight: of the second loss. With 1 a training in bfloat16 diverged.
+    photographs, share: a folder of pictures, cuts of which take the place of this share of the drawings. A few dozen,
+        of anything, already help; each is decoded for every cut, so pictures beyond a megapixel are best made smaller.
     drawings: kept per worker. workers: processes that draw them; 0 draws in this one.
     seed: of weights and drawings. The budget is time, so the result depends on the machine's speed all the same: a
         second training gives features as good, not the same file.
@@ -82,6 +87,9 @@ def pretrain(
         raise InputError(f"minutes={minutes} must be above 0.")
     if min(sizes) < 32 or any(size % 32 for size in sizes):
         raise InputError(f"sizes={tuple(sizes)} must be multiples of 32 pixels.")
+    if not 0 <= share <= 1:
+        raise InputError(f"share={share} must be from 0 (drawings alone) to 1 (photographs alone).")
+    pictures = None if photographs is None else Photographs(photographs)
     place = choose_device(device)
     lesson = Lesson(
         Backbone(teacher, (1, 2, 3, 4), teacher_weights, seed), pupil(backbone, tuple(stages), start, seed), seed
@@ -98,6 +106,7 @@ def pretrain(
         "weight_decay": weight_decay,
         "relation_weight": relation_weight,
         "drawings": drawings,
+        "photographs": pictures and {"number": len(pictures), "fingerprint": pictures.fingerprint(), "share": share},
         "seed": seed,
         "minutes": minutes,
     }
@@ -105,7 +114,7 @@ def pretrain(
     optimiser = torch.optim.AdamW(lesson.taught(), learning_rate, weight_decay=weight_decay)
     checkpoint = out.with_name(out.name + ".checkpoint")
     done = _resume(checkpoint, settings, lesson, optimiser)
-    done, losses = _train(lesson, optimiser, settings, done, place, workers, checkpoint, progress)
+    done, losses = _train(lesson, optimiser, settings, done, pictures, place, workers, checkpoint, progress)
 
     about = settings | done | {"seconds": round(done["seconds"]), "losses": [round(loss, 4) for loss in losses]}
     about |= {"device": torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} CPU"}
@@ -223,12 +232,12 @@ def write_weights(features: nn.Module, out: Path, about: dict) -> None:
     partial.replace(out)
 
 
-def _train(lesson, optimiser, settings, done, place, workers, checkpoint, progress):
+def _train(lesson, optimiser, settings, done, pictures, place, workers, checkpoint, progress):
     """Steps until the minutes are spent. Returns (what was done, mean losses of late)."""
     # Low precision pays on a GPU, and on CPUs that multiply in it; elsewhere it only costs.
     low = place.type == "cuda" or _multiplies_bfloat16()
     seconds, means = 60 * settings["minutes"], None
-    stream = _Stream(settings, done["steps"])
+    stream = _Stream(settings, pictures, done["steps"])
     loader = iter(
         DataLoader(
             stream, None, num_workers=workers, pin_memory=place.type == "cuda", prefetch_factor=8 if workers else None
@@ -286,15 +295,17 @@ def _multiplies_bfloat16() -> bool:
 class _Stream(IterableDataset):
     """Batches of collages from as many streams as there are worker processes."""
 
-    def __init__(self, settings: dict, done: int):
-        self.settings, self.done = settings, done
+    def __init__(self, settings: dict, pictures: Photographs | None, done: int):
+        self.settings, self.pictures, self.done = settings, pictures, done
 
     def __iter__(self) -> Iterator[np.ndarray]:
         cv2.setNumThreads(1)
         worker = get_worker_info()
         # After an interruption the workers draw others than before.
+        stream = (self.done, worker.id if worker else 0)
+        share = self.settings["photographs"]["share"] if self.pictures else 0
         collages = Collages(
-            self.settings["drawings"], seed=self.settings["seed"], stream=(self.done, worker.id if worker else 0)
+            self.settings["drawings"], seed=self.settings["seed"], stream=stream, photographs=self.pictures, share=share
         )
         yield from collages.batches(self.settings["batch_size"] * 128**2, tuple(self.settings["sizes"]))
 

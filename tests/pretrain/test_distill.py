@@ -17,7 +17,7 @@ from adlib.features.backbones import Backbone
 from adlib.networks import patch_description
 from adlib.networks.patch_description import PatchDescription, PicturePairs, embedding
 from adlib.pretrain import distil
-from adlib.pretrain.teacher import Photographs
+from adlib.pretrain.photographs import Photographs
 from adlib.samples import select
 from adlib.synthesis import ProceduralTextures
 
@@ -54,6 +54,17 @@ def test_the_fingerprint_of_photographs_does_not_depend_on_where_they_lie(photog
     assert Photographs(moved).fingerprint() == before
     (moved / "grey.png").unlink()
     assert Photographs(moved).fingerprint() != before
+
+
+def test_cuts_are_seeded_colour_squares_of_every_kind_of_photograph(photographs):
+    one, same = (
+        (Photographs(photographs), np.random.default_rng(3)),
+        (Photographs(photographs), np.random.default_rng(3)),
+    )
+    cuts = [folder.cut(48, one) for _ in range(40)]
+    assert {(cut.shape, cut.dtype) for cut in cuts} == {((48, 48, 3), np.dtype(np.uint8))}
+    assert all(np.array_equal(cut, folder.cut(48, same)) for cut in cuts)
+    assert np.mean([cut.std() > 5 for cut in cuts]) > 0.9  # of 16 bits as of 8, not black
 
 
 def test_pictures_come_in_two_sizes_a_tenth_of_them_grey(photographs):

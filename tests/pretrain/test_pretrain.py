@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import write
 from safetensors import safe_open
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from adlib.file_hashes import file_hash
 from adlib.pretrain import pretrain, training
 from adlib.pretrain.collage import Collages
 from adlib.pretrain.formulas import KINDS, draw, random_layer
+from adlib.pretrain.photographs import Photographs
 from adlib.pretrain.training import Lesson, distance_loss, learning_rate_share, pupil
 
 # A small teacher with random weights: what is learned from it is worth nothing, but learned all the same.
@@ -51,6 +53,16 @@ def test_batches_have_about_the_same_number_of_pixels():
     batches = Collages(pool=4).batches(4 * 64**2, (64, 128))
     shapes = {next(batches).shape for _ in range(12)}
     assert shapes == {(4, 64, 64, 3), (2, 128, 128, 3)}  # of the large ones two, the least
+
+
+def test_photographs_take_the_place_of_their_share_of_drawings(tmp_path):
+    write(tmp_path / "red.png", np.full((120, 100, 3), (200, 0, 0), np.uint8))
+    flat = []
+    for share in (0, 0.6, 1):
+        collages = Collages(pool=50, photographs=Photographs(tmp_path), share=share)
+        flat.append(sum(picture.std(axis=(0, 1)).max() == 0 for picture in collages.pool))
+    assert flat[0] == 0 and 20 <= flat[1] <= 40 and flat[2] == 50
+    assert np.array_equal(Collages(pool=4).pool, Collages(pool=4, photographs=None, share=1).pool)
 
 
 def test_drawings_are_renewed_by_the_area_of_collages():
@@ -125,6 +137,19 @@ def test_pretraining_writes_weights_that_a_backbone_loads(tmp_path):
     assert not torch.equal(trained.net.conv1[0].weight, random.net.conv1[0].weight)
 
 
+def test_weights_record_the_photographs_that_they_learned_from(tmp_path):
+    for number in range(3):
+        write(tmp_path / "pictures" / f"{number}.png", draw(100, np.random.default_rng(number)))
+    arguments = ["pretrain", "--minutes", "0.002", "--out", str(tmp_path / "own.safetensors"), "--device", "cpu"]
+    arguments += ["--backbone", "test_resnet", "--teacher", "test_efficientnet", "--weights", "random"]
+    arguments += ["--start", "random", "--batch-size", "2", "--workers", "0"]
+    arguments += ["--photographs", str(tmp_path / "pictures"), "--share", "0.5"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    with safe_open(tmp_path / "own.safetensors", "pt") as file:
+        about = json.loads(file.metadata()["adlib"])["photographs"]
+    assert about == {"number": 3, "fingerprint": Photographs(tmp_path / "pictures").fingerprint(), "share": 0.5}
+
+
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch):
     out = tmp_path / "own.safetensors"
     real_save = training._save_checkpoint
@@ -156,6 +181,8 @@ def test_wrong_calls_get_their_sentence(tmp_path):
         ({"out": tmp_path / "a.bin"}, "name a .safetensors file"),
         ({"out": tmp_path / "a.safetensors", "minutes": 0}, "minutes=0 must be above 0"),
         ({"out": tmp_path / "a.safetensors", "sizes": (100,)}, "must be multiples of 32"),
+        ({"out": tmp_path / "a.safetensors", "share": 1.5}, "share=1.5 must be from 0"),
+        ({"out": tmp_path / "a.safetensors", "photographs": tmp_path}, "holds no photographs"),
         ({"out": tmp_path / "a.safetensors", "backbone": "abacus"}, "timm cannot build backbone='abacus'"),
         ({"out": tmp_path / "a.safetensors", "start": "none.safetensors"}, "none.safetensors does not exist"),
     ):
