@@ -57,10 +57,7 @@ def test_the_fingerprint_of_photographs_does_not_depend_on_where_they_lie(photog
 
 
 def test_cuts_are_seeded_colour_squares_of_every_kind_of_photograph(photographs):
-    one, same = (
-        (Photographs(photographs), np.random.default_rng(3)),
-        (Photographs(photographs), np.random.default_rng(3)),
-    )
+    folder, one, same = Photographs(photographs), np.random.default_rng(3), np.random.default_rng(3)
     cuts = [folder.cut(48, one) for _ in range(40)]
     assert {(cut.shape, cut.dtype) for cut in cuts} == {((48, 48, 3), np.dtype(np.uint8))}
     assert all(np.array_equal(cut, folder.cut(48, same)) for cut in cuts)
