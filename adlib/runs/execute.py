@@ -161,6 +161,8 @@ def execute_notebook(
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
+    from adlib.runs import engine
+
     # The kernel must import the adlib that runs here, in this interpreter, whatever else is installed.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     paths = [str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -178,6 +180,7 @@ def execute_notebook(
                 str(notebook(name)),
                 str(out),
                 parameters | {"progress": False},  # bars are for terminals: in a stored notebook they would be dead
+                engine_name=engine.NAME,
                 kernel_name="python3",
                 progress_bar=progress,
                 log_output=False,
