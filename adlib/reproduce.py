@@ -9,8 +9,8 @@ from pathlib import Path
 from adlib import papers
 from adlib.report.known_answers import Verdict, known_answers, verdict
 from adlib.report.pages import render_report
+from adlib.runs import environment
 from adlib.runs.batch import execute_all, run_all
-from adlib.runs.environment import REPOSITORY
 from adlib.runs.plan import (
     Cell,
     Profile,
@@ -28,7 +28,7 @@ from adlib.runs.store import Store
 from adlib.runs.titles import stored_titles
 from adlib.runs.workers import Workers
 
-PHANTOMS = REPOSITORY / "data" / "phantoms"
+PHANTOMS = environment.REPOSITORY / "data" / "phantoms"
 
 
 @dataclass
@@ -44,9 +44,11 @@ class Outcome:
     known: Verdict
 
 
-def make_plan(names: list[str], profile: Profile) -> list[Cell]:
-    """The cells of the papers' tables under a profile; the phantoms that it needs are drawn if they are not there."""
-    draw_phantoms(names, profile, PHANTOMS)
+def make_plan(names: list[str], profile: Profile, processes: int = 1) -> list[Cell]:
+    """The cells of the papers' tables under a profile; phantoms that it needs and that are not there are drawn, by so
+    many processes (adlib.processes).
+    """
+    draw_phantoms(names, profile, PHANTOMS, processes)
     return plan(names, profile, PHANTOMS)
 
 
@@ -65,7 +67,7 @@ def reproduce(
     """
     names = names or papers.list_papers()
     out = Path(out).expanduser().resolve()
-    cells = make_plan(names, profile)
+    cells = make_plan(names, profile, environment.available_cpus())
     fetch_weights(cells)
     for line in leave_out_without_weights(cells):
         say(line)
@@ -86,7 +88,7 @@ def reproduce(
         notebooks += [(notebook, {"out": str(out)} if reads else {}) for notebook, reads in papers.ACROSS.items()]
     failures += execute_all(notebooks, out / "notebooks", jobs, progress)
     done = len(records) - sum(record["status"] == FAILED for record in records)
-    index = render_report(out)
+    index = render_report(out, environment.available_cpus())
     pages = [f"html/{notebook}.html" for notebook, _ in notebooks]
     pages += [f"html/runs/{record['key']}.html" for record in records if record["status"] != FAILED]
     failures += [f"{page}: the report lacks this page" for page in pages if not (out / page).is_file()]

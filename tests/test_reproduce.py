@@ -18,7 +18,7 @@ def test_a_page_that_the_report_lacks_is_a_failure_with_its_name(tmp_path, monke
     for page in ("runs/" + "a" * 16, "30_miic_data", "31_miic_benchmark"):
         (tmp_path / "html" / "runs").mkdir(parents=True, exist_ok=True)
         (tmp_path / "html" / f"{page}.html").write_text("")
-    monkeypatch.setattr(reproduce, "render_report", lambda out: out / "index.html")
+    monkeypatch.setattr(reproduce, "render_report", lambda out, *_: out / "index.html")
     monkeypatch.setattr(reproduce.papers, "ACROSS", {"60_across_papers": True})
     monkeypatch.setattr(reproduce, "dataset_root", lambda *_: tmp_path)
 

@@ -95,12 +95,13 @@ def plan(
     """
     from adlib.papers import list_papers
     from adlib.reproduce import make_plan
+    from adlib.runs.environment import available_cpus
     from adlib.runs.plan import read_profile
     from adlib.runs.plan_text import plan_text
     from adlib.runs.store import Store
 
     chosen = read_profile(profile, data, seeds)
-    planned = make_plan(papers or list_papers(), chosen)
+    planned = make_plan(papers or list_papers(), chosen, available_cpus())
     print(plan_text(planned, chosen, Store(out.expanduser().resolve() / "runs"), cells))
 
 

@@ -137,9 +137,10 @@ def table(
 def report(out: Out = Path("reports")) -> None:
     """Render every executed notebook as HTML, with an index page."""
     from adlib.report.pages import render_report
+    from adlib.runs.environment import available_cpus
     from adlib.runs.store import check_is_output
 
-    print(render_report(check_is_output(out.expanduser().resolve())))
+    print(render_report(check_is_output(out.expanduser().resolve()), available_cpus()))
 
 
 def inspect_stored_runs(

@@ -10,6 +10,7 @@ import nbformat
 from adlib import papers
 from adlib.errors import InputError
 from adlib.files import write_text
+from adlib.processes import in_processes
 from adlib.report.banner import banner
 from adlib.report.claim import claim
 from adlib.report.harmless import policy
@@ -26,11 +27,14 @@ from adlib.runs.store import Store
 from adlib.runs.titles import stored_titles
 
 SCRIPT = Path(__file__).with_name("tables.js")
+WORTH_PROCESSES = 20  # new pages: a process takes as long to start as ten take to render
 INDEX_METRICS = ["image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro"]
 
 
-def render_report(out: str | Path) -> Path:
+def render_report(out: str | Path, processes: int = 1) -> Path:
     """Render every executed notebook below `out` and write out/index.html; returns its path.
+
+    processes: that many render new pages beside each other (adlib.processes).
 
     out/runs/<key>/run.ipynb becomes out/html/runs/<key>.html, out/notebooks/<name>.ipynb out/html/<name>.html.
     A damaged record, notebook or plan is named on the index with the reason, and stops no other page. Raises InputError
@@ -43,8 +47,10 @@ def render_report(out: str | Path) -> Path:
     titles = {record["key"]: title for record, title in zip(records, stored_titles(records), strict=True)}
     records.sort(key=lambda record: titles[record["key"]])
     claims = {record["key"]: claim(record, titles[record["key"]]) for record in records}
-    pages = _run_pages(store, titles, claims, out, damaged)
-    executed = _notebook_pages(out, damaged)
+    jobs, pages = _run_pages(store, titles, claims, out)
+    more, notebooks = _notebook_pages(out)
+    _render_all([*jobs, *more], damaged, processes)
+    executed = {name: _problem(name, notebook, damaged) for name, notebook in notebooks.items()}
     plans = {name: plan for name in papers.list_papers() if (plan := _plan(name, out, damaged)) is not None}
     studies = [_study(name, executed) for name in papers.list_studies() if _plan(name, out, damaged) is not None]
 
@@ -76,41 +82,53 @@ def render_report(out: str | Path) -> Path:
     return out / "index.html"
 
 
-def _run_pages(
-    store: Store, titles: dict[str, str], claims: dict[str, str], out: Path, damaged: dict[str, str]
-) -> dict:
-    """Render the page of every run that has left a notebook; returns their addresses in the index, by key.
+def _run_pages(store: Store, titles: dict[str, str], claims: dict[str, str], out: Path) -> tuple[list[tuple], dict]:
+    """The page of every run that has left a notebook, to be rendered, and their addresses in the index, by key.
 
     titles, claims: of all runs, by key. A page without a run goes: it would be of a run that was deleted, or came with
     somebody's store.
     """
-    folder, found = out / "html" / "runs", {}
+    folder, jobs, found = out / "html" / "runs", [], {}
     for key, title in titles.items():
         notebook = store.path(key) / "run.ipynb"
         if notebook.is_symlink() or notebook.exists():
-            _render(notebook, folder / f"{key}.html", "../../index.html", title, key, damaged, claims[key])
+            jobs.append((key, notebook, folder / f"{key}.html", "../../index.html", title, claims[key]))
             found[key] = f"html/runs/{key}.html"
     for page in folder.glob("*.html"):
         if page.stem not in found and KEY.fullmatch(page.stem):
             page.unlink()
-    return found
+    return jobs, found
 
 
-def _notebook_pages(out: Path, damaged: dict[str, str]) -> dict[str, str]:
-    """Render out/notebooks; returns by name what is wrong with each: "" where nothing is."""
-    found = {}
-    for notebook in sorted((out / "notebooks").glob("*.ipynb")):
-        name = notebook.stem
-        _render(notebook, out / "html" / f"{name}.html", "../index.html", "", name, damaged)
-        found[name] = "damaged" if name in damaged else "stopped with an error" if _has_error(notebook) else ""
-    return found
+def _notebook_pages(out: Path) -> tuple[list[tuple], dict[str, Path]]:
+    """The pages of out/notebooks, to be rendered, and the notebooks by name."""
+    notebooks = {notebook.stem: notebook for notebook in sorted((out / "notebooks").glob("*.ipynb"))}
+    return [
+        (name, notebook, out / "html" / f"{name}.html", "../index.html", "", "") for name, notebook in notebooks.items()
+    ], notebooks
 
 
-def _render(notebook: Path, page: Path, home: str, title: str, name: str, damaged: dict, lead: str = "") -> None:
+def _render_all(jobs: list[tuple], damaged: dict[str, str], processes: int) -> None:
+    """Render pages; what is wrong with a notebook is added to `damaged`, by its name."""
+    new = sum(not job[2].exists() for job in jobs)
+    reasons = in_processes(_render, [job[1:] for job in jobs], processes if new >= WORTH_PROCESSES else 1)
+    for (name, *_), reason in zip(jobs, reasons, strict=True):
+        if reason:
+            damaged.setdefault(name, reason)
+
+
+def _render(notebook: Path, page: Path, home: str, title: str, lead: str) -> str:
+    """Render one page; returns what is wrong with its notebook, "" where nothing is."""
     try:
         render_notebook(notebook, page, home, title, lead)
     except InputError as error:
-        damaged.setdefault(name, str(error))
+        return str(error)
+    return ""
+
+
+def _problem(name: str, notebook: Path, damaged: dict[str, str]) -> str:
+    """What is wrong with an executed notebook; "" where nothing is."""
+    return "damaged" if name in damaged else "stopped with an error" if _has_error(notebook) else ""
 
 
 def _has_error(notebook: Path) -> bool:

@@ -19,6 +19,7 @@ from adlib.datasets.folder import is_own_set
 from adlib.errors import InputError, did_you_mean
 from adlib.models import list_models, model_class
 from adlib.papers.settings import settings as paper_settings
+from adlib.processes import in_processes
 from adlib.runs.environment import REPOSITORY
 from adlib.runs.record import FAILED, write_json
 from adlib.runs.run import IMAGE_SETTINGS, Run
@@ -150,7 +151,7 @@ def _check_names(profile: Profile, file: Path) -> None:
             )
 
 
-def draw_phantoms(names: Iterable[str], profile: Profile, folder: Path) -> None:
+def draw_phantoms(names: Iterable[str], profile: Profile, folder: Path, processes: int = 1) -> None:
     """Draw the phantoms that the papers need, if the profile runs on phantoms; those that are there stay."""
     if profile.data != "phantoms":
         return
@@ -161,10 +162,17 @@ def draw_phantoms(names: Iterable[str], profile: Profile, folder: Path) -> None:
             drawn[dataset, own.difficulty] = own
             if own.difficulty != "hard" and not papers.is_study(paper):  # what the data notebooks look at
                 drawn.setdefault((dataset, "hard"), None)
+    wanted = []
     for (dataset, _), own in sorted(drawn.items(), key=lambda item: item[0]):
         if dataset in phantoms.list_phantoms():
             options = own.phantoms.get(dataset, {}) | {"difficulty": own.difficulty} if own else {}
-            phantoms.draw(dataset, dataset_root(dataset, own, folder) if own else folder / dataset, **options)
+            wanted.append((dataset, dataset_root(dataset, own, folder) if own else folder / dataset, options))
+    some = sum(not root.is_dir() for _, root, _ in wanted) > 1  # else starting a process takes longer
+    in_processes(_draw, wanted, processes if some else 1)
+
+
+def _draw(dataset: str, root: Path, options: dict) -> None:
+    phantoms.draw(dataset, root, **options)
 
 
 def adapted(paper: str, profile: Profile) -> tuple[dict, Profile]:

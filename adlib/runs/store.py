@@ -18,7 +18,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from adlib.errors import InputError
-from adlib.file_hashes import file_hash
+from adlib.file_hashes import file_hashes
 from adlib.files import read_json
 from adlib.runs.record import FINISHED, write_record
 from adlib.runs.schema import KEY, record_problem
@@ -267,7 +267,10 @@ def _cut(folder: Path, record: dict) -> str:
     for name, size in record.get("files", {}).items():
         if (found := _size(folder / name)) != size:
             return f"{folder / name} is {'gone' if found is None else f'{found} bytes long'}, and was {size} bytes long"
-    for name, value in record.get("sha256", {}).items():
-        if record.get("files", {}).get(name, SMALL + 1) <= SMALL and file_hash(folder / name) != value:
+    sizes = record.get("files", {})
+    small = [name for name in record.get("sha256", {}) if sizes.get(name, SMALL + 1) <= SMALL]
+    found = file_hashes(folder / name for name in small)
+    for name in small:
+        if found[str(folder / name)] != record["sha256"][name]:
             return f"{folder / name} was changed after the run"
     return ""

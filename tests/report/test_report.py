@@ -18,6 +18,7 @@ from adlib.report import (
     banner,
     comparison,
     metric_table,
+    pages,
     paper_banner,
     run_table,
     show_comparison,
@@ -458,6 +459,20 @@ def broken_links(folder: Path) -> list[str]:
             if parts.scheme != "data" and (not inside or lost):
                 broken.append(f"{file.relative_to(folder)}: {address}")
     return broken
+
+
+def test_pages_rendered_by_several_processes_are_those_of_one(executed, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "WORTH_PROCESSES", 2)
+    texts = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        cells = [leave_run(out, category, 0.9) for category in ("UB", "DC")]
+        (out / "runs" / cells[0]["key"] / "run.ipynb").write_bytes(executed.read_bytes())
+        (out / "runs" / cells[1]["key"] / "run.ipynb").write_text("no notebook")
+        assert "run.ipynb is damaged" in render_report(out, processes).read_text()
+        page = (out / "html" / "runs" / f"{cells[0]['key']}.html").read_text()
+        texts.append(page[: page.rindex("<!--")])  # without the seal
+    assert texts[0] == texts[1] and "</html>" in texts[0]
 
 
 def test_a_report_refers_to_nothing_outside_of_its_folder(executed, tmp_path):

@@ -8,9 +8,19 @@ from conftest import finished_record, make_tree
 
 import adlib
 from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
+from adlib.file_hashes import folder_hash
 from adlib.report import category_table, comparison
 from adlib.runs import Recorder, Run, Store
-from adlib.runs.plan import distinct_runs, in_the_way_lines, plan, read_profile, state, write_plan
+from adlib.runs.plan import (
+    Profile,
+    distinct_runs,
+    draw_phantoms,
+    in_the_way_lines,
+    plan,
+    read_profile,
+    state,
+    write_plan,
+)
 from adlib.runs.plan_text import plan_text
 from adlib.runs.record import failure, write_json
 from adlib.samples import select
@@ -144,6 +154,14 @@ def test_a_study_takes_one_set_of_ones_own_for_all_of_its_data(tmp_path):
     cells = plan(["study/what_is_missed"], profile, tmp_path)
     assert not any(cell.run for cell in cells)
     assert "A set of yours: give --data its own folder" in plan_text(cells, profile, Store(tmp_path / "runs"))
+
+
+def test_phantoms_drawn_by_several_processes_are_those_of_one(tmp_path):
+    small = Profile("small", data="phantoms", difficulty="plain", phantoms={"miic": {"size": 64}})
+    for processes in (1, 2):
+        draw_phantoms(["miic"], small, tmp_path / str(processes), processes)
+    assert folder_hash(tmp_path / "1") == folder_hash(tmp_path / "2")
+    assert sum(file.is_file() for file in (tmp_path / "2").rglob("*")) > 20
 
 
 def test_a_plan_on_phantoms_says_of_which_data_sets_there_is_none(tmp_path):
