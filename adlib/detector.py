@@ -40,8 +40,8 @@ MAPS_IN_MEMORY = 2 * 10**9  # bytes of maps beyond which they are kept in a file
 
 _WEIGHTS_WARNINGS = {
     "random": "Random weights: the features were never trained, so detection is far below the method's.",
-    "bundled": "Bundled weights: taught on drawn images and a few photographs by an ImageNet network, where the paper's "
-    "were ImageNet's.",
+    "bundled": "Bundled weights: taught on drawn images and a few photographs by an ImageNet network, where the "
+    "paper's were ImageNet's.",
 }
 
 
