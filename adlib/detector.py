@@ -173,6 +173,7 @@ class Detector:
         seed: int = 0,
         progress: bool = True,
         checkpoint: str | Path | None = None,
+        keep_checkpoint: bool = False,
     ):
         """Learn what is normal. Returns self.
 
@@ -183,6 +184,7 @@ class Detector:
         checkpoint: a file in which methods that train keep their progress, and PatchCore its patches that exceed
             `memory` and its choice among them; a call that finds it resumes there, and ends as an uninterrupted one
             would have. It is deleted when fit is done. Others ignore it.
+        keep_checkpoint: not deleted then, so that whoever is killed later, while scoring, need not fit again.
         """
         self.check_images(images)
         torch.manual_seed(seed)
@@ -193,7 +195,8 @@ class Detector:
         self.images_, self.threshold_ = images.settings, None
         self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
         self.fitted_ = True
-        self._delete_checkpoints()
+        if not keep_checkpoint:
+            self._delete_checkpoints()
         return self
 
     def predict(

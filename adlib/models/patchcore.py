@@ -104,6 +104,11 @@ class PatchCore(Detector):
         self.backbone_.to(self.device_)
         about = about_training(self, images) if self.checkpoint_ else {}
         unfinished = Unfinished(self.checkpoint_, about, self.checkpoint_interval)
+        chosen = unfinished.part("memory_bank")
+        if noted := chosen.read():  # an earlier process was killed after its fit
+            self.memory_bank_, self.shards_ = noted["memory_bank"], noted["shards"]
+            self.to(self.device_)
+            return
         patches, _, _ = self.compared(torch.zeros(1, 3, *images.shape, device=self.device_))
         store = self._store(len(images) * patches.shape[1], patches.shape[2], unfinished)
         for _, batch in self.batches(images, 8, progress, "fit", first=store.images):
@@ -129,6 +134,7 @@ class PatchCore(Detector):
             projections, count, store.shard_rows, seed=self.seed_, progress=progress, unfinished=unfinished
         )
         self.memory_bank_ = store.take(kept)
+        chosen.note(memory_bank=self.memory_bank_, shards=self.shards_)
         self.to(self.device_)
         del projections
         store.close()

@@ -71,6 +71,7 @@ class Recorder:
 
     def checkpoint(self, out: str | Path) -> Path | None:
         """Where training keeps its progress in the run's folder: if this attempt is killed, the next goes on from it.
+        It lies there until the record is written: scoring may take hours too.
 
         The record then says `resumed`, because its times are of the last attempt alone.
         """
@@ -123,6 +124,8 @@ class Recorder:
         if out:
             _save_predictions(predictions, Path(out) / "predictions")
             write_record(Path(out), record)
+            for left in Path(out).glob("checkpoint*"):
+                left.unlink()
         return record
 
 

@@ -204,6 +204,24 @@ def test_a_killed_patchcore_goes_on_and_ends_as_if_it_had_not_been(tmp_path, mon
     assert list(file.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("memory", [None, "100KB"])
+def test_a_patchcore_whose_checkpoint_was_kept_chooses_nothing_anew(tmp_path, monkeypatch, memory):
+    samples = load_samples("folder", make_tree(tmp_path / "data", size=64, train=20))
+    train, file = ImageSet(select(samples, split="train"), size=64), tmp_path / "run" / "checkpoint"
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "random", "coreset_ratio": 0.5, "projection_size": 16}
+    settings |= {"memory": memory}
+    given = {"device": "cpu", "progress": False, "checkpoint": file}
+    first = create_model("patchcore", **settings).fit(train, **given, keep_checkpoint=True)
+    seen, rounds = [], []
+    monkeypatch.setattr(PatchStore, "add", lambda *a, add=PatchStore.add: (seen.append(a[2]), add(*a)))
+    monkeypatch.setattr(coreset, "_round", lambda *a, real=coreset._round: (rounds.append(a), real(*a))[1])
+    again = create_model("patchcore", **settings).fit(train, **given)
+    assert not seen and not rounds
+    assert again.shards_ == first.shards_
+    assert torch.equal(again.memory_bank_, first.memory_bank_)
+    assert list(file.parent.iterdir()) == []
+
+
 def test_an_unfinished_choice_of_other_features_is_refused(tmp_path):
     features, file = clustered(300, 16), tmp_path / "fit"
     k_centre_greedy(features, 20, unfinished=Unfinished(file, {"seed": 1}))

@@ -92,6 +92,16 @@ def test_resumed_training_ends_with_the_same_weights(images, tmp_path, settings,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_kept_checkpoint_spares_whoever_is_killed_while_scoring_the_training(images, tmp_path):
+    file = tmp_path / "training.ckpt"
+    first = Rebuilder().fit(images, device="cpu", checkpoint=file, keep_checkpoint=True)
+    assert [left.name for left in tmp_path.iterdir()] == ["training.ckpt"]
+    again = Rebuilder().fit(images, device="cpu", checkpoint=file)
+    assert first.seen and not again.seen
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(again), strict=True))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_resumed_training_with_drawn_anomalies_and_chosen_epoch(images, tmp_path):
     class Chooser(Rebuilder):
         def fit_images(self, images, val, progress):
