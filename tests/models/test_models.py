@@ -202,6 +202,7 @@ QUICK = {
         "weights": "bundled",
         "embedding_size": 384,
         "hidden": 128,
+        "noise": 0.1,  # of the size of the bundled features
         "epochs": 40,
         "batch_size": 4,
         "smoothing": 2.0,
