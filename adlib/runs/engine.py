@@ -1,8 +1,8 @@
 """The engine by which papermill executes notebooks, saving them less often.
 
 papermill writes the notebook before and after every cell. A run has some forty cells, and a megabyte of pictures in the
-last of them: that was half a second of processor time a run. Here the notebook is saved when it begins, when it ends, in
-whatever way, and in between where the last time is SAVE_EVERY seconds ago.
+last of them: that was half a second of processor time a run. Here the notebook is saved when it begins, when it ends,
+in whatever way, and in between where the last time is SAVE_EVERY seconds ago.
 """
 
 from papermill.engines import NBClientEngine, papermill_engines
