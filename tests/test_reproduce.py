@@ -2,7 +2,7 @@
 
 from adlib import reproduce
 from adlib.report.known_answers import Verdict
-from adlib.runs.plan import read_profile
+from adlib.runs.profile import read_profile
 from adlib.runs.record import FINISHED
 
 

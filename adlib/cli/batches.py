@@ -96,8 +96,8 @@ def plan(
     from adlib.papers import list_papers
     from adlib.reproduce import make_plan
     from adlib.runs.environment import available_cpus
-    from adlib.runs.plan import read_profile
     from adlib.runs.plan_text import plan_text
+    from adlib.runs.profile import read_profile
     from adlib.runs.store import Store
 
     chosen = read_profile(profile, data, seeds)
@@ -141,7 +141,7 @@ def reproduce(
     from adlib.reproduce import cache_for, shared_cache
     from adlib.reproduce import reproduce as reproduce_papers
     from adlib.runs.conditions import Conditions
-    from adlib.runs.plan import read_profile
+    from adlib.runs.profile import read_profile
     from adlib.runs.workers import Workers
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does

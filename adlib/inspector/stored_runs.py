@@ -21,7 +21,7 @@ def ensure_run(out: str | Path) -> None:
     """
     from adlib.reproduce import make_plan
     from adlib.runs.batch import run_all
-    from adlib.runs.plan import read_profile
+    from adlib.runs.profile import read_profile
 
     store = Store(Path(out).resolve() / "runs")
     if any(record["status"] == FINISHED for record in store.records()):

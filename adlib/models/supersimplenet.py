@@ -92,7 +92,11 @@ class Heads(nn.Module):
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         maps = self.segment(features)  # [B, 1, h, w]
         read = maps.detach() if self.stop_gradient else maps
-        deep = self.classify(torch.cat([features, read], 1))  # [B, 128, h, w]
+        first, norm, rectify = self.classify
+        # The convolution of both, joined, as the sum of two: joined they would be a copy of all features.
+        weight = first.weight
+        deep = F.conv2d(features, weight[:, :-1].contiguous(memory_format=torch.channels_last), first.bias, padding=2)
+        deep = rectify(norm(deep + F.conv2d(read, weight[:, -1:], padding=2)))  # [B, 128, h, w]
         pooled = [deep.amax((2, 3)), deep.mean((2, 3)), read.amax((2, 3)), read.mean((2, 3))]
         return maps[:, 0], self.score(torch.cat(pooled, 1))[:, 0]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jinja2
 import nbformat
+import pandas as pd
 
 from adlib import papers
 from adlib.errors import InputError
@@ -53,6 +54,7 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
     executed = {name: _problem(name, notebook, damaged) for name, notebook in notebooks.items()}
     plans = {name: plan for name in papers.list_papers() if (plan := _plan(name, out, damaged)) is not None}
     studies = [_study(name, executed) for name in papers.list_studies() if _plan(name, out, damaged) is not None]
+    known = known_answers(out, [name for name, readable in plans.items() if readable])
 
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("adlib", "report"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -64,7 +66,7 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
         script=script,
         policy=policy(script),
         banner=banner(text for record in done for text in record["warnings"]).data if done else "",
-        known=verdict(known_answers(out, [name for name, readable in plans.items() if readable])),
+        known=verdict(known),
         floors=floor_sentence(),
         provenance=code_sentence(map(record_code, done)),
         done=len(done),
@@ -73,7 +75,9 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
         runs=[_run_row(record, titles, pages) for record in done],
         metrics=INDEX_METRICS,
         across=[_page(name, executed) for name in papers.ACROSS],
-        papers=[_paper(name, out, executed, readable) for name, readable in plans.items()],
+        papers=[
+            _paper(name, out, executed, readable, known[known["paper"] == name]) for name, readable in plans.items()
+        ],
         studies=studies,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         code=environment.code_text(environment.code()),
@@ -145,12 +149,11 @@ def _plan(name: str, out: Path, damaged: dict[str, str]) -> bool | None:
         return False
 
 
-def _paper(name: str, out: Path, executed: dict[str, str], readable: bool) -> dict:
+def _paper(name: str, out: Path, executed: dict[str, str], readable: bool, known: pd.DataFrame) -> dict:
     """What the index shows of a paper; without its tables where the plan, which says whose numbers go there, is not
-    readable.
+    readable. known: its known answers.
     """
     protocol = papers.protocol(name)
-    known = known_answers(out, [name]) if readable else None
     tables = []
     for table, spec in protocol["tables"].items() if readable else ():
         cells = comparison(name, table, out)

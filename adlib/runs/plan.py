@@ -1,7 +1,4 @@
-"""The plan: every run that the tables of the papers need, under a profile.
-
-A profile (nbconfig/profiles/*.yaml) is plain data that overrides parameters; nothing here asks which one it is.
-"""
+"""The plan: every run that the tables of the papers need, under a profile."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -11,16 +8,15 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from adlib import papers, phantoms
 from adlib.datasets import facts, load_samples
 from adlib.datasets.folder import is_own_set
-from adlib.errors import InputError, did_you_mean
+from adlib.errors import InputError
 from adlib.models import list_models, model_class
 from adlib.papers.settings import settings as paper_settings
 from adlib.processes import in_processes
-from adlib.runs.environment import REPOSITORY
+from adlib.runs.profile import Profile, list_profiles, read_profile  # noqa: F401  the last two are asked for here
 from adlib.runs.record import FAILED, write_json
 from adlib.runs.run import IMAGE_SETTINGS, Run
 from adlib.runs.store import Store
@@ -30,7 +26,6 @@ from adlib.training_set import SYNTHETIC, TRAINING_SETTINGS
 # Of a cell's run; the last four are of cells without one.
 NO_WEIGHTS = "no weights"
 STATES = ("done", "running", "failed", "to do", "no data", NO_WEIGHTS, "not in this profile", "not implemented")
-PROFILES = REPOSITORY / "nbconfig" / "profiles"
 
 
 @dataclass
@@ -57,98 +52,6 @@ class Cell:
         names = ("paper", "table", "method", "dataset", "category", "setting", "seed", "missing")
         cell = {name: getattr(self, name) for name in names}
         return cell | {"key": self.run.key if self.run else ""}
-
-
-@dataclass
-class Profile:
-    """What a YAML file in nbconfig/profiles says.
-
-    data: "phantoms", or where the datasets lie (one folder each). seeds: how many; if not given, a paper's own number
-    of replicates, else one. phantoms: options of drawing, by dataset. difficulty: of drawn data in benchmark runs,
-    "hard" or "plain" (adlib.phantoms.plain); data notebooks always show the hard ones. settings: overrides for all
-    methods that have such a parameter. methods: overrides by method. categories: method -> on how many categories of
-    each dataset it runs, "other" standing for all methods that are not named; on all of them if the profile says
-    nothing. joint: the methods of which one model learns all categories of a dataset together, where a paper has them;
-    if not given, as each paper says. No limit of categories concerns these, except 0, which leaves a method out.
-    """
-
-    name: str
-    data: str = ""
-    seeds: int | None = None
-    phantoms: dict = field(default_factory=dict)
-    difficulty: str = "hard"
-    settings: dict = field(default_factory=dict)
-    methods: dict = field(default_factory=dict)
-    categories: dict = field(default_factory=dict)
-    joint: list[str] | None = None
-    insisted: bool = field(default=False, init=False)  # that `seeds` holds whatever a study says
-
-    def limit(self, method: str) -> int | None:
-        """On how many categories of a dataset a method runs; None for all."""
-        return self.categories.get(method, self.categories.get("other"))
-
-
-def list_profiles() -> list[str]:
-    return sorted(file.stem for file in PROFILES.glob("*.yaml"))
-
-
-def read_profile(name: str, data: str | Path | None = None, seeds: int | None = None) -> Profile:
-    """A profile by name or by the path of a YAML file; data and seeds override what it says."""
-    file = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
-    if not file.is_file():
-        known = list_profiles()
-        raise InputError(
-            f"No profile {name!r}; there are {', '.join(known)}, or give a .yaml file.{did_you_mean(name, known)}"
-        )
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        _check_profile(content)
-        profile = Profile(file.stem, **content)
-    except (TypeError, ValueError, OSError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{file} is not a profile: {str(error) or 'it is nested too deeply'}.") from error
-    if data is not None:
-        profile.data = str(Path(data).expanduser().resolve())
-    if seeds is not None:
-        profile.seeds, profile.insisted = seeds, True
-    _check_names(profile, file)
-    if not profile.data:
-        raise InputError(f"Profile {profile.name} needs data: give --data DIR, with one folder per dataset in it.")
-    return profile
-
-
-def _check_profile(content: object) -> None:
-    """Raise ValueError for what the fields of a Profile do not hold."""
-    if not isinstance(content, dict):
-        raise ValueError("it holds no names with values")
-    kinds = {"data": str, "seeds": int, "phantoms": dict, "settings": dict, "methods": dict, "categories": dict}
-    for name, value in content.items():
-        kind = kinds.get(name, list if name == "joint" else object)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise ValueError(f"{name} is {value!r}, not of the kind {kind.__name__}")
-    for name in ("phantoms", "methods"):
-        for key, value in (content.get(name) or {}).items():
-            if not isinstance(value, dict):
-                raise ValueError(f"{name}: {key} is {value!r}, not names with values")
-    if content.get("seeds") is not None and content["seeds"] < 1:
-        raise ValueError(f"seeds is {content['seeds']}, and must be 1 or more")
-
-
-def _check_names(profile: Profile, file: Path) -> None:
-    """Raise InputError for a method or data set that does not exist, and for a limit that is no number."""
-    from adlib.datasets import list_datasets
-
-    methods, datasets = list_models(), list_datasets()
-    given = {"methods": methods, "categories": [*methods, "other"], "joint": methods, "phantoms": datasets}
-    for of, known in given.items():
-        for name in getattr(profile, of) or ():
-            if name not in known:
-                near = did_you_mean(name, known)
-                raise InputError(f"{file} is not a profile: {of} names {name!r}, which does not exist.{near}")
-    for name, limit in (profile.categories or {}).items():
-        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
-            raise InputError(
-                f"{file} is not a profile: categories, {name} is {limit!r}, not a number from 0, or null for all."
-            )
 
 
 def draw_phantoms(names: Iterable[str], profile: Profile, folder: Path, processes: int = 1) -> None:

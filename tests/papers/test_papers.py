@@ -176,7 +176,7 @@ def test_unknown_paper_and_unknown_statement():
 
 def test_the_smoke_profile_gives_every_trained_method_a_small_budget():
     from adlib.models import list_models, model_class
-    from adlib.runs.plan import read_profile
+    from adlib.runs.profile import read_profile
 
     budgets = read_profile("smoke").methods
     trained = [name for name in list_models() if "epochs" in inspect.signature(model_class(name).__init__).parameters]
