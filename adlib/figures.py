@@ -334,7 +334,7 @@ def plot_brightness(table: pd.DataFrame) -> Figure:
     """Mean grey level of images by category, training beside test: the shift of lighting. table: of `brightness`."""
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     order = {"hue": "split", "hue_order": ["train", "test"]}
-    sns.stripplot(table, x="category", y="mean", dodge=True, size=3, alpha=0.5, ax=axis, **order)
+    sns.stripplot(table, x="category", y="mean", dodge=True, size=4.5, alpha=0.8, ax=axis, **order)
     axis.set(xlabel="", ylabel="mean grey level")
     return finish(figure)
 
@@ -365,4 +365,6 @@ def plot_grey_surface(image: str, grey: np.ndarray, mask: np.ndarray) -> Figure:
     right.plot_surface(x, y, grey, facecolors=np.clip(colours, 0, 1), rcount=80, ccount=80, linewidth=0)
     right.set(xlabel="x", ylabel="y", zlabel="grey level")
     right.view_init(elev=45, azim=-60)
+    for side in (right.xaxis, right.yaxis, right.zaxis):
+        side.set_pane_color((0, 0, 0, 0))
     return finish(figure)

@@ -252,9 +252,11 @@ def phantom_warning(samples: pd.DataFrame, dataset: str) -> str:
     drawn = phantom_facts(samples)
     if drawn is None:
         return ""
+    plain = (drawn.get("options") or {}).get("difficulty") == "plain"
+    what = " Plain ones: large blots, without the light, the contrasts and the sizes that make the data set hard."
     return (
         f"Phantom data: drawn by adlib (seed {drawn['seed']}), not {dataset}. The numbers show that the code works and "
-        "say nothing about the data set."
+        f"say nothing about the data set.{what if plain else ''}"
     )
 
 

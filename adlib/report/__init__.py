@@ -15,6 +15,7 @@ from adlib.report.facts import (
     time_table,
     warnings_of,
 )
+from adlib.report.labels import metric_label
 from adlib.report.published_bars import published_bars
 from adlib.report.rank_figures import critical_difference_diagrams, rank_heat_map
 from adlib.report.ranks import (
@@ -56,6 +57,7 @@ __all__ = [
     "dataset_means",
     "defect_table",
     "fact_table",
+    "metric_label",
     "metric_table",
     "operating_thresholds",
     "order_agreement",

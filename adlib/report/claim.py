@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from html import escape
 
 from adlib.report.facts import interval_text
+from adlib.report.tables import compared, dash
 from adlib.runs.record import FAILED
 
 SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -11,11 +12,13 @@ SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "A
 
 def claim(record: Mapping, title: str) -> str:
     """HTML, escaped: which run, what it found and missed at the oracle threshold, and its areas with their intervals;
-    of a run that failed, why.
+    of a run that failed, or whose numbers stand for nothing, why.
     """
     name = f"<strong>{escape(title)}</strong>"
     if record["status"] == FAILED:
         return f'<p class="adlib-claim">{name}: <span class="failed">failed, {escape(record["reason"])}</span></p>'
+    if lacks := dash(record):
+        return f'<p class="adlib-claim">{name}: <span class="failed">{escape(lacks)}: no number counts</span></p>'
     parts, decided, intervals = [], record.get("oracle") or {}, record.get("intervals") or {}
     counts = [decided.get(name) for name in ("tp", "fn", "fp", "tn")]
     if None not in counts:
@@ -25,7 +28,7 @@ def claim(record: Mapping, title: str) -> str:
             "normal ones, at the threshold of best F1 (oracle)"
         )
     for metric, label in SHOWN.items():
-        if (value := record["metrics"].get(metric)) is not None:
+        if (value := record["metrics"].get(metric)) is not None and compared(record, metric):
             interval = interval_text(intervals[metric]) if metric in intervals else "none"
             more = "" if interval.startswith("none") else f" ({interval})"
             parts.append(f"{label} {value:.4f}{more}")

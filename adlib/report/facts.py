@@ -12,7 +12,8 @@ from IPython.display import HTML
 from adlib import papers
 from adlib.report.banner import banner
 from adlib.report.labels import metric_label
-from adlib.report.tables import COUNTS, read_plan
+from adlib.report.provenance import profile_sentence
+from adlib.report.tables import COUNTS, compared, read_plan, unit
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 
@@ -139,7 +140,8 @@ def paired_table(predictions, images=None, training=None) -> HTML:
 
 
 def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
-    """A record's metrics by category, one row each, in percent, without thresholds, counts and intervals.
+    """A record's metrics by category, one row each, in percent and MCC as a fraction, without thresholds, counts and
+    intervals. Decisions are at each category's own threshold of best F1 (an oracle).
 
     A sentence where there is one category only.
     """
@@ -147,7 +149,8 @@ def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
         return HTML("<p>One category: its metrics are those above.</p>")
     table = pd.DataFrame(metrics).T
     shown = [name for name in table if "threshold" not in name and name not in {*COUNTS, "aupro_regions", "intervals"}]
-    return (100 * table[shown].astype(float)).round(2)
+    scale = {name: 1 if unit(name) == "fraction" else 100 for name in shown}
+    return (table[shown].astype(float) * pd.Series(scale)).round(2).rename(columns=metric_label)
 
 
 def published_table(paper: str, table: str, rows: str | list[str] = ("dataset", "category")) -> pd.DataFrame:
@@ -173,8 +176,8 @@ def _records(paper: str, out: str | Path, tables: list[str] | None = None) -> li
     store, settings = Store(Path(out) / "runs"), {}
     for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
         if cell["key"] and (tables is None or cell["table"] in tables):
-            settings.setdefault(cell["key"], cell["setting"])  # equal work has one setting, or the first one's name
-    found = [(store.record(key), setting) for key, setting in settings.items()]
+            settings.setdefault(cell["key"], {})[cell["setting"]] = None  # equal work fills several rows
+    found = [(store.record(key), ", ".join(names)) for key, names in settings.items()]
     return [record | {"setting": setting} for record, setting in found if record and record["status"] == FINISHED]
 
 
@@ -189,11 +192,13 @@ def paper_banner(paper: str, out: str | Path, tables: list[str] | None = None) -
     """
     if not _records(paper, out, tables):
         return HTML("<p>None of our runs for these tables is done: the numbers are the published ones alone.</p>")
-    return banner(warnings_of(paper, out, tables))
+    profile = (read_plan(paper, out) or {}).get("profile", "")
+    return banner([*warnings_of(paper, out, tables), profile_sentence([profile])])
 
 
 def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> pd.DataFrame:
-    """The finished runs behind a paper's tables, one row each: metrics in percent, seconds of fit and predict.
+    """The finished runs behind a paper's tables, one row each: metrics in percent (MCC a fraction), seconds of fit and
+    predict. NaN stands for numbers that are not to be compared (adlib.report.tables.compared).
 
     tables: those of these tables alone; of all if None.
     The column "run" is the key of the run; "setting" tells rows of one method apart, and is there where a table has
@@ -205,7 +210,7 @@ def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> p
         row = {name: run[name] for name in ("method", "dataset", "category", "seed")} | {"setting": record["setting"]}
         row["category"] = row["category"] or "all"
         row |= {
-            name: 100 * value
+            name: (1 if unit(name) == "fraction" else 100) * value if compared(record, name) else math.nan
             for name, value in record["metrics"].items()
             if value is not None and "threshold" not in name and name != "aupro_regions"
         }
@@ -220,7 +225,11 @@ def show_runs(paper: str, out: str | Path, tables: list[str] | None = None, home
     if found.empty:
         return HTML("<p>None yet.</p>")
     found.insert(0, "run", found.pop("run"))
-    found = found.rename(columns=metric_label)  # words, so that headings break between them
+    joint = ""
+    if found["category"].eq("all").any():
+        joint = "<p>Runs on all categories: metrics over all their images, where the tables have each category's.</p>"
+    # Words, so that headings break between them.
+    found = found.dropna(axis="columns", how="all").rename(columns=lambda name: metric_label(name).replace("_", " "))
     page = found.to_html(index=False, na_rep="–", border=0, classes="adlib-runs")
     link = rf'<td><a href="{escape(home)}html/runs/\1.html">\1</a></td>'
-    return HTML(re.sub(r"<td>([0-9a-f]{16})</td>", link, page))
+    return HTML(joint + re.sub(r"<td>([0-9a-f]{16})</td>", link, page))

@@ -136,11 +136,11 @@ def _line(cell: pd.DataFrame, state: str) -> str:
 def floor_sentence() -> str:
     """What has to be reached, in one sentence."""
     usual = " and ".join(f"{metric_label(name)} of {floor:g}" for name, floor in FLOORS.items())
-    lower = "; ".join(
-        f"{metric_label(name)} of {floor:g} for {method}"
-        for method, found in LOWER_FLOORS.items()
-        for name, floor in found.items()
-    )
+    groups: dict[str, list[str]] = {}
+    for method, found in LOWER_FLOORS.items():
+        for name, floor in found.items():
+            groups.setdefault(f"{metric_label(name)} of {floor:g}", []).append(method)
+    lower = "; ".join(f"{floor} for {', '.join(methods)}" for floor, methods in groups.items())
     return (
         f"Found means at least: {usual} where the method's maps outline defects; {lower}. Judged are the runs on plain "
         "phantoms: large blots, planted in a few pieces photographed again and again, which any working method finds."

@@ -45,8 +45,10 @@ def read_notebook(file: Path) -> "nbformat.NotebookNode":
 def render_notebook(source: Path, target: Path, home: str, title: str = "", lead: str = "") -> Path:
     """Render an executed notebook to one HTML file; left as it is if we made it of this very content.
 
-    home: relative address of the index page. title: of the page; the notebook's first heading if not given.
-    lead: HTML of ours above the notebook.
+    home: relative address of the index page. title: of the page, which then stands above the notebook's first heading;
+    that heading if not given.
+    lead: HTML of ours below the title: what the page has to say. If not given, the first thing that the notebook wants
+    to be taken away stands there.
     Nothing in the page runs or loads anything, whoever wrote the notebook. Raises InputError for a damaged notebook;
     the page then says so.
     """
@@ -72,6 +74,7 @@ def _page(notebook: "nbformat.NotebookNode", name: str, home: str, title: str, l
         "title": title or notebook_title(notebook),
         "home": home,
         "lead": lead,
+        "opened": False,
         "style": style(),
         "policy": policy(),
         "alt": _alternative_texts(notebook),
@@ -81,11 +84,66 @@ def _page(notebook: "nbformat.NotebookNode", name: str, home: str, title: str, l
     notebook.metadata = nbformat.from_dict({"language_info": {"name": "python", "pygments_lexer": "python3"}})
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})
+    about["opened"] = _open(notebook, title, "" if lead else _first_conclusion(notebook))
     try:
         page, _ = _exporter().from_notebook_node(notebook, resources={"adlib": about})
     except Exception as error:  # whatever a notebook of others does to the exporter, it is this page's and no other's
         raise InputError(f"The notebook {name} cannot be shown ({type(error).__name__}: {error}).") from error
     return page.rstrip()
+
+
+def _open(notebook: "nbformat.NotebookNode", title: str, claim: str) -> bool:
+    """Part a notebook's title from the text below it, so that what the page has to say can stand between them.
+
+    title: takes the place of the first heading, which goes on as text. claim: Markdown. False, and nothing done, where
+    the notebook does not begin with a heading.
+    """
+    import nbformat
+
+    first = notebook.cells[0] if notebook.cells else None
+    heading, _, text = (first.source if first and first.cell_type == "markdown" else "").strip().partition("\n")
+    if not heading.startswith("# "):
+        return False
+    if title:
+        text = f"**{heading[2:].strip()}**\n\n{text.strip()}"
+        heading = "# " + re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", title)
+
+    def cell(name: str, source: str, **metadata) -> "nbformat.NotebookNode":
+        return nbformat.from_dict({"cell_type": "markdown", "id": name, "metadata": metadata, "source": source})
+
+    opening = [cell("heading", heading, opens=True), cell("claim", claim, claims=True), cell("text", text.strip())]
+    notebook.cells[:1] = [part for part in opening if part.source]
+    return True
+
+
+def _first_conclusion(notebook: "nbformat.NotebookNode") -> str:
+    """The first point below the heading "What to take away", with what leads up to the points if that ends with a
+    colon; Markdown, "" where there is no such heading.
+    """
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## What to take away\n"):
+            text, *points = re.split(r"^- ", cell.source.partition("\n")[2].strip(), flags=re.MULTILINE)
+            text = text.strip()
+            if not points:
+                return text.split("\n\n")[0]
+            return f"{text}\n\n" * text.endswith(":") + f"- {points[0].strip()}"
+    return ""
+
+
+def without_row_numbers(html: str) -> str:
+    """HTML with the tables of pandas as a page wants them: a column that only counts the rows is left out, and "–"
+    stands for what is no number.
+    """
+
+    def shown(found: re.Match) -> str:
+        head, _, body = found[0].replace("<td>NaN</td>", "<td>–</td>").partition("<tbody>")
+        rows = re.findall(r"<tr>\s*<th>([^<]*)</th>", body)
+        if not rows or rows != [str(number) for number in range(len(rows))] or re.search(r"<tr>\s*<th>\w", head):
+            return f"{head}<tbody>{body}"
+        head = re.sub(r"(<tr[^>]*>\s*)<th[^>]*></th>", r"\1", head)
+        return f"{head}<tbody>" + re.sub(r"(<tr>\s*)<th>\d+</th>", r"\1", body)
+
+    return re.sub(r'<table[^>]*class="dataframe"[^>]*>.*?</table>', shown, html, flags=re.DOTALL)
 
 
 @cache
@@ -101,6 +159,7 @@ def _exporter():
     )
     exporter.register_filter("harmless", harmless_html)
     exporter.register_filter("picture_address", picture_address)
+    exporter.register_filter("without_row_numbers", without_row_numbers)
     return exporter
 
 

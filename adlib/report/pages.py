@@ -16,10 +16,11 @@ from adlib.report.banner import banner
 from adlib.report.claim import claim
 from adlib.report.harmless import policy
 from adlib.report.known_answers import floor_sentence, known_answers, verdict
+from adlib.report.labels import metric_label
 from adlib.report.notebooks import notebook_title, read_notebook, render_notebook, style
-from adlib.report.provenance import code_sentence, record_code
+from adlib.report.provenance import code_sentence, profile_sentence, record_code
 from adlib.report.table_html import table_page
-from adlib.report.tables import comparison, read_plan
+from adlib.report.tables import compared, comparison, read_plan
 from adlib.report.trivial_rows import trivial_rows
 from adlib.runs import environment
 from adlib.runs.record import FAILED
@@ -56,6 +57,7 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
     studies = [_study(name, executed) for name in papers.list_studies() if _plan(name, out, damaged) is not None]
     known = known_answers(out, [name for name, readable in plans.items() if readable])
 
+    profile = profile_sentence(read_plan(name, out)["profile"] for name, readable in plans.items() if readable)
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("adlib", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     ).get_template("index.html.j2")
@@ -65,7 +67,7 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
         style=style(),
         script=script,
         policy=policy(script),
-        banner=banner(text for record in done for text in record["warnings"]).data if done else "",
+        banner=banner([*(text for record in done for text in record["warnings"]), profile]).data if done else "",
         known=verdict(known),
         floors=floor_sentence(),
         provenance=code_sentence(map(record_code, done)),
@@ -73,7 +75,7 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
         failures=[_failed_row(record, titles, pages) for record in records if record["status"] == FAILED],
         damaged=[{"name": name, "reason": reason} for name, reason in damaged.items()],
         runs=[_run_row(record, titles, pages) for record in done],
-        metrics=INDEX_METRICS,
+        metrics=[metric_label(name) for name in INDEX_METRICS],
         across=[_page(name, executed) for name in papers.ACROSS],
         papers=[
             _paper(name, out, executed, readable, known[known["paper"] == name]) for name, readable in plans.items()
@@ -157,7 +159,7 @@ def _paper(name: str, out: Path, executed: dict[str, str], readable: bool, known
     tables = []
     for table, spec in protocol["tables"].items() if readable else ():
         cells = comparison(name, table, out)
-        html = table_page(cells, known, "", trivial_rows(cells, out))
+        html = table_page(cells, known, "", trivial_rows(cells, out), read_plan(name, out)["profile"])
         tables.append({"name": table, "title": spec["title"], "html": html})
     pages = [_page(notebook, executed) for kind in protocol["notebooks"].values() for notebook in kind]
     about = {key: protocol[key] for key in ("title", "authors", "source", "question")}
@@ -180,10 +182,14 @@ def _page(name: str, executed: dict[str, str]) -> dict:
 
 def _run_row(record: dict, titles: dict[str, str], pages: dict[str, str]) -> dict:
     values = [record["metrics"].get(name) for name in INDEX_METRICS]
+    shown = [compared(record, name) for name in INDEX_METRICS]
     return {
         "title": titles[record["key"]],
         "href": pages.get(record["key"], ""),
-        "metrics": ["undefined" if value is None or math.isnan(value) else f"{value:.4f}" for value in values],
+        "metrics": [
+            "–" if not fits else "undefined" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+            for value, fits in zip(values, shown, strict=True)
+        ],
         "seconds": f"{sum(record['seconds'].values()):.1f}",
     }
 

@@ -1,9 +1,11 @@
-"""Which adlib made the numbers: said wherever it was not one clean state of it."""
+"""Which adlib made the numbers, with whose settings: said wherever it was not one clean state, or not the papers'."""
 
 from collections import Counter
 from collections.abc import Iterable
 
 from adlib.runs.environment import code_text
+
+PAPERS = "paper"  # the profile that leaves a paper's settings as they are
 
 
 def record_code(record: dict) -> str:
@@ -19,3 +21,14 @@ def code_sentence(states: Iterable[str]) -> str:
     listed = "; ".join(f"{state} ({count})" if len(found) > 1 else state for state, count in sorted(found.items()))
     mixed = f"{len(found)} states of adlib, which may differ: " if len(found) > 1 else "adlib "
     return f"Our numbers come from {mixed}{listed}."
+
+
+def profile_sentence(names: Iterable[str]) -> str:
+    """Whose settings runs of these profiles have, in a sentence; "" where they are the papers'."""
+    others = sorted(set(names) - {PAPERS, ""})
+    if not others:
+        return ""
+    return (
+        f"Profile {' and '.join(others)}: its budgets, image sizes and other settings take the place of the papers'; "
+        "the page of a run lists those of the run."
+    )

@@ -3,11 +3,13 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 
 from adlib.figure_style import INK, finish
 from adlib.report.ranks import RankTest, equal_groups
+
+EVEN = 0.18  # of a ground on which black and white are read equally well
 
 
 def rank_heat_map(values: pd.DataFrame, title: str, label: str = "") -> Figure:
@@ -27,12 +29,25 @@ def rank_heat_map(values: pd.DataFrame, title: str, label: str = "") -> Figure:
         axis.set_facecolor(to_rgba(INK, 0.15))
         bar = {"label": label}
         sns.heatmap(shown, annot=texts, fmt="", cmap="cividis", annot_kws={"size": 8}, cbar_kws=bar, ax=axis)
+        grounds = axis.collections[0].get_facecolors()
+        for text in axis.texts:  # seaborn's own choice of black or white is hard to read
+            column, row = map(int, text.get_position())
+            dark = _luminance(grounds[row * shown.shape[1] + column]) < EVEN
+            text.set_color("white" if dark else "0.05")
         for row, column in zip(*shown.isna().to_numpy().nonzero(), strict=True):
             axis.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=8)
         axis.set(xlabel="", ylabel="")
         axis.tick_params(axis="both", labelsize=8, rotation=0)
         axis.tick_params(axis="x", rotation=25)
     return finish(figure)
+
+
+def _luminance(colour) -> float:
+    """Relative luminance, 0 to 1 (WCAG 2)."""
+    return sum(
+        weight * (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4)
+        for weight, value in zip((0.2126, 0.7152, 0.0722), to_rgb(colour), strict=True)
+    )
 
 
 def critical_difference_diagrams(tests: dict[str, RankTest], title: str) -> Figure:

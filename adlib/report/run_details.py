@@ -52,14 +52,16 @@ def pooled_table(paper: str, out: str | Path, metric: str = "image_auroc") -> pd
 def recall_by_defect(paper: str, out: str | Path, tables: Sequence[str]) -> pd.DataFrame | HTML:
     """Recall of each kind of defect at the threshold of best F1 on the test images (an oracle), in percent, per run.
 
-    Columns: category, setting, seed, what the method chose by its seed (numbers of injected defects and epochs, where
-    it says so), then "<defect>, n = <test images>". A sentence where no run is done.
+    Columns: category, setting (of every row that the run fills), seed, what the method chose by its seed (numbers of
+    injected defects and epochs, where it says so), then "<defect>, n = <test images>". A sentence where no run is done.
     """
-    rows, store = [], Store(Path(out) / "runs")
+    rows, store, settings = [], Store(Path(out) / "runs"), {}
+    for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
+        settings.setdefault(cell["key"], {})[cell["setting"]] = None
     for cell, record in finished_cells(paper, out, tables):
         found = Predictions.load(store.path(cell["key"]) / "predictions")
         threshold = record["metrics"]["image_f1max_threshold"]
-        row = {name: cell[name] for name in ("category", "setting", "seed")}
+        row = {"category": cell["category"], "setting": ", ".join(settings[cell["key"]]), "seed": cell["seed"]}
         choices = record.get("choices", {})
         row |= {"injected": len(choices["real defects"])} if "real defects" in choices else {}
         row |= {"epochs": choices["epochs"]} if "epochs" in choices else {}
@@ -120,24 +122,28 @@ def below_limits(table: pd.DataFrame, metric: str, limits: Mapping[str, float]) 
     """Which rows of a comparison lie below stated limits: a column per limit for the published and for our values.
 
     "yes", "no", "" where there is no value, or "20 are too few" where a rate of 1 in 20 normal images, by the table's
-    counts, is above the limit: none of them says little then. limits: name -> value in percent, as the table's rates.
+    counts, is above the limit: none of them says little then. Where the table has counts, the rate is theirs, with all
+    its digits. limits: name -> value in percent, as the table's rates.
     """
     rows = table[table["metric"] == metric].set_index("setting")
     found = {}
     for name, limit in limits.items():
         for column in ("published", "ours"):
-            answers = pd.Series(np.where(rows[column] < limit, "yes", "no"), index=rows.index)
-            normal = _normal_images(table, column).reindex(rows.index)
+            normal, alarms = (counted.reindex(rows.index) for counted in _normal_images(table, column))
+            rates = (100 * alarms / normal).fillna(rows[column]) if metric == "fpr" else rows[column]
+            answers = pd.Series(np.where(rates < limit, "yes", "no"), index=rows.index)
             few = 100 / normal > limit
             answers[few] = normal[few].map("{:.0f} are too few".format)
             found[f"{column} below {limit:g} ({name})"] = answers.mask(rows[column].isna(), "")
     return pd.DataFrame(found, index=rows.index)
 
 
-def _normal_images(table: pd.DataFrame, column: str) -> pd.Series:
-    """How many normal images each row's counts were taken on, by setting; NaN without counts."""
+def _normal_images(table: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
+    """How many normal images each row's counts were taken on, and how many of them were false alarms, by setting; NaN
+    without counts.
+    """
     counts = {name: table[table["metric"] == name].set_index("setting")[column].astype(float) for name in ("tn", "fp")}
-    return counts["tn"] + counts["fp"]
+    return counts["tn"] + counts["fp"], counts["fp"]
 
 
 def real_defect_runs(paper: str, out: str | Path) -> pd.DataFrame | HTML:

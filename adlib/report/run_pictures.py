@@ -21,12 +21,12 @@ from IPython.display import HTML, Image
 from adlib import papers
 from adlib.decoding.resizing import frame
 from adlib.errors import InputError
-from adlib.figure_style import finish
+from adlib.figure_style import INK, finish
 from adlib.models import is_surrogate
 from adlib.predictions import Predictions
 from adlib.report.harmless import picture_address
 from adlib.report.notebooks import read_notebook
-from adlib.report.tables import read_plan
+from adlib.report.tables import dash, read_plan
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 
@@ -129,6 +129,9 @@ def _finished_runs(cells: list[dict], store: Store) -> tuple[dict[tuple[str, str
         if record is None or record["status"] != FINISHED:
             missing.setdefault(place, cell["missing"] or ("to do" if record is None else "failed"))
             continue
+        if lacks := dash(record):
+            missing[place] = lacks
+            continue
         try:
             predictions = load(store.path(cell["key"]) / "predictions")
         except InputError:
@@ -171,7 +174,7 @@ def _draw(rows: list[tuple[str, str, dict[str, _Run]]], columns: list[str], miss
         aspect = _draw_sample(line[0], line[1], name, list(runs.values()))
         defect = next(iter(runs.values())).sample(name)["defect"]
         line[0].set_ylabel(f"{category}\n{defect}", fontsize=8)
-        line[0].set_xlabel(Path(name).name, fontsize=6)
+        line[0].set_xlabel(Path(name).name, fontsize=7)
         for axis, column in zip(line[2:], columns, strict=True):
             if column not in runs:
                 _say(axis, missing.get((category, column), "not in this table"), aspect)
@@ -186,8 +189,8 @@ def _draw(rows: list[tuple[str, str, dict[str, _Run]]], columns: list[str], miss
     if ranges:
         _colour_bar(figure, axes)
     phantom = any(run.phantom for _, _, runs in rows for run in runs.values())
-    lines = [textwrap.fill(line, int(17 * size[0])) for line in (*NOTE, *([PHANTOM] if phantom else []))]
-    figure.supxlabel("\n".join(lines), fontsize=7)
+    lines = [textwrap.fill(line, int(15 * size[0])) for line in (*NOTE, *([PHANTOM] if phantom else []))]
+    figure.supxlabel("\n".join(lines), fontsize=8)
     return finish(figure)
 
 
@@ -257,7 +260,9 @@ def _range(run: _Run) -> tuple[float, float]:
 
 def _frame(axis: "Axes", aspect: float) -> None:
     """An empty panel for an image of proportions H / W = aspect, in coordinates from 0 to 1."""
-    axis.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect=aspect, facecolor="0.93")
+    from matplotlib.colors import to_rgba
+
+    axis.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect=aspect, facecolor=to_rgba(INK, 0.15))
 
 
 def _show(axis: "Axes", picture: np.ndarray, aspect: float, extent=(0, 1, 1, 0), **colours) -> None:
@@ -267,7 +272,7 @@ def _show(axis: "Axes", picture: np.ndarray, aspect: float, extent=(0, 1, 1, 0),
 
 def _say(axis: "Axes", word: str, aspect: float) -> None:
     _frame(axis, aspect)
-    axis.text(0.5, 0.5, word.replace(" ", "\n", 1), ha="center", va="center", fontsize=8, color="0.35")
+    axis.text(0.5, 0.5, word.replace(" ", "\n", 1), ha="center", va="center", fontsize=8, color=INK)
 
 
 def run_illustration(paper: str, method: str, category: str, out: str | Path) -> "Image | HTML":

@@ -27,8 +27,9 @@ from adlib.report.table_notes import (
     note_mark,
     order_line,
     protocol_notes,
+    shared_runs,
 )
-from adlib.report.tables import COUNTS, comparison
+from adlib.report.tables import COUNTS, comparison, read_plan
 from adlib.report.trivial_rows import trivial_rows
 
 PLACES_BESIDE = 9  # of all metrics together, on a screen of 1280 pixels; else each metric has a table of its own
@@ -56,7 +57,8 @@ def show_table(paper: str, table: str, out: str | Path = "reports", home: str = 
     home: the way from the page to the report's folder; the default is that of executed notebooks and of their pages.
     """
     cells = comparison(paper, table, out)
-    return HTML(table_page(cells, known_answers(out, [paper]), home, trivial_rows(cells, out)))
+    profile = (read_plan(paper, out) or {}).get("profile", "")
+    return HTML(table_page(cells, known_answers(out, [paper]), home, trivial_rows(cells, out), profile))
 
 
 def show_comparison(table: pd.DataFrame, metric: str, home: str = "../") -> HTML:
@@ -69,15 +71,17 @@ def table_page(
     known: pd.DataFrame | None = None,
     home: str = "../",
     trivial: pd.DataFrame | None = None,
+    profile: str = "",
 ) -> str:
     """The HTML of `show_table`; every text escaped.
 
-    cells: of `comparison`. known: of `known_answers`, of any tables. trivial: of `trivial_rows`.
+    cells: of `comparison`. known: of `known_answers`, of any tables. trivial: of `trivial_rows`. profile: of the runs.
     """
     metrics = list(dict.fromkeys(cells["metric"]))
     places = cells[["dataset", "category"]].drop_duplicates()
     together = len(places) * len(metrics) <= PLACES_BESIDE
     on_methods, on_metrics = protocol_notes(cells)
+    on_metrics += shared_runs(cells)
     marks: dict[str, str] = {}
     for number, (names, text) in enumerate(on_methods, 1):
         marks |= {method: marks.get(method, "") + note_mark(number, text) for method in names}
@@ -86,10 +90,10 @@ def table_page(
     for shown in [metrics] if together else [[metric] for metric in metrics]:
         view = _View(cells[cells["metric"].isin(shown)], shown, known, marks, home)
         caption = "" if together else f'<p class="adlib-caption"><strong>{escape(metric_label(shown[0]))}</strong></p>'
-        blocks.append(caption + view.page())
+        blocks.append(view.page(caption))
         if trivial is not None and trivial["metric"].isin(shown).any():
             blocks.append(_View(trivial[trivial["metric"].isin(shown)], shown, None, {}, home).trivial())
-    notes = f"{legend(cells, known)}{code_line(cells)}{order_line(cells)}{note_list(on_methods, on_metrics)}"
+    notes = f"{legend(cells, known)}{code_line(cells)}{order_line(cells)}{note_list(on_methods, on_metrics, profile)}"
     return f'<div class="adlib-table">{"".join(blocks)}<div class="adlib-notes">{notes}</div></div>'
 
 
@@ -106,19 +110,23 @@ class _View:
         self.decimals = {metric: part["published"].map(_decimals).max() for metric, part in cells.groupby("metric")}
         self.best_published, self.best_ours = best(cells, "published"), best(cells, "ours")
 
-    def page(self) -> str:
-        if not self.drawn:
-            return self._table(self._pairs()) + self._fold("Intervals, or spread over seeds", self._spreads())
-        columns = [Column(("published", *path), self._at(_published, place)) for place, path in self._leaves()]
-        return self._table(columns + self._known_columns()) + self._fold("All our numbers on drawn data", self._ours())
+    def page(self, caption: str) -> str:
+        """The table under its caption, which paper does not part, and what is folded below."""
+        if self.drawn:
+            columns = [Column(("published", *path), self._at(_published, place)) for place, path in self._leaves()]
+            columns, fold = columns + self._known_columns(), self._fold("All our numbers on drawn data", self._ours())
+        else:
+            columns, fold = self._pairs(), self._fold("Intervals, or spread over seeds", self._spreads())
+        return f'<div class="adlib-block">{caption}{self._table(columns)}</div>{fold}'
 
     def trivial(self) -> str:
         """Ours alone, of trivial baselines: open on real data, folded on drawn ones, as our other numbers are."""
-        said = '<p class="adlib-caption">Trivial baselines: ours, of no paper, and no detectors</p>'
+        about = "ours, of no paper, and no detectors; images as the first run of their category saw them"
+        said = f'<p class="adlib-caption">Trivial baselines: {about}</p>'
         self.drawn = True  # the best of them is nothing to be proud of
         if not self.cells["phantom"].any():
             return said + self._table(self._ours())
-        return self._fold("Trivial baselines on drawn data: ours, of no paper, and no detectors", self._ours())
+        return self._fold(f"Trivial baselines on drawn data: {about}", self._ours())
 
     def _leaves(self) -> list[tuple[tuple, tuple[str, ...]]]:
         """((dataset, category, metric), headings) of every column of numbers; no heading that all of them share."""

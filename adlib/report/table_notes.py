@@ -9,7 +9,7 @@ from adlib.metrics import PRO_LABELS
 from adlib.models import is_surrogate
 from adlib.papers.settings import footnotes
 from adlib.report.labels import metric_label
-from adlib.report.provenance import code_sentence
+from adlib.report.provenance import code_sentence, profile_sentence
 from adlib.report.ranks import rank_agreement
 from adlib.report.tables import COUNTS, unit
 
@@ -61,10 +61,22 @@ def protocol_notes(table: pd.DataFrame) -> tuple[list[tuple[list[str], str]], li
     return sorted(on_methods, key=lambda note: methods.index(note[0][0])), on_metrics  # numbered from top to bottom
 
 
+def shared_runs(table: pd.DataFrame) -> list[str]:
+    """A sentence for each run of ours that fills several rows of one column: numbers that are the same for that."""
+    cells = table[(table["category"] != "average") & (table["runs"] != "") & (table["setting"] != "")]
+    said = {}
+    for (method, *_), rows in cells.groupby(["method", "dataset", "category", "runs"], sort=False)["setting"]:
+        settings = list(rows.drop_duplicates())
+        if len(settings) > 1:
+            named = f"{', '.join(settings[:-1])} and {settings[-1]}"
+            said[f"One run of {method} fills the rows {named}: on our data they ask for the same work."] = None
+    return list(said)
+
+
 def _on_pro(pro: dict) -> str:
     """What is compared in the columns of PRO. pro: as in paper.yaml."""
     return (
-        f"PRO, ours: {PRO_LABELS[pro['variant']]}. {pro['why'].strip()} Beside it AUPRO, the exact area up to a "
+        f"PRO, ours: {PRO_LABELS[pro['variant']]}. {pro['why'].strip()} With it stands AUPRO, the exact area up to a "
         "false-positive rate of 0.3, which is another quantity"
         + (
             f", except on other sets than {' and '.join(pro['datasets'])}: ours is AUPRO there."
@@ -79,12 +91,17 @@ def note_mark(number: int, note: str) -> str:
     return f' <sup title="{escape(note)}">{number}</sup>'
 
 
-def note_list(on_methods: list[tuple[list[str], str]], on_metrics: list[str]) -> str:
-    """The notes below a table: on its metrics and the table itself, and on methods; folded but for the short ones."""
+def note_list(on_methods: list[tuple[list[str], str]], on_metrics: list[str], profile: str = "") -> str:
+    """The notes below a table: on its metrics and the table itself, and on methods; folded but for the short ones.
+
+    profile: of our runs, whose settings may differ from those that the notes tell.
+    """
     short = "".join(f"<p>{escape(text)}</p>" for text in on_metrics if len(text) <= LONG_NOTE)
     long = "".join(f"<p>{escape(text)}</p>" for text in on_metrics if len(text) > LONG_NOTE)
     items = "".join(f"<li>{escape(' and '.join(names))}: {escape(text)}</li>" for names, text in on_methods)
-    folds = {"Notes on the metrics": long, "Notes on the methods": f"<ol>{items}</ol>" if items else ""}
+    said = profile_sentence([profile])
+    warning = f"<p>Settings named here are the paper's. {escape(said)}</p>" if said else ""
+    folds = {"Notes on the metrics": long, "Notes on the methods": f"{warning}<ol>{items}</ol>" if items else ""}
     return short + "".join(
         f"<details><summary>{title}</summary>{text}</details>" for title, text in folds.items() if text
     )

@@ -61,14 +61,20 @@ function columns(table) {
 }
 
 // Make the headers buttons. One of them is reached by Tab, the others from it by arrow keys, Home and End.
+// They are no <button>: of a head that is printed again on the next page browsers leave these out.
 function makeSortable(table) {
   [...table.tBodies[0].rows].forEach((row, place) => { row.place = place; });
   const buttons = columns(table).map(([header, column]) => {
-    const button = document.createElement("button");
-    button.type = "button";
+    const button = document.createElement("span");
+    button.setAttribute("role", "button");
     button.tabIndex = -1;
     button.append(...header.childNodes);
     header.append(button);
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault(); // Space would scroll
+      button.click();
+    });
     button.addEventListener("click", () => {
       const next = { ascending: "descending", descending: "" };
       const before = header.getAttribute("aria-sort");

@@ -151,6 +151,15 @@ def dash(record: dict) -> str:
     return f"needs {needs}" if needs and (record.get("weights") or {}).get("kind") == "random" else ""
 
 
+def compared(record: dict, metric: str) -> bool:
+    """Whether a number of a finished run may stand beside others: not one of a run that lacked what it needs (`dash`),
+    nor one of pixels where the method's maps outline nothing (adlib.detector.Facts).
+    """
+    method = record["run"]["method"]
+    outlines = model_class(method).facts.outlines if method in list_models() else True
+    return not dash(record) and (outlines or not metric.startswith(("pixel_", "aupro", "pro")))
+
+
 def _our_value(record: dict, category: str, metric: str) -> float:
     """One number of a record in the paper's unit; NaN where it is undefined or not recorded.
 

@@ -222,11 +222,20 @@ def test_bars_keep_printed_numbers_and_ours_apart():
     figure = published_bars({"a": pd.DataFrame(left, columns=columns), "b": pd.DataFrame(right, columns=columns)}, "F1")
     first, second = figure.axes
     assert [label.get_text() for label in first.get_yticklabels()] == ["cfa", "iad_inpainting (surrogate)"]
-    assert [text.get_text() for text in first.texts] == ["87.96", "50.00", "not printed", "to do"]
-    assert [text.get_text() for text in second.texts] == ["75.5", "40.00 (partly)", "not printed", ""]
+    assert sorted(text.get_text() for text in first.texts) == ["87.96", "drawn data", "not printed", "to do"]
+    assert sorted(text.get_text() for text in second.texts) == ["", "40.00 (partly)", "75.5", "not printed"]
     printed, ours = (bars for bars in first.containers if hasattr(bars, "patches"))
-    assert (printed[0].get_width(), printed[0].get_hatch()) == (87.96, None)
-    assert (ours[0].get_width(), ours[0].get_hatch()) == (50, "////")
+    assert printed[0].get_width() == 87.96
+    assert np.isnan(ours[0].get_width())  # of drawn data
     assert printed[0].get_y() < ours[0].get_y()
-    assert not second.containers[-1][0].get_hatch()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["published", "ours, phantom data"]
+    assert second.containers[-1][0].get_width() == 40
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["published", "ours"]
+
+
+def test_where_all_of_ours_are_of_drawn_data_printed_bars_stand_alone():
+    columns = ["method", "published", "ours", "sd", "state", "phantom"]
+    rows = [["cfa", 87.96, 100.0, float("nan"), "done", True], ["stfpm", 99.0, 98.0, float("nan"), "done", True]]
+    figure = published_bars({"a": pd.DataFrame(rows, columns=columns)}, "F1")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["87.96", "99"]
+    assert len(figure.axes[0].patches) == 2
+    assert "drawn data" in figure.legends[0].get_texts()[0].get_text()
