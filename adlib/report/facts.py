@@ -13,7 +13,7 @@ from adlib import papers
 from adlib.report.banner import banner
 from adlib.report.labels import metric_label
 from adlib.report.provenance import profile_sentence
-from adlib.report.tables import COUNTS, compared, read_plan, unit
+from adlib.report.tables import COUNTS, compared, profile_of, read_plan, unit
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 
@@ -150,7 +150,7 @@ def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
     table = pd.DataFrame(metrics).T
     shown = [name for name in table if "threshold" not in name and name not in {*COUNTS, "aupro_regions", "intervals"}]
     scale = {name: 1 if unit(name) == "fraction" else 100 for name in shown}
-    return (table[shown].astype(float) * pd.Series(scale)).round(2).rename(columns=metric_label)
+    return (table[shown].astype(float) * pd.Series(scale)).round(2)
 
 
 def published_table(paper: str, table: str, rows: str | list[str] = ("dataset", "category")) -> pd.DataFrame:
@@ -192,8 +192,7 @@ def paper_banner(paper: str, out: str | Path, tables: list[str] | None = None) -
     """
     if not _records(paper, out, tables):
         return HTML("<p>None of our runs for these tables is done: the numbers are the published ones alone.</p>")
-    profile = (read_plan(paper, out) or {}).get("profile", "")
-    return banner([*warnings_of(paper, out, tables), profile_sentence([profile])])
+    return banner([*warnings_of(paper, out, tables), profile_sentence([profile_of(paper, out)])])
 
 
 def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from adlib.report.labels import metric_label
 from adlib.report.notebooks import notebook_title, read_notebook, render_notebook, style
 from adlib.report.provenance import code_sentence, profile_sentence, record_code
 from adlib.report.table_html import table_page
-from adlib.report.tables import compared, comparison, read_plan
+from adlib.report.tables import compared, comparison, profile_of, read_plan
 from adlib.report.trivial_rows import trivial_rows
 from adlib.runs import environment
 from adlib.runs.record import FAILED
@@ -57,7 +57,7 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
     studies = [_study(name, executed) for name in papers.list_studies() if _plan(name, out, damaged) is not None]
     known = known_answers(out, [name for name, readable in plans.items() if readable])
 
-    profile = profile_sentence(read_plan(name, out)["profile"] for name, readable in plans.items() if readable)
+    profile = profile_sentence(profile_of(name, out) for name, readable in plans.items() if readable)
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("adlib", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     ).get_template("index.html.j2")
@@ -159,7 +159,7 @@ def _paper(name: str, out: Path, executed: dict[str, str], readable: bool, known
     tables = []
     for table, spec in protocol["tables"].items() if readable else ():
         cells = comparison(name, table, out)
-        html = table_page(cells, known, "", trivial_rows(cells, out), read_plan(name, out)["profile"])
+        html = table_page(cells, known, "", trivial_rows(cells, out), profile_of(name, out))
         tables.append({"name": table, "title": spec["title"], "html": html})
     pages = [_page(notebook, executed) for kind in protocol["notebooks"].values() for notebook in kind]
     about = {key: protocol[key] for key in ("title", "authors", "source", "question")}

@@ -29,7 +29,7 @@ from adlib.report.table_notes import (
     protocol_notes,
     shared_runs,
 )
-from adlib.report.tables import COUNTS, comparison, read_plan
+from adlib.report.tables import COUNTS, comparison, profile_of
 from adlib.report.trivial_rows import trivial_rows
 
 PLACES_BESIDE = 9  # of all metrics together, on a screen of 1280 pixels; else each metric has a table of its own
@@ -57,8 +57,8 @@ def show_table(paper: str, table: str, out: str | Path = "reports", home: str = 
     home: the way from the page to the report's folder; the default is that of executed notebooks and of their pages.
     """
     cells = comparison(paper, table, out)
-    profile = (read_plan(paper, out) or {}).get("profile", "")
-    return HTML(table_page(cells, known_answers(out, [paper]), home, trivial_rows(cells, out), profile))
+    known, trivial = known_answers(out, [paper]), trivial_rows(cells, out)
+    return HTML(table_page(cells, known, home, trivial, profile_of(paper, out)))
 
 
 def show_comparison(table: pd.DataFrame, metric: str, home: str = "../") -> HTML:
@@ -121,12 +121,13 @@ class _View:
 
     def trivial(self) -> str:
         """Ours alone, of trivial baselines: open on real data, folded on drawn ones, as our other numbers are."""
-        about = "ours, of no paper, and no detectors; images as the first run of their category saw them"
-        said = f'<p class="adlib-caption">Trivial baselines: {about}</p>'
+        about = "ours, of no paper, and no detectors"
+        seen = '<p class="adlib-caption">Images as the first run of their category saw them.</p>'
+        said = f'<p class="adlib-caption">Trivial baselines: {about}</p>{seen}'
         self.drawn = True  # the best of them is nothing to be proud of
         if not self.cells["phantom"].any():
             return said + self._table(self._ours())
-        return self._fold(f"Trivial baselines on drawn data: {about}", self._ours())
+        return self._fold(f"Trivial baselines on drawn data: {about}", self._ours(), seen)
 
     def _leaves(self) -> list[tuple[tuple, tuple[str, ...]]]:
         """((dataset, category, metric), headings) of every column of numbers; no heading that all of them share."""
@@ -205,10 +206,10 @@ class _View:
 
         return cell
 
-    def _fold(self, title: str, columns: list[Column]) -> str:
+    def _fold(self, title: str, columns: list[Column], above: str = "") -> str:
         if not columns:
             return ""
-        return f"<details><summary>{escape(title)}</summary>{self._table(columns)}</details>"
+        return f"<details><summary>{escape(title)}</summary>{above}{self._table(columns)}</details>"
 
     def _table(self, columns: list[Column]) -> str:
         columns = columns or [Column(("",), lambda _: "<td></td>")]

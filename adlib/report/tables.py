@@ -31,6 +31,11 @@ COUNTS = ("tn", "tp", "fn", "fp")
 AS_FRACTION = (*COUNTS, "mcc")
 
 
+def profile_of(paper: str, out: str | Path) -> str:
+    """The profile of a paper's plan; "" where there is none, or it does not say."""
+    return str((read_plan(paper, out) or {}).get("profile") or "")
+
+
 def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFrame:
     """A benchmark table of a paper, one row per cell and metric.
 

@@ -1,14 +1,17 @@
 """The report: published beside ours, escaped, in red where it must be."""
 
+import json
 import math
 import os
 import re
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import finished_record
 
@@ -26,8 +29,9 @@ from adlib.report import (
     show_table,
     warnings_of,
 )
-from adlib.report.notebooks import notebook_title, render_notebook
+from adlib.report.notebooks import notebook_title, render_notebook, without_row_numbers
 from adlib.report.pages import render_report
+from adlib.report.table_notes import shared_runs
 from adlib.runs import Run, Store
 from adlib.runs.record import failure, write_json
 
@@ -493,3 +497,86 @@ def test_a_report_refers_to_nothing_outside_of_its_folder(executed, tmp_path):
     assert broken_links(moved.resolve()) == []
     (moved / "html" / "runs" / f"{cells[2]['key']}.html").unlink()
     assert len(broken_links(moved.resolve())) == 4  # in two metrics of the index, in its list, in the notebook's page
+
+
+def written_notebook(file, *sources):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(source) for source in sources]), file)
+    return file
+
+
+def test_a_page_says_below_its_title_what_to_take_away(tmp_path):
+    away = "## What to take away\n\nOf the printed numbers:\n\n- Points are *easy*,\n  areas are not.\n- More."
+    notebook = written_notebook(tmp_path / "a.ipynb", "# How hard?\n\nTwo tables.", "## Table 1", away)
+    page = render_notebook(notebook, tmp_path / "a.html", "index.html").read_text()
+    places = [page.index(text) for text in (">How hard?", 'adlib-claim">', "Two tables.", ">Table 1", ">More.")]
+    assert places == sorted(places)
+    opening = page[places[1] : places[2]]
+    assert "Of the printed numbers:" in opening
+    assert "areas are not." in opening
+    assert "More" not in opening
+    plain = written_notebook(tmp_path / "b.ipynb", "# How hard?", "## What to take away\n\nLook first.\n\nThen more.")
+    assert 'adlib-claim"><p>Look first.</p>' in render_notebook(plain, tmp_path / "b.html", "").read_text()
+    without = written_notebook(tmp_path / "c.ipynb", "# How hard?")
+    assert 'adlib-claim"' not in render_notebook(without, tmp_path / "c.html", "").read_text()
+
+
+def test_the_page_of_a_run_has_the_run_for_its_title(tmp_path):
+    notebook = written_notebook(tmp_path / "a.ipynb", "# What does one detector find?\n\nThe run.")
+    page = render_notebook(notebook, tmp_path / "a.html", "", "crad_x on [a](b) *c*", "<p>found 3</p>").read_text()
+    body = page[page.index("<h1") :]
+    assert ">crad_x on [a](b) *c*" in body
+    places = [body.index(text) for text in ("crad_x", "<p>found 3</p>", "<strong>What does one", "The run.")]
+    assert places == sorted(places)
+    assert body.count("<h1") == 1
+    headless = written_notebook(tmp_path / "b.ipynb", "No heading.")
+    page = render_notebook(headless, tmp_path / "b.html", "", "x", "<p>found 3</p>").read_text()
+    assert page.index("<p>found 3</p>") < page.index("No heading.")
+
+
+def test_a_page_leaves_out_what_only_counts_the_rows():
+    table = pd.DataFrame({"name": ["a", "b"], "value": [1.5, float("nan")]})
+    page = without_row_numbers(table._repr_html_())
+    assert "<th>0</th>" not in page
+    assert page.count("<th>") == 2
+    assert "<td>–</td>" in page
+    for meant in (table.set_index("name"), table.rename_axis("seed"), table.set_axis([3, 4])):
+        assert without_row_numbers(meant._repr_html_()).count("<th>") == meant._repr_html_().count("<th>")
+
+
+def test_a_profile_that_is_not_the_papers_is_named(tmp_path):
+    cells = [leave_run(tmp_path, "UB", 0.9)]
+    leave_plan(tmp_path, cells)
+    assert "Profile" not in show_table("cxr_ad", "II", tmp_path).data
+    for name, named in (("paper", False), ("smoke", True), ("<b>", True)):
+        write_json(tmp_path / "plans" / "cxr_ad.json", {"paper": "cxr_ad", "profile": name, "cells": cells})
+        pages = show_table("cxr_ad", "II", tmp_path).data, paper_banner("cxr_ad", tmp_path).data
+        pages += (render_report(tmp_path).read_text(),)
+        assert [f"Profile {escape(name)}: " in page for page in pages] == [named] * 3
+
+
+def test_numbers_that_are_not_to_be_compared_are_in_no_list(tmp_path):
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9)])
+    file = next((tmp_path / "runs").glob("*/record.json"))
+    record = json.loads(file.read_text())
+    record["run"]["method"] = "mixed_supervised"  # its maps outline nothing
+    write_json(file, record)
+    assert run_table("cxr_ad", tmp_path).loc[0, "image_auroc"] == pytest.approx(90)
+    assert np.isnan(run_table("cxr_ad", tmp_path).loc[0, "pixel_auroc"])
+    assert "<td>90.00</td><td>undefined</td><td>–</td><td>–</td><td>–</td>" in index_row(tmp_path)
+    record["run"]["method"], record["weights"] = "adaclip", {"kind": "random"}
+    write_json(file, record)
+    assert np.isnan(run_table("cxr_ad", tmp_path).loc[0, "image_auroc"])
+    assert "90.00" not in index_row(tmp_path)
+
+
+def index_row(out):
+    """The list of runs on the index, without line breaks."""
+    return render_report(out).read_text().split('id="list-of-runs"')[1].split("</table>")[0].replace("\n", "")
+
+
+def test_rows_that_one_run_fills_are_named():
+    cells = [{"method": "m", "dataset": "d", "category": "c", "setting": name, "runs": "k"} for name in ("a", "b", "c")]
+    cells += [{"method": "m", "dataset": "d", "category": "c", "setting": "d", "runs": "l"}]
+    assert shared_runs(pd.DataFrame(cells)) == [
+        "One run of m fills the rows a, b and c: on our data they ask for the same work."
+    ]

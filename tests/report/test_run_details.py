@@ -37,6 +37,13 @@ def test_few_normal_images_cannot_show_that_a_rate_lies_below_a_limit():
     assert found["ours below 7 (loose)"] == "yes"
 
 
+def test_a_rate_is_that_of_its_counts_with_all_digits():
+    """ISP-AD's Table 3 prints 0.6 for 11 of 1,915, which is 0.574."""
+    rows = [("fpr", 0.6, None), ("tn", 1904, None), ("fp", 11, None)]
+    table = pd.DataFrame([("none 0", *row) for row in rows], columns=["setting", "metric", "published", "ours"])
+    assert below_limits(table, "fpr", {"loose": 0.59}).loc["none 0", "published below 0.59 (loose)"] == "yes"
+
+
 def test_shares_of_a_gap_have_no_negative_zero():
     table = pd.DataFrame({"setting": ["a", "b"], "metric": "fn", "published": [22.0, 4.0], "ours": None})
     assert not np.signbit(share_of_gap(table, ["fn"], "a", "b").loc["a", "fn"])

@@ -236,6 +236,6 @@ def test_where_all_of_ours_are_of_drawn_data_printed_bars_stand_alone():
     columns = ["method", "published", "ours", "sd", "state", "phantom"]
     rows = [["cfa", 87.96, 100.0, float("nan"), "done", True], ["stfpm", 99.0, 98.0, float("nan"), "done", True]]
     figure = published_bars({"a": pd.DataFrame(rows, columns=columns)}, "F1")
-    assert [text.get_text() for text in figure.axes[0].texts] == ["87.96", "99"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["87.96", "99.00"]
     assert len(figure.axes[0].patches) == 2
     assert "drawn data" in figure.legends[0].get_texts()[0].get_text()
