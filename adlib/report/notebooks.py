@@ -126,7 +126,7 @@ def _first_conclusion(notebook: "nbformat.NotebookNode") -> str:
             text = text.strip()
             if not points:
                 return text.split("\n\n")[0]
-            return f"{text}\n\n" * text.endswith(":") + f"- {points[0].strip()}"
+            return f"{text} " * text.endswith(":") + points[0].strip()
     return ""
 
 
