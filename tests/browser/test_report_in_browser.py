@@ -79,10 +79,10 @@ def test_runs_are_sorted_by_keyboard(page):
     expect(headers.nth(1)).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#list-of-runs th[aria-sort=ascending]")).to_have_text("image AUROC")
-    assert shown(page, 1)[:2] == ["0.0040", "0.0080"]
+    assert shown(page, 1)[:2] == ["0.40", "0.80"]
     page.keyboard.press("Enter")
     expect(page.locator("#list-of-runs th[aria-sort=descending]")).to_have_text("image AUROC")
-    assert shown(page, 1)[0] == "0.9880"
+    assert shown(page, 1)[0] == "98.80"
     page.keyboard.press("Enter")
     assert page.locator("#list-of-runs th[aria-sort]").count() == 0
     assert shown(page, 0) == sorted(shown(page, 0))
