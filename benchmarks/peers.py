@@ -73,7 +73,8 @@ PAIRS = {
     "rd4ad": Pair("ReverseDistillation", {}, {"layers": LAYERS}),
     "fastflow": Pair("Fastflow", {"kernels": (3, 1)}, {"flow_steps": 8}),
     "uflow": Pair("Uflow", {}, {"flow_steps": 4}),
-    # The ICPR paper's, as ours; anomalib's default, the journal's, trains less: its classification reads frozen features.
+    # The ICPR paper's, as ours; anomalib's default, the journal's, trains less: its classification reads frozen
+    # features.
     "supersimplenet": Pair("Supersimplenet", {}, {"layers": LAYERS[1:], "adapt_cls_features": True}),
     "glass": Pair("Glass", {}, {"input_shape": "SHAPE", "layers": LAYERS[1:]}),
     "draem": Pair("Draem", {"textures": "PICTURES"}, {"dtd_dir": "PICTURES"}, backbone=False),
