@@ -57,7 +57,9 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
     studies = [_study(name, executed) for name in papers.list_studies() if _plan(name, out, damaged) is not None]
     known = known_answers(out, [name for name, readable in plans.items() if readable])
 
-    profile = profile_sentence(profile_of(name, out) for name, readable in plans.items() if readable)
+    warnings = [text for record in records if record["status"] != FAILED for text in record["warnings"]]
+    profiles = sorted({profile_of(name, out) for name, readable in plans.items() if readable} - {""})
+    warnings.append(profile_sentence(profiles))
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("adlib", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     ).get_template("index.html.j2")
@@ -67,11 +69,12 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
         style=style(),
         script=script,
         policy=policy(script),
-        banner=banner([*(text for record in done for text in record["warnings"]), profile]).data if done else "",
+        banner=banner(warnings).data if done else "",
         known=verdict(known),
         floors=floor_sentence(),
         provenance=code_sentence(map(record_code, done)),
         done=len(done),
+        profiles=profiles,
         failures=[_failed_row(record, titles, pages) for record in records if record["status"] == FAILED],
         damaged=[{"name": name, "reason": reason} for name, reason in damaged.items()],
         runs=[_run_row(record, titles, pages) for record in done],

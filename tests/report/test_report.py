@@ -552,6 +552,7 @@ def test_a_profile_that_is_not_the_papers_is_named(tmp_path):
         pages = show_table("cxr_ad", "II", tmp_path).data, paper_banner("cxr_ad", tmp_path).data
         pages += (render_report(tmp_path).read_text(),)
         assert [f"Profile {escape(name)}: " in page for page in pages] == [named] * 3
+        assert f"Runs done: 1, profile {escape(name)}." in pages[2]
 
 
 def test_numbers_that_are_not_to_be_compared_are_in_no_list(tmp_path):
