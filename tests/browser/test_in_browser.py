@@ -3,6 +3,7 @@
 Screenshots at both widths go to the folder that ADLIB_SCREENSHOTS names, or to pytest's temporary one.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ if not shutil.which("chromium"):
 pytest.importorskip("playwright", reason="no Playwright here (`make setup`): browser tests left out")
 
 from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from servers import CATEGORY, OWN, chromium, crowd, inspector_app, jupyter_lab, make_workplace, stored
 
 from adlib.metrics import decision_metrics
@@ -245,8 +247,13 @@ def run_all_cells(page: Page) -> None:
     page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(
         timeout=PATIENT
     )
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    run = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-InputPrompt", has_text=re.compile(r"\[[*\d]"))
+    for _ in range(3):  # what is clicked while Lab still restores its panels goes nowhere
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        with contextlib.suppress(PlaywrightTimeout):
+            run.first.wait_for(state="attached", timeout=PATIENT / 12)
+            break
     page.locator(".adlib-inspector").wait_for(state="attached", timeout=PATIENT)
     page.locator(".adlib-inspector").evaluate("inspector => inspector.scrollIntoView()")
 
