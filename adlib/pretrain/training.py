@@ -1,7 +1,8 @@
 """Training on collages: a small network learns the feature maps of one that was trained on photographs.
 
 The teacher (EfficientNet-Lite2 by default, which pip brings: adlib.features.installed) sees drawn collages, and so does
-the pupil: part of a timm network, up to `stages`. Two losses, per stage of the teacher:
+the pupil: part of a timm network, up to `stages`. The teacher sees them magnified, as EfficientAD's does: of two of its
+maps with the same grid the deeper one, of the larger image, finds more. Two losses, per stage of the teacher:
 
 - the teacher's maps, normalised per channel, are read off the pupil's map of the same or the next finer grid by a small
   head that is thrown away: smooth L1, as the teacher of EfficientAD is made;
@@ -49,6 +50,7 @@ def pretrain(
     start: str | Path = "bundled",
     teacher: str = TEACHER,
     teacher_weights: str | Path = "pretrained",
+    magnification: int = 2,
     sizes: tuple[int, ...] = (128, 192, 256),
     batch_size: int = 16,
     learning_rate: float = 1e-3,
@@ -70,6 +72,7 @@ def pretrain(
     backbone, stages: the pupil: timm name, and the feature maps up to which it is trained.
     start: what it begins from: "bundled", "random" or a file of weights.
     teacher, teacher_weights: timm name of the network to learn from, and its weights (adlib.features.weights).
+    magnification: of the images that the teacher sees; its maps are that much finer than its strides say.
     sizes: sides of the collages in pixels, one per batch. batch_size: collages of 128 pixels in a batch; of larger ones
         as many as have the same number of pixels, at least 2.
     relation_weight: of the second loss. With 1 a training in bfloat16 diverged.
@@ -91,15 +94,16 @@ def pretrain(
         raise InputError(f"share={share} must be from 0 (drawings alone) to 1 (photographs alone).")
     pictures = None if photographs is None else Photographs(photographs)
     place = choose_device(device)
-    lesson = Lesson(
-        Backbone(teacher, (1, 2, 3, 4), teacher_weights, seed), pupil(backbone, tuple(stages), start, seed), seed
-    ).to(place, memory_format=torch.channels_last)
+    taught = pupil(backbone, tuple(stages), start, seed)
+    lesson = Lesson(teacher_of(taught, teacher, teacher_weights, magnification, seed), taught, seed, magnification)
+    lesson.to(place, memory_format=torch.channels_last)
     settings = {
         "backbone": backbone,
         "stages": list(stages),
         "start": start if start == "random" else file_hash(start_file(backbone, stages, start)),
         "teacher": teacher,
         "teacher_weights": {key: value for key, value in lesson.teacher.origin.items() if key != "file"},
+        "magnification": magnification,
         "sizes": list(sizes),
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -136,20 +140,41 @@ def pupil(backbone: str, stages: tuple[int, ...], start: str | Path, seed: int) 
     return net
 
 
+def teacher_of(pupil: nn.Module, name: str, weights: str | Path, magnification: int, seed: int) -> Backbone:
+    """The frozen teacher: those of its stages 1 to 4 whose maps, of magnified images, are no finer than the pupil's.
+
+    Raises InputError for a magnification at which none is left, or that leaves the pupil's last stage without one.
+    """
+    if magnification < 1:
+        raise InputError(f"magnification={magnification} must be 1 or more.")
+    strides = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4)).feature_info.reduction()
+    own = pupil.feature_info.reduction()
+    stages = tuple(stage for stage, stride in enumerate(strides, 1) if stride % magnification == 0)
+    stages = tuple(stage for stage in stages if strides[stage - 1] // magnification >= own[0])
+    if not stages or strides[stages[-1] - 1] // magnification < own[-1]:
+        raise InputError(
+            f"magnification={magnification}: no map of {name} is as coarse as the pupil's last stage (one value for "
+            f"{own[-1]} pixels), which would learn nothing. Take a smaller magnification, or fewer stages."
+        )
+    return Backbone(name, stages, weights, seed)
+
+
 class Lesson(nn.Module):
     """Teacher, pupil, and a head per stage of the teacher.
 
     teacher: a Backbone. pupil: a features_only network of timm's. seed: of the heads.
+    magnification: of the images that the teacher sees.
     means, deviations: of the teacher's channels per stage, as `measure` finds them.
     """
 
-    def __init__(self, teacher: Backbone, pupil: nn.Module, seed: int):
+    def __init__(self, teacher: Backbone, pupil: nn.Module, seed: int, magnification: int = 1):
         super().__init__()
-        self.teacher, self.pupil = teacher, pupil
+        self.teacher, self.pupil, self.magnification = teacher, pupil, magnification
         strides = pupil.feature_info.reduction()
+        wanted_strides = [stride // magnification for stride in teacher.strides]
         # For every stage of the teacher: the coarsest map of the pupil that is not coarser, and how many times finer.
-        self.sources = [max(i for i, stride in enumerate(strides) if stride <= wanted) for wanted in teacher.strides]
-        self.factors = [wanted // strides[i] for wanted, i in zip(teacher.strides, self.sources, strict=True)]
+        self.sources = [max(i for i, stride in enumerate(strides) if stride <= wanted) for wanted in wanted_strides]
+        self.factors = [wanted // strides[i] for wanted, i in zip(wanted_strides, self.sources, strict=True)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             widths = pupil.feature_info.channels()
@@ -170,15 +195,21 @@ class Lesson(nn.Module):
     @torch.no_grad()
     def measure(self, batches: list[torch.Tensor]) -> None:
         """Mean and deviation of the teacher's channels on some batches of images."""
-        maps = [self.teacher(images) for images in batches]
+        maps = [self.taught_maps(images) for images in batches]
         for stage, of_batches in enumerate(zip(*maps, strict=True)):
             values = torch.cat([each.float().transpose(0, 1).flatten(1) for each in of_batches], 1)
             getattr(self, f"mean_{stage}").copy_(values.mean(1).view(1, -1, 1, 1))
             getattr(self, f"deviation_{stage}").copy_(values.std(1).view(1, -1, 1, 1) + 1e-3)
 
+    def taught_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """What the teacher says of images float [B, 3, H, W] in [0, 1]: a map per stage."""
+        if self.magnification > 1:
+            images = F.interpolate(images, scale_factor=self.magnification, mode="bicubic").clamp(0, 1)
+        return self.teacher(images)
+
     def forward(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Of images float [B, 3, H, W] in [0, 1]: the losses of maps, and those of distances, one per stage."""
-        wanted = [maps.float() for maps in self.teacher(images)]
+        wanted = [maps.float() for maps in self.taught_maps(images)]
         seen = self.pupil(normalised(self, images))
         of_maps, of_distances = [], []
         for stage, (target, source, factor) in enumerate(zip(wanted, self.sources, self.factors, strict=True)):

@@ -131,12 +131,13 @@ def _first_conclusion(notebook: "nbformat.NotebookNode") -> str:
 
 
 def without_row_numbers(html: str) -> str:
-    """HTML with the tables of pandas as a page wants them: a column that only counts the rows is left out, and "–"
-    stands for what is no number.
+    """HTML with the tables of pandas as a page wants them: a column that only counts the rows is left out, "–" stands
+    for what is no number, and columns of words are marked as such.
     """
 
     def shown(found: re.Match) -> str:
         head, _, body = found[0].replace("<td>NaN</td>", "<td>–</td>").partition("<tbody>")
+        head, body = _with_marked_words(head, body)
         rows = re.findall(r"<tr>\s*<th>([^<]*)</th>", body)
         if not rows or rows != [str(number) for number in range(len(rows))] or re.search(r"<tr>\s*<th>\w", head):
             return f"{head}<tbody>{body}"
@@ -144,6 +145,28 @@ def without_row_numbers(html: str) -> str:
         return f"{head}<tbody>" + re.sub(r"(<tr>\s*)<th>\d+</th>", r"\1", body)
 
     return re.sub(r'<table[^>]*class="dataframe"[^>]*>.*?</table>', shown, html, flags=re.DOTALL)
+
+
+def _with_marked_words(head: str, body: str) -> tuple[str, str]:
+    """A table's two parts, with class "word" at the cells of columns that hold a word: those are read from the left."""
+    rows = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in body.split("</tr>") if "<td>" in row]
+    count = len(rows[0]) if rows else 0
+    if "colspan" in head or any(len(row) != count for row in rows):
+        return head, body
+    words = [any(re.match(r"\W*(?!inf)[^\W\d_]", text) for text in column) for column in zip(*rows, strict=True)]
+
+    def marked(tag: str, row: str) -> str:
+        """The tags of one row, of which the last `count` stand above or in a column."""
+        column = iter(range(-row.count(f"<{tag}>"), 0))
+
+        def of_column(found: re.Match) -> str:
+            place = next(column) + count
+            return f'<{tag} class="word">' if place >= 0 and words[place] else found[0]
+
+        return re.sub(f"<{tag}>", of_column, row)
+
+    head = "</tr>".join(marked("th", row) for row in head.split("</tr>"))
+    return head, "</tr>".join(marked("td", row) for row in body.split("</tr>"))
 
 
 @cache

@@ -18,7 +18,7 @@ from adlib.pretrain import pretrain, training
 from adlib.pretrain.collage import Collages
 from adlib.pretrain.formulas import KINDS, draw, random_layer
 from adlib.pretrain.photographs import Photographs
-from adlib.pretrain.training import Lesson, distance_loss, learning_rate_share, pupil
+from adlib.pretrain.training import Lesson, distance_loss, learning_rate_share, pupil, teacher_of
 
 # A small teacher with random weights: what is learned from it is worth nothing, but learned all the same.
 TINY = {"teacher": "test_efficientnet", "teacher_weights": "random", "start": "random", "backbone": "test_resnet"}
@@ -96,6 +96,25 @@ def test_every_stage_of_the_teacher_is_read_off_the_next_finer_map():
     assert lesson.mean_2.abs().sum() > 0
     of_maps, of_distances = lesson(images)
     assert len(of_maps) == 4 and len(of_distances) == 3
+
+
+def test_of_magnified_images_a_deeper_stage_of_the_teacher_stands_for_each_of_the_pupils():
+    own = pupil("test_resnet", (1, 2, 3), "random", 0)
+    lesson = Lesson(teacher_of(own, "test_efficientnet", "random", 2, 0), own, 0, 2)
+    assert lesson.teacher.stages == (2, 3, 4)  # at strides 8, 16 and 32 of twice the pixels
+    assert lesson.sources == [0, 1, 2] and lesson.factors == [1, 1, 1]
+    images = torch.full((2, 3, 64, 64), 0.5)
+    images[:, :, 20:24, 20:24] = 1
+    assert [maps.shape[-1] for maps in lesson.taught_maps(images)] == [16, 8, 4]
+    of_maps, of_distances = lesson(images)
+    assert len(of_maps) == 3 and len(of_distances) == 3
+    assert teacher_of(own, "test_efficientnet", "random", 1, 0).stages == (1, 2, 3, 4)
+
+
+def test_a_stage_that_would_learn_nothing_is_refused():
+    own = pupil("test_resnet", (1, 2, 3, 4), "random", 0)
+    with pytest.raises(InputError, match="would learn nothing"):
+        teacher_of(own, "test_efficientnet", "random", 2, 0)
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
