@@ -10,21 +10,20 @@ from adlib.runs.record import FAILED
 SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 
 
-def claim(record: Mapping, title: str) -> str:
-    """HTML, escaped: which run, what it found and missed at the oracle threshold, and its areas with their intervals;
-    of a run that failed, or whose numbers stand for nothing, why.
+def claim(record: Mapping) -> str:
+    """HTML, escaped: what a run found and missed at the oracle threshold, and its areas with their intervals; of a run
+    that failed, or whose numbers stand for nothing, why. Stands below the run's title.
     """
-    name = f"<strong>{escape(title)}</strong>"
     if record["status"] == FAILED:
-        return f'<p class="adlib-claim">{name}: <span class="failed">failed, {escape(record["reason"])}</span></p>'
+        return f'<p class="adlib-claim"><span class="failed">Failed: {escape(record["reason"])}</span></p>'
     if lacks := dash(record):
-        return f'<p class="adlib-claim">{name}: <span class="failed">{escape(lacks)}: no number counts</span></p>'
+        return f'<p class="adlib-claim"><span class="failed">No number counts: {escape(lacks)}</span></p>'
     parts, decided, intervals = [], record.get("oracle") or {}, record.get("intervals") or {}
     counts = [decided.get(name) for name in ("tp", "fn", "fp", "tn")]
     if None not in counts:
         tp, fn, fp, tn = map(round, counts)
         parts.append(
-            f"found {tp} of {tp + fn} anomalous images, with {fp} false alarm{'' if fp == 1 else 's'} on {fp + tn} "
+            f"Found {tp} of {tp + fn} anomalous images, with {fp} false alarm{'' if fp == 1 else 's'} on {fp + tn} "
             "normal ones, at the threshold of best F1 (oracle)"
         )
     for metric, label in SHOWN.items():
@@ -32,4 +31,4 @@ def claim(record: Mapping, title: str) -> str:
             interval = interval_text(intervals[metric]) if metric in intervals else "none"
             more = "" if interval.startswith("none") else f" ({interval})"
             parts.append(f"{label} {value:.4f}{more}")
-    return f'<p class="adlib-claim">{name}: {escape("; ".join(parts) or "no metric is defined")}.</p>'
+    return f'<p class="adlib-claim">{escape("; ".join(parts) or "No metric is defined")}.</p>'

@@ -48,7 +48,7 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
     records = store.records()
     titles = {record["key"]: title for record, title in zip(records, stored_titles(records), strict=True)}
     records.sort(key=lambda record: titles[record["key"]])
-    claims = {record["key"]: claim(record, titles[record["key"]]) for record in records}
+    claims = {record["key"]: claim(record) for record in records}
     jobs, pages = _run_pages(store, titles, claims, out)
     more, notebooks = _notebook_pages(out)
     _render_all([*jobs, *more], damaged, processes)

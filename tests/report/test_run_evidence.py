@@ -123,18 +123,17 @@ def test_times_carry_their_unit():
 def test_the_claim_of_a_run_is_its_record_in_a_sentence():
     record = {"status": "finished", "oracle": {"tp": 9.0, "fn": 1.0, "fp": 1.0, "tn": 4.0}, "intervals": {}}
     record["run"] = {"method": "padim"}
-    text = claim(record | {"metrics": {"image_auroc": 0.95, "pixel_auroc": None}}, "padim on <b>")
-    assert "padim on &lt;b&gt;" in text
-    assert "found 9 of 10 anomalous images, with 1 false alarm on 5 normal ones" in text
+    text = claim(record | {"metrics": {"image_auroc": 0.95, "pixel_auroc": None}})
+    assert text.startswith('<p class="adlib-claim">Found 9 of 10 anomalous images, with 1 false alarm on 5 normal ones')
     assert "image AUROC 0.9500" in text
     assert "pixel" not in text
     pixels = {"metrics": {"image_auroc": 0.95, "pixel_auroc": 0.5, "aupro": 0.5}}
-    assert "pixel AUROC 0.5000" in claim(record | pixels, "x")
-    explaining = claim(record | pixels | {"run": {"method": "mixed_supervised"}}, "x")  # its maps outline nothing
+    assert "pixel AUROC 0.5000" in claim(record | pixels)
+    explaining = claim(record | pixels | {"run": {"method": "mixed_supervised"}})  # its maps outline nothing
     assert "image AUROC" in explaining
     assert "pixel" not in explaining
     assert "AUPRO" not in explaining
     untrained = record | pixels | {"run": {"method": "adaclip"}, "weights": {"kind": "random"}}
-    assert "CLIP" in claim(untrained, "x")
-    assert "0.95" not in claim(untrained, "x")
-    assert "failed, a &lt;reason&gt;" in claim({"status": "failed", "reason": "a <reason>"}, "x")
+    assert "CLIP" in claim(untrained)
+    assert "0.95" not in claim(untrained)
+    assert "Failed: a &lt;reason&gt;" in claim({"status": "failed", "reason": "a <reason>"})
