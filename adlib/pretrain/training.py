@@ -2,7 +2,7 @@
 
 The teacher (EfficientNet-Lite2 by default, which pip brings: adlib.features.installed) sees drawn collages, and so does
 the pupil: part of a timm network, up to `stages`. The teacher sees them magnified, as EfficientAD's does: of two of its
-maps with the same grid the deeper one, of the larger image, finds more. Two losses, per stage of the teacher:
+maps with the same grid the deeper one, of the larger image, finds more small defects. Two losses, per map of the teacher:
 
 - the teacher's maps, normalised per channel, are read off the pupil's map of the same or the next finer grid by a small
   head that is thrown away: smooth L1, as the teacher of EfficientAD is made;
@@ -50,7 +50,7 @@ def pretrain(
     start: str | Path = "bundled",
     teacher: str = TEACHER,
     teacher_weights: str | Path = "pretrained",
-    magnification: int = 2,
+    magnifications: tuple[int, ...] = (2,),
     sizes: tuple[int, ...] = (128, 192, 256),
     batch_size: int = 16,
     learning_rate: float = 1e-3,
@@ -72,7 +72,8 @@ def pretrain(
     backbone, stages: the pupil: timm name, and the feature maps up to which it is trained.
     start: what it begins from: "bundled", "random" or a file of weights.
     teacher, teacher_weights: timm name of the network to learn from, and its weights (adlib.features.weights).
-    magnification: of the images that the teacher sees; its maps are that much finer than its strides say.
+    magnifications: of the images that the teacher sees, each for a set of maps, that much finer than its strides say.
+        Both 1 and 2 gave features between those of either alone.
     sizes: sides of the collages in pixels, one per batch. batch_size: collages of 128 pixels in a batch; of larger ones
         as many as have the same number of pixels, at least 2.
     relation_weight: of the second loss. With 1 a training in bfloat16 diverged.
@@ -95,7 +96,7 @@ def pretrain(
     pictures = None if photographs is None else Photographs(photographs)
     place = choose_device(device)
     taught = pupil(backbone, tuple(stages), start, seed)
-    lesson = Lesson(teacher_of(taught, teacher, teacher_weights, magnification, seed), taught, seed, magnification)
+    lesson = Lesson(Backbone(teacher, (1, 2, 3, 4), teacher_weights, seed), taught, seed, tuple(magnifications))
     lesson.to(place, memory_format=torch.channels_last)
     settings = {
         "backbone": backbone,
@@ -103,7 +104,7 @@ def pretrain(
         "start": start if start == "random" else file_hash(start_file(backbone, stages, start)),
         "teacher": teacher,
         "teacher_weights": {key: value for key, value in lesson.teacher.origin.items() if key != "file"},
-        "magnification": magnification,
+        "magnifications": list(magnifications),
         "sizes": list(sizes),
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -140,50 +141,46 @@ def pupil(backbone: str, stages: tuple[int, ...], start: str | Path, seed: int) 
     return net
 
 
-def teacher_of(pupil: nn.Module, name: str, weights: str | Path, magnification: int, seed: int) -> Backbone:
-    """The frozen teacher: those of its stages 1 to 4 whose maps, of magnified images, are no finer than the pupil's.
-
-    Raises InputError for a magnification at which none is left, or that leaves the pupil's last stage without one.
-    """
-    if magnification < 1:
-        raise InputError(f"magnification={magnification} must be 1 or more.")
-    strides = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4)).feature_info.reduction()
-    own = pupil.feature_info.reduction()
-    stages = tuple(stage for stage, stride in enumerate(strides, 1) if stride % magnification == 0)
-    stages = tuple(stage for stage in stages if strides[stage - 1] // magnification >= own[0])
-    if not stages or strides[stages[-1] - 1] // magnification < own[-1]:
-        raise InputError(
-            f"magnification={magnification}: no map of {name} is as coarse as the pupil's last stage (one value for "
-            f"{own[-1]} pixels), which would learn nothing. Take a smaller magnification, or fewer stages."
-        )
-    return Backbone(name, stages, weights, seed)
-
-
 class Lesson(nn.Module):
-    """Teacher, pupil, and a head per stage of the teacher.
+    """Teacher, pupil, and a head per map of the teacher.
 
     teacher: a Backbone. pupil: a features_only network of timm's. seed: of the heads.
-    magnification: of the images that the teacher sees.
-    means, deviations: of the teacher's channels per stage, as `measure` finds them.
+    magnifications: of the images that the teacher sees.
+    targets: (magnification, stage's place in the teacher) of every map that is no finer than the pupil's finest.
+    means, deviations: of the teacher's channels per map, as `measure` finds them.
+    Raises InputError for a magnification below 1, and where the pupil's last stage would have nothing to learn.
     """
 
-    def __init__(self, teacher: Backbone, pupil: nn.Module, seed: int, magnification: int = 1):
+    def __init__(self, teacher: Backbone, pupil: nn.Module, seed: int, magnifications: tuple[int, ...] = (2,)):
         super().__init__()
-        self.teacher, self.pupil, self.magnification = teacher, pupil, magnification
+        self.teacher, self.pupil, self.magnifications = teacher, pupil, magnifications
+        if not magnifications or min(magnifications) < 1:
+            raise InputError(f"magnifications={magnifications} must be whole numbers from 1.")
         strides = pupil.feature_info.reduction()
-        wanted_strides = [stride // magnification for stride in teacher.strides]
-        # For every stage of the teacher: the coarsest map of the pupil that is not coarser, and how many times finer.
-        self.sources = [max(i for i, stride in enumerate(strides) if stride <= wanted) for wanted in wanted_strides]
-        self.factors = [wanted // strides[i] for wanted, i in zip(wanted_strides, self.sources, strict=True)]
+        wanted = {
+            (times, place): stride // times
+            for times in magnifications
+            for place, stride in enumerate(teacher.strides)
+            if stride % times == 0 and stride // times >= strides[0]
+        }
+        if max(wanted.values(), default=0) < strides[-1]:
+            raise InputError(
+                f"magnifications={magnifications}: no map of {teacher.name} is as coarse as the pupil's last stage (one"
+                f" value for {strides[-1]} pixels), which would learn nothing. Take smaller ones, or fewer stages."
+            )
+        self.targets = list(wanted)
+        # For every map of the teacher: the coarsest map of the pupil that is not coarser, and how many times finer.
+        self.sources = [max(i for i, own in enumerate(strides) if own <= stride) for stride in wanted.values()]
+        self.factors = [stride // strides[i] for stride, i in zip(wanted.values(), self.sources, strict=True)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             widths = pupil.feature_info.channels()
-            pairs = zip(self.sources, teacher.channels, strict=True)
-            self.heads = nn.ModuleList(_head(widths[source], channels) for source, channels in pairs)
+            pairs = zip(self.sources, self.targets, strict=True)
+            self.heads = nn.ModuleList(_head(widths[source], teacher.channels[place]) for source, (_, place) in pairs)
         hold_statistics(self, pupil)
-        for stage, channels in enumerate(teacher.channels):
-            self.register_buffer(f"mean_{stage}", torch.zeros(1, channels, 1, 1))
-            self.register_buffer(f"deviation_{stage}", torch.ones(1, channels, 1, 1))
+        for number, (_, place) in enumerate(self.targets):
+            self.register_buffer(f"mean_{number}", torch.zeros(1, teacher.channels[place], 1, 1))
+            self.register_buffer(f"deviation_{number}", torch.ones(1, teacher.channels[place], 1, 1))
 
     def taught(self) -> list[nn.Parameter]:
         return [*self.pupil.parameters(), *self.heads.parameters()]
@@ -196,26 +193,28 @@ class Lesson(nn.Module):
     def measure(self, batches: list[torch.Tensor]) -> None:
         """Mean and deviation of the teacher's channels on some batches of images."""
         maps = [self.taught_maps(images) for images in batches]
-        for stage, of_batches in enumerate(zip(*maps, strict=True)):
+        for number, of_batches in enumerate(zip(*maps, strict=True)):
             values = torch.cat([each.float().transpose(0, 1).flatten(1) for each in of_batches], 1)
-            getattr(self, f"mean_{stage}").copy_(values.mean(1).view(1, -1, 1, 1))
-            getattr(self, f"deviation_{stage}").copy_(values.std(1).view(1, -1, 1, 1) + 1e-3)
+            getattr(self, f"mean_{number}").copy_(values.mean(1).view(1, -1, 1, 1))
+            getattr(self, f"deviation_{number}").copy_(values.std(1).view(1, -1, 1, 1) + 1e-3)
 
     def taught_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """What the teacher says of images float [B, 3, H, W] in [0, 1]: a map per stage."""
-        if self.magnification > 1:
-            images = F.interpolate(images, scale_factor=self.magnification, mode="bicubic").clamp(0, 1)
-        return self.teacher(images)
+        """What the teacher says of images float [B, 3, H, W] in [0, 1]: a map per target."""
+        maps = {}
+        for times in self.magnifications:
+            seen = F.interpolate(images, scale_factor=times, mode="bicubic").clamp(0, 1) if times > 1 else images
+            maps |= {(times, place): one for place, one in enumerate(self.teacher(seen))}
+        return [maps[target] for target in self.targets]
 
     def forward(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Of images float [B, 3, H, W] in [0, 1]: the losses of maps, and those of distances, one per stage."""
+        """Of images float [B, 3, H, W] in [0, 1]: the losses of maps, and those of distances, one per map."""
         wanted = [maps.float() for maps in self.taught_maps(images)]
         seen = self.pupil(normalised(self, images))
         of_maps, of_distances = [], []
-        for stage, (target, source, factor) in enumerate(zip(wanted, self.sources, self.factors, strict=True)):
-            normal = (target - getattr(self, f"mean_{stage}")) / getattr(self, f"deviation_{stage}")
+        for number, (target, source, factor) in enumerate(zip(wanted, self.sources, self.factors, strict=True)):
+            normal = (target - getattr(self, f"mean_{number}")) / getattr(self, f"deviation_{number}")
             own = F.avg_pool2d(seen[source], factor) if factor > 1 else seen[source]
-            of_maps.append(F.smooth_l1_loss(self.heads[stage](own).float(), normal.clamp(-5, 5)))
+            of_maps.append(F.smooth_l1_loss(self.heads[number](own).float(), normal.clamp(-5, 5)))
             if factor == 1:
                 of_distances.append(distance_loss(own.float(), target))
         return of_maps, of_distances

@@ -18,7 +18,7 @@ from adlib.pretrain import pretrain, training
 from adlib.pretrain.collage import Collages
 from adlib.pretrain.formulas import KINDS, draw, random_layer
 from adlib.pretrain.photographs import Photographs
-from adlib.pretrain.training import Lesson, distance_loss, learning_rate_share, pupil, teacher_of
+from adlib.pretrain.training import Lesson, distance_loss, learning_rate_share, pupil
 
 # A small teacher with random weights: what is learned from it is worth nothing, but learned all the same.
 TINY = {"teacher": "test_efficientnet", "teacher_weights": "random", "start": "random", "backbone": "test_resnet"}
@@ -85,11 +85,10 @@ def test_a_pupil_of_one_colour_learns_without_infinite_gradients():
     assert maps.grad.isfinite().all()
 
 
-def test_every_stage_of_the_teacher_is_read_off_the_next_finer_map():
-    lesson = Lesson(
-        Backbone("test_efficientnet", (1, 2, 3, 4), "random"), pupil("test_resnet", (1, 2, 3), "random", 0), 0
-    )
-    assert lesson.teacher.strides == [4, 8, 16, 32]
+def test_every_map_of_the_teacher_is_read_off_the_next_finer_one():
+    teacher, own = Backbone("test_efficientnet", (1, 2, 3, 4), "random"), pupil("test_resnet", (1, 2, 3), "random", 0)
+    lesson = Lesson(teacher, own, 0, (1,))
+    assert [lesson.teacher.strides[place] for _, place in lesson.targets] == [4, 8, 16, 32]
     assert lesson.sources == [0, 1, 2, 2] and lesson.factors == [1, 1, 1, 2]
     images = torch.rand(2, 3, 64, 64)
     lesson.measure([images])
@@ -99,22 +98,31 @@ def test_every_stage_of_the_teacher_is_read_off_the_next_finer_map():
 
 
 def test_of_magnified_images_a_deeper_stage_of_the_teacher_stands_for_each_of_the_pupils():
-    own = pupil("test_resnet", (1, 2, 3), "random", 0)
-    lesson = Lesson(teacher_of(own, "test_efficientnet", "random", 2, 0), own, 0, 2)
-    assert lesson.teacher.stages == (2, 3, 4)  # at strides 8, 16 and 32 of twice the pixels
+    teacher, own = Backbone("test_efficientnet", (1, 2, 3, 4), "random"), pupil("test_resnet", (1, 2, 3), "random", 0)
+    lesson = Lesson(teacher, own, 0, (2,))
+    assert lesson.targets == [(2, 1), (2, 2), (2, 3)]  # at strides 8, 16 and 32 of twice the pixels
     assert lesson.sources == [0, 1, 2] and lesson.factors == [1, 1, 1]
-    images = torch.full((2, 3, 64, 64), 0.5)
-    images[:, :, 20:24, 20:24] = 1
-    assert [maps.shape[-1] for maps in lesson.taught_maps(images)] == [16, 8, 4]
-    of_maps, of_distances = lesson(images)
-    assert len(of_maps) == 3 and len(of_distances) == 3
-    assert teacher_of(own, "test_efficientnet", "random", 1, 0).stages == (1, 2, 3, 4)
+    images = torch.rand(2, 3, 64, 64)
+    maps = lesson.taught_maps(images)
+    assert [one.shape[-1] for one in maps] == [16, 8, 4]
+    larger = torch.nn.functional.interpolate(images, scale_factor=2, mode="bicubic").clamp(0, 1)
+    assert all(map(torch.equal, maps, teacher(larger)[1:]))
+    both = Lesson(teacher, own, 0, (1, 2))
+    assert both.targets == [(1, 0), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+    of_maps, of_distances = both(images)
+    assert len(of_maps) == 7 and len(of_distances) == 6
 
 
 def test_a_stage_that_would_learn_nothing_is_refused():
-    own = pupil("test_resnet", (1, 2, 3, 4), "random", 0)
+    teacher, own = (
+        Backbone("test_efficientnet", (1, 2, 3, 4), "random"),
+        pupil("test_resnet", (1, 2, 3, 4), "random", 0),
+    )
     with pytest.raises(InputError, match="would learn nothing"):
-        teacher_of(own, "test_efficientnet", "random", 2, 0)
+        Lesson(teacher, own, 0, (2,))
+    with pytest.raises(InputError, match="must be whole numbers from 1"):
+        Lesson(teacher, own, 0, (0,))
+    Lesson(teacher, own, 0, (1, 2))
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
@@ -125,7 +133,8 @@ def test_learning_rate_warms_up_and_ends_at_zero():
 
 def test_the_pupil_learns_what_the_teacher_says():
     torch.manual_seed(0)
-    lesson = Lesson(Backbone("test_efficientnet", (1, 2, 3, 4), "random"), pupil("test_resnet", (1, 2), "random", 0), 0)
+    teacher, own = Backbone("test_efficientnet", (1, 2, 3, 4), "random"), pupil("test_resnet", (1, 2), "random", 0)
+    lesson = Lesson(teacher, own, 0, (1,))
     collages = Collages(pool=8).batches(4 * 64**2, (64,))
     batches = [torch.from_numpy(next(collages)).permute(0, 3, 1, 2).float() / 255 for _ in range(2)]
     lesson.measure(batches)
