@@ -2,7 +2,8 @@
 
 The teacher (EfficientNet-Lite2 by default, which pip brings: adlib.features.installed) sees drawn collages, and so does
 the pupil: part of a timm network, up to `stages`. The teacher sees them magnified, as EfficientAD's does: of two of its
-maps with the same grid the deeper one, of the larger image, finds more small defects. Two losses, per map of the teacher:
+maps with the same grid the deeper one, of the larger image, finds more small defects. Two losses, per map of the
+teacher:
 
 - the teacher's maps, normalised per channel, are read off the pupil's map of the same or the next finer grid by a small
   head that is thrown away: smooth L1, as the teacher of EfficientAD is made;
