@@ -252,11 +252,14 @@ def phantom_warning(samples: pd.DataFrame, dataset: str) -> str:
     drawn = phantom_facts(samples)
     if drawn is None:
         return ""
-    plain = (drawn.get("options") or {}).get("difficulty") == "plain"
-    what = " Plain ones: large blots, without the light, the contrasts and the sizes that make the data set hard."
+    what = {
+        "plain": " Plain ones: large blots, without the light, the contrasts and the sizes that make the data set "
+        "hard.",
+        "hard": " Hard ones, after what the paper says of its defects: the runs of the smoke profile see plain ones.",
+    }.get((drawn.get("options") or {}).get("difficulty"), "")
     return (
         f"Phantom data: drawn by adlib (seed {drawn['seed']}), not {dataset}. The numbers show that the code works and "
-        f"say nothing about the data set.{what if plain else ''}"
+        f"say nothing about the data set.{what}"
     )
 
 

@@ -31,4 +31,6 @@ def claim(record: Mapping) -> str:
             interval = interval_text(intervals[metric]) if metric in intervals else "none"
             more = "" if interval.startswith("none") else f" ({interval})"
             parts.append(f"{label} {value:.4f}{more}")
+    if record["metrics"].get("pixel_auroc") is not None and not compared(record, "pixel_auroc"):
+        parts.append("what the page says of pixels and regions is of maps that outline nothing")
     return f'<p class="adlib-claim">{escape("; ".join(parts) or "No metric is defined")}.</p>'

@@ -137,23 +137,28 @@ def without_row_numbers(html: str) -> str:
 
     def shown(found: re.Match) -> str:
         head, _, body = found[0].replace("<td>NaN</td>", "<td>–</td>").partition("<tbody>")
-        head, body = _with_marked_words(head, body)
         rows = re.findall(r"<tr>\s*<th>([^<]*)</th>", body)
         if not rows or rows != [str(number) for number in range(len(rows))] or re.search(r"<tr>\s*<th>\w", head):
-            return f"{head}<tbody>{body}"
+            return "<tbody>".join(_with_marked_words(head, body))
         head = re.sub(r"(<tr[^>]*>\s*)<th[^>]*></th>", r"\1", head)
-        return f"{head}<tbody>" + re.sub(r"(<tr>\s*)<th>\d+</th>", r"\1", body)
+        body = re.sub(r"(<tr>\s*)<th>\d+</th>", r"\1", body)
+        return "<tbody>".join(_with_marked_words(head, body))
 
-    return re.sub(r'<table[^>]*class="dataframe"[^>]*>.*?</table>', shown, html, flags=re.DOTALL)
+    return re.sub(r'<table[^>]*class="dataframe[ "][^>]*>.*?</table>', shown, html, flags=re.DOTALL)
 
 
 def _with_marked_words(head: str, body: str) -> tuple[str, str]:
-    """A table's two parts, with class "word" at the cells of columns that hold a word: those are read from the left."""
+    """A table's two parts, with class "word" at what is read from the left: cells of columns that hold a word, and the
+    heads of columns that name the rows.
+    """
     rows = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in body.split("</tr>") if "<td>" in row]
     count = len(rows[0]) if rows else 0
     if "colspan" in head or any(len(row) != count for row in rows):
         return head, body
-    words = [any(re.match(r"\W*(?!inf)[^\W\d_]", text) for text in column) for column in zip(*rows, strict=True)]
+    # It begins with a letter, or has two words somewhere: "a scratch", "20 are too few", not "3 px" or "inf".
+    word = re.compile(r"\W*(?!inf)[^\W\d_]|.*[^\W\d_]{2,} [^\W\d_]{2,}")
+    texts = [[re.sub(r"<[^>]+>", "", cell) for cell in row] for row in rows]
+    words = [any(map(word.match, column)) for column in zip(*texts, strict=True)]
 
     def marked(tag: str, row: str) -> str:
         """The tags of one row, of which the last `count` stand above or in a column."""
@@ -161,7 +166,7 @@ def _with_marked_words(head: str, body: str) -> tuple[str, str]:
 
         def of_column(found: re.Match) -> str:
             place = next(column) + count
-            return f'<{tag} class="word">' if place >= 0 and words[place] else found[0]
+            return f'<{tag} class="word">' if place < 0 or words[place] else found[0]
 
         return re.sub(f"<{tag}>", of_column, row)
 

@@ -243,7 +243,8 @@ def _published(view: _View, cell: dict) -> str:
     decimals = view.decimals[cell["metric"]]
     text = "–" if pd.isna(cell["published"]) else f"{cell['published']:.{decimals}f}"
     shown = f"<strong>{text}</strong>" if _key(cell) in view.best_published else text
-    if pd.notna(cell["recomputed"]) and f"{cell['recomputed']:.{decimals}f}" != text:
+    # Off by half a unit of the last place it may be rounded, or cut, and is right either way.
+    if abs(cell["recomputed"] - cell["published"]) > 0.5 * 10.0**-decimals + 1e-6:
         mean = f"{cell['recomputed']:.{decimals}f}"
         shown += f' <span title="mean of the printed categories">({mean})</span>'
     return f'<td class="published">{shown}</td>'

@@ -114,7 +114,8 @@ def legend(cells: pd.DataFrame, known: pd.DataFrame | None) -> str:
     texts[0] += "; bold: best of the column."
     if known is not None and not known.empty:
         texts.append(
-            "Known answer: the lowest AUROC of our runs on plain drawn data; ✓ found what was drawn, ✗ did not."
+            "Known answer: the lowest AUROC of our runs on plain drawn data, sub-classes pooled; ✓ found what was "
+            "drawn, ✗ did not."
         )
     if cells["phantom"].any():
         texts.append("Ours are of drawn data, and say nothing about the published numbers: nothing is subtracted.")

@@ -119,6 +119,16 @@ def test_a_misprinted_average_carries_its_recomputed_mean(tmp_path):
     assert '55.32 <span title="mean of the printed categories">(55.28)</span>' in page
     assert "56.58 <span" not in page  # this one is right
 
+    halves = comparison("three_cad", "3", tmp_path)  # 86.15 is rounded to 86.2 or cut to 86.1, 6.25 to 6.3 or 6.2
+    for metric, method, means in (
+        ("pixel_auroc", "padim", ("86.1", "86.2")),
+        ("pixel_ap", "simplenet", ("6.2", "6.3")),
+    ):
+        found = row(halves, "average", metric, method, "three_cad")
+        assert abs(found["recomputed"] - found["published"]) == pytest.approx(0.05)
+        page = show_comparison(halves, metric).data
+        assert not any(f">({mean})<" in page for mean in means)
+
 
 def test_missing_cells_say_why(tmp_path):
     store = Store(tmp_path / "runs")
@@ -545,12 +555,17 @@ def test_a_page_leaves_out_what_only_counts_the_rows():
 
 
 def test_columns_of_words_are_read_from_the_left():
-    table = pd.DataFrame({"n": [1, 2], "what": ["12", "a scratch"], "share": ["3 %", "inf"], "é": ["–", "(none)"]})
+    table = pd.DataFrame(
+        {"n": [1, 2], "what": ["12", "a scratch"], "share": ["3 %", "inf"], "é": ["–", "20 are too few"]}
+    )
     page = without_row_numbers(table._repr_html_())
     assert re.findall(r'<th class="word">(.*?)</th>', page) == ["what", "é"]
-    assert re.findall(r'<td class="word">(.*?)</td>', page) == ["12", "–", "a scratch", "(none)"]
+    assert re.findall(r'<td class="word">(.*?)</td>', page) == ["12", "–", "a scratch", "20 are too few"]
+    linked = pd.DataFrame({"method": ['<a href="x">padim</a>'], "AUROC": ['<a href="x">98.2</a>']})
+    listed = without_row_numbers(linked.to_html(escape=False, index=False, classes="adlib-runs"))
+    assert '<th class="word">method</th>' in listed and "<th>AUROC</th>" in listed
     named = without_row_numbers(table.set_index("n")._repr_html_())
-    assert '<th class="word">what</th>' in named and "<th>n</th>" in named
+    assert '<th class="word">what</th>' in named and '<th class="word">n</th>' in named and "<th>share</th>" in named
     grouped = table.set_axis(pd.MultiIndex.from_product([["a", "b"], ["c", "d"]]), axis=1)._repr_html_()
     assert "word" not in without_row_numbers(grouped)
 
