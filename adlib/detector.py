@@ -57,7 +57,7 @@ class Facts:
         takes images of several all the same; "no target" if fit never sees the target.
     surrogate: whether only part of the method is published, so that ours stands in for it: tables say so.
     outlines: whether its maps outline defects. Where not, they explain the image's score (class activation maps), and
-        no pixel metric of them is compared.
+        no metric of their pixels is defined.
     needs: trained weights without which it cannot know anything, in words. A run with random ones shows that the code
         works, and has a dash in tables.
     """
@@ -231,7 +231,7 @@ class Detector:
         scores = np.concatenate(scores)
         if mosaic is not None:
             scores = scores.reshape(len(images), -1).max(1)
-        return Predictions(scores, maps, images.samples, images.settings)
+        return Predictions(scores, maps, images.samples, images.settings, outlines=self.facts.outlines)
 
     def _scored(self, batch: torch.Tensor, rows: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Scores float32 [n] and maps [n, H, W] of a batch, in as many parts as the GPU's memory asks for."""

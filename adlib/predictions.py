@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class Predictions:
     samples: the samples table, row i for scores[i].
     settings: of the ImageSet, such as size and crop: with them the ground truth can be read again.
     folder: where they were loaded from, or None.
+    outlines: whether the maps outline defects (adlib.detector.Facts). Where not, they explain the score: they are for
+        looking at, and no metric of pixels is defined.
     """
 
     scores: np.ndarray
@@ -36,6 +38,7 @@ class Predictions:
     samples: pd.DataFrame
     settings: dict = field(default_factory=dict)
     folder: Path | None = None
+    outlines: bool = True
 
     def __post_init__(self):
         self.scores = np.asarray(self.scores, np.float32)
@@ -52,7 +55,7 @@ class Predictions:
         """The predictions of some samples. rows: a boolean mask or indices."""
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
         maps = None if self.maps is None else self.maps[rows]
-        return Predictions(self.scores[rows], maps, self.samples.iloc[rows], self.settings, self.folder)
+        return replace(self, scores=self.scores[rows], maps=maps, samples=self.samples.iloc[rows])
 
     @cached_property
     def known(self) -> "Predictions":
@@ -83,7 +86,8 @@ class Predictions:
         # float32 written with 9 digits reads back as the same float32.
         table = self.samples.assign(score=[f"{score:.9g}" for score in self.scores])
         table.to_csv(partial / "samples.csv", index=False)
-        (partial / "settings.json").write_text(json.dumps(self.settings))
+        settings = self.settings if self.outlines else self.settings | {"outlines": False}
+        (partial / "settings.json").write_text(json.dumps(settings))
         if self.maps is not None:
             np.save(partial / "maps.npy", np.asarray(self.maps, np.float32))
         seal(partial)
@@ -111,12 +115,13 @@ class Predictions:
             if not isinstance(settings, dict):
                 raise InputError("settings.json holds no object")
             settings = settings and {"mask_resize": "nearest"} | settings  # the only way there was before it was told
+            outlines = bool(settings.pop("outlines", True))
             maps_file = folder / "maps.npy"
             maps = np.load(maps_file, mmap_mode="r") if maps_file.exists() else None
             scores = table.pop("score").to_numpy(np.float32)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold predictions saved by adlib: {str(error).rstrip('.')}.") from error
-        return cls(scores, maps, table, settings, folder)
+        return cls(scores, maps, table, settings, folder, outlines)
 
 
 def seal(folder: Path) -> None:
@@ -173,6 +178,8 @@ def evaluate(predictions: Predictions, masks: np.ndarray | None = None, pro_vari
     missing = ""
     if predictions.maps is None:
         missing = "the method gives no maps"
+    elif not predictions.outlines:
+        missing = "the method's maps explain its score and outline nothing"
     elif masks is None and (masks := predictions.masks) is None:
         missing = "not every anomalous image has a mask"
     if missing:

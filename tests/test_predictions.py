@@ -1,6 +1,7 @@
 """Predictions: saving, loading, evaluating, and which samples are shown."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,18 @@ def test_without_maps_or_masks_pixel_metrics_are_nan_with_a_reason(perfect):
         assert metrics["image_auroc"] == 1
         assert np.isnan(metrics["aupro"])
         assert reason in metrics["reasons"]["aupro"]
+
+
+def test_maps_that_outline_nothing_have_no_pixel_metric_also_when_stored(perfect, tmp_path):
+    explaining = replace(perfect, outlines=False)
+    loaded = Predictions.load(explaining.save(tmp_path / "predictions"))
+    assert loaded.settings.keys() == perfect.settings.keys()
+    for predictions in (explaining, loaded, loaded.select([0, 1])):
+        metrics = evaluate(predictions)
+        assert np.isnan(metrics["pixel_auroc"])
+        assert "outline nothing" in metrics["reasons"]["aupro"]
+        assert predictions.maps is not None
+    assert evaluate(perfect)["pixel_auroc"] == 1
 
 
 def test_one_class_alone_is_undefined_not_wrong(perfect):

@@ -22,6 +22,7 @@ Other readings, as parameters:
 - ISP-AD: batch_size=8, learning_rate=5e-5 to 1e-4, and steps=3000 if "3000 steps" is taken at its word.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -36,7 +37,6 @@ from adlib.features.backbones import Backbone, build_network, fill_network, hold
 from adlib.networks.denoising_unet import denoising_unet
 from adlib.networks.distillation import levels_loss
 from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne, Some, Stages, Whole
-from adlib.predictions import Predictions
 from adlib.training.loop import PRECISIONS, train
 
 TIMES = 1000  # of the diffusion; its variances rise linearly from 1e-4 to 0.02
@@ -305,7 +305,7 @@ class DDAD(Detector):
             return found
         inner = slice(self.border, -self.border or None)
         maps = np.ascontiguousarray(found.maps[:, inner, inner])
-        return Predictions(found.scores, maps, found.samples, found.settings | {"crop": maps.shape[1:]})
+        return replace(found, maps=maps, settings=found.settings | {"crop": maps.shape[1:]})
 
     def illustrate(self, batch):
         return {"denoised": (self.denoised(batch) + 1) / 2}

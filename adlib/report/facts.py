@@ -140,14 +140,14 @@ def paired_table(predictions, images=None, training=None) -> HTML:
 
 
 def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
-    """A record's metrics by category, one row each, in percent and MCC as a fraction, without thresholds, counts and
-    intervals. Decisions are at each category's own threshold of best F1 (an oracle).
+    """A record's metrics by category, one row each, in percent and MCC as a fraction, without thresholds, counts,
+    intervals, and metrics that no category has. Decisions are at each category's own threshold of best F1 (an oracle).
 
     A sentence where there is one category only.
     """
     if not metrics:
         return HTML("<p>One category: its metrics are those above.</p>")
-    table = pd.DataFrame(metrics).T
+    table = pd.DataFrame(metrics).T.dropna(axis="columns", how="all")
     shown = [name for name in table if "threshold" not in name and name not in {*COUNTS, "aupro_regions", "intervals"}]
     scale = {name: 1 if unit(name) == "fraction" else 100 for name in shown}
     return (table[shown].astype(float) * pd.Series(scale)).round(2)

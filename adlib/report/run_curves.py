@@ -33,7 +33,7 @@ def operating_thresholds(predictions: Predictions) -> dict[str, float]:
 
 
 def run_curves(predictions: Predictions, metrics: Mapping) -> "Figure | HTML":
-    """ROC and precision-recall curves of the image scores, and the PRO curve of the maps where there are some.
+    """ROC and precision-recall curves of the image scores, and the PRO curve of maps that outline defects.
 
     Exact: a point per distinct anomalous score. Marked are the oracle (best F1 on these labels; of pixels on the PRO
     curve) and what thresholds from held-out normal images give, at 10 % false alarms (`adlib.report.transferred`).
@@ -46,7 +46,7 @@ def run_curves(predictions: Predictions, metrics: Mapping) -> "Figure | HTML":
     images = image_curves(labels, predictions.scores)
     if images is None:
         return HTML("<p>Images of one kind alone have no curve.</p>")
-    masks = None if predictions.maps is None else predictions.masks
+    masks = predictions.masks if predictions.maps is not None and predictions.outlines else None
     pixels = None if masks is None else pixel_curves(masks, predictions.maps)
     count = 2 if pixels is None else 3
     # Margins as shares, from inches: a layout engine would draw the figure once more to find them.

@@ -130,7 +130,9 @@ def below_limits(table: pd.DataFrame, metric: str, limits: Mapping[str, float]) 
     for name, limit in limits.items():
         for column in ("published", "ours"):
             normal, alarms = (counted.reindex(rows.index) for counted in _normal_images(table, column))
-            rates = (100 * alarms / normal).fillna(rows[column]) if metric == "fpr" else rows[column]
+            rates = rows[column].astype(float)
+            if metric == "fpr":
+                rates = (100 * alarms / normal).combine_first(rates)
             answers = pd.Series(np.where(rates < limit, "yes", "no"), index=rows.index)
             few = 100 / normal > limit
             answers[few] = normal[few].map("{:.0f} are too few".format)

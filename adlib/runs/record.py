@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -169,10 +170,10 @@ def _save_predictions(predictions, folder: Path) -> None:
     """
     import numpy as np
 
-    from adlib.predictions import Predictions, seal
+    from adlib.predictions import seal
 
     maps = predictions.maps
-    Predictions(predictions.scores, None, predictions.samples, predictions.settings).save(folder)
+    replace(predictions, maps=None).save(folder)
     if maps is not None:
         fits = len(maps) == 0 or float(np.abs(maps).max()) <= np.finfo(np.float16).max
         np.save(folder / "maps.npy", maps.astype(np.float16 if fits else np.float32))
@@ -209,7 +210,7 @@ def _metrics_by(column: str, predictions, pro_variants) -> dict[str, dict]:
 
 
 def _scores_pixels(predictions) -> bool:
-    return predictions.maps is not None and predictions.masks is not None
+    return predictions.maps is not None and predictions.outlines and predictions.masks is not None
 
 
 def _ground_truth(predictions, metrics: dict) -> dict[str, int]:

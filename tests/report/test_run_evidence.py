@@ -1,6 +1,7 @@
 """What a run's page shows of its predictions, from scores and maps made by hand."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -78,6 +79,8 @@ def test_defect_regions_and_false_alarms_are_counted_apart():
         row = table.iloc[0]
         assert (row["defects"], row["found"], row["missed"], row["false-alarm regions"]) == ("2", "1", "1", "1")
     assert "where there are maps" in region_table(_predictions([1, 0], [1, 0])).data
+    explaining = replace(predictions, outlines=False)
+    assert "outline defects" in region_table(explaining, images).data
 
 
 def test_a_comparison_with_baselines_is_paired_and_says_why_there_is_none(monkeypatch):

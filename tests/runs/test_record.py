@@ -48,6 +48,16 @@ def test_undefined_metrics_are_null_with_a_reason(recorder, tmp_path):
     assert written["metrics"]["image_auroc"] is None
 
 
+def test_maps_that_outline_nothing_are_kept_and_counted_nowhere(recorder, tmp_path):
+    record = finish(recorder, lambda truth: replace(truth, outlines=False), tmp_path / "out")
+    assert record["metrics"]["image_auroc"] == 1
+    assert record["metrics"]["pixel_auroc"] is record["metrics"]["aupro"] is None
+    assert record["ground_truth"] == {}
+    kept = Predictions.load(tmp_path / "out" / "predictions")
+    assert kept.maps is not None
+    assert not kept.outlines
+
+
 def test_oracle_decisions_are_at_the_best_f1(recorder):
     record = finish(recorder, lambda predictions: predictions)
     assert record["oracle"]["mcc"] == 1
