@@ -21,6 +21,7 @@ class Decisions:
     follows: list of M bools, whether the mask uses the image's threshold. It opens as True where that lies in the
     range of the maps; where it does not (a score in another unit), the mask begins with the top of the colour scale.
     own: list of M floats, the masks' own thresholds, used where `follows` is False.
+    masks: list of M bools, whether the method's maps make masks: not where they only explain its score.
     """
 
     def __init__(self, joined: Joined, threshold: float | Mapping[str, float] | None = None):
@@ -35,6 +36,7 @@ class Decisions:
             threshold if both and value is None else None
             for threshold, value in zip(self.thresholds, given, strict=True)
         ]
+        self.masks = [joined.outlines(method) for method in range(len(given))]
         self.scales = [joined.map_range(method) for method in range(len(given))]
         self.own = [scale[1] if scale else 0.0 for scale in self.scales]
         self.follows = [
@@ -53,7 +55,9 @@ class Decisions:
         return self.thresholds[method] == self._oracles[method]
 
     def mask_threshold(self, method: int) -> float:
-        """Map values from here on are outlined as a method's mask."""
+        """Map values from here on are outlined as a method's mask; infinite where it has none."""
+        if not self.masks[method]:
+            return np.inf
         return self.thresholds[method] if self.follows[method] else self.own[method]
 
     def outcomes(self, method: int) -> np.ndarray:

@@ -93,6 +93,11 @@ class Joined:
             maps.base.madvise(mmap.MADV_DONTNEED)
         return found
 
+    def outlines(self, method: int) -> bool:
+        """Whether a method's maps outline defects, so that a threshold makes a mask of them."""
+        given = list(self._predictions.values())[method]
+        return given.maps is not None and given.outlines
+
     def frame(self, method: int, index: int = 0) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of a method's map of one image, as shares of the image's sides: what it saw.
 

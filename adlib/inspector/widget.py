@@ -226,8 +226,8 @@ class Inspector(widgets.VBox):
             control.threshold.value = control.threshold_exact.value = decisions.thresholds[method]
             control.mask_follows.value = decisions.follows[method]
             control.mask_threshold.value = decisions.own[method]
-        control.mask_follows.disabled = decisions.scales[method] is None
-        control.mask_threshold.disabled = decisions.scales[method] is None or decisions.follows[method]
+        control.mask_follows.disabled = not decisions.masks[method]
+        control.mask_threshold.disabled = not decisions.masks[method] or decisions.follows[method]
         names = self.joined.names
         control.confusion.value = tables.confusion_table(decisions.metrics(method), decisions.is_oracle(method))
         if len(names) > 1:

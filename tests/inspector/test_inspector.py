@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -329,6 +330,20 @@ def test_threshold_recolours_the_mask(inspector):
     inspector.controls.mask_follows.value = False
     inspector.controls.mask_threshold.value = 0.5
     assert np.array_equal(decoded(before[1]["png"]), decoded(inspector.canvas.panels[1]["png"])) is True
+
+
+def test_a_map_that_outlines_nothing_makes_no_mask(first, tmp_path):
+    pictures = []
+    for given in (first, replace(first, outlines=False)):
+        inspector = inspect(given, threshold=0.5, notes=tmp_path / "notes.csv")
+        inspector.go(7)
+        inspector.draw()
+        pictures.append(decoded(inspector.canvas.panels[1]["png"]))
+        assert inspector.controls.mask_follows.disabled == (given is not first)
+    inspector.controls.own_mask.value = False
+    inspector.draw()
+    assert np.array_equal(pictures[1], decoded(inspector.canvas.panels[1]["png"]))
+    assert not np.array_equal(*pictures)
 
 
 def test_nothing_is_drawn_before_a_browser_shows_it(inspector):
