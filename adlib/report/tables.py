@@ -158,10 +158,11 @@ def dash(record: dict) -> str:
 
 def compared(record: dict, metric: str) -> bool:
     """Whether a number of a finished run may stand beside others: not one of a run that lacked what it needs (`dash`),
-    nor one of pixels where the method's maps outline nothing (adlib.detector.Facts).
+    nor one of pixels where the method's maps outline nothing, or there are none (adlib.detector.Facts).
     """
     method = record["run"]["method"]
-    outlines = model_class(method).facts.outlines if method in list_models() else True
+    facts = model_class(method).facts if method in list_models() else None
+    outlines = facts is None or (facts.maps and facts.outlines)
     return not dash(record) and (outlines or not metric.startswith(("pixel_", "aupro", "pro")))
 
 

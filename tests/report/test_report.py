@@ -586,11 +586,12 @@ def test_numbers_that_are_not_to_be_compared_are_in_no_list(tmp_path):
     leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9)])
     file = next((tmp_path / "runs").glob("*/record.json"))
     record = json.loads(file.read_text())
-    record["run"]["method"] = "mixed_supervised"  # its maps outline nothing
-    write_json(file, record)
-    assert run_table("cxr_ad", tmp_path).loc[0, "image_auroc"] == pytest.approx(90)
-    assert np.isnan(run_table("cxr_ad", tmp_path).loc[0, "pixel_auroc"])
-    assert "<td>90.00</td><td>undefined</td><td>–</td><td>–</td><td>–</td>" in index_row(tmp_path)
+    for method in ("mixed_supervised", "msad"):  # its maps outline nothing, and it has none
+        record["run"]["method"] = method
+        write_json(file, record)
+        assert run_table("cxr_ad", tmp_path).loc[0, "image_auroc"] == pytest.approx(90)
+        assert np.isnan(run_table("cxr_ad", tmp_path).loc[0, "pixel_auroc"])
+        assert "<td>90.00</td><td>undefined</td><td>–</td><td>–</td><td>–</td>" in index_row(tmp_path)
     record["run"]["method"], record["weights"] = "adaclip", {"kind": "random"}
     write_json(file, record)
     assert np.isnan(run_table("cxr_ad", tmp_path).loc[0, "image_auroc"])
