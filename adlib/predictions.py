@@ -63,6 +63,11 @@ class Predictions:
         known = is_known(self.samples)
         return self if known.all() else self.select(known)
 
+    @property
+    def judges_pixels(self) -> bool:
+        """Whether there are maps that outline defects, so that pixels can be called by them and be counted."""
+        return self.maps is not None and self.outlines
+
     @cached_property
     def images(self):
         """The ImageSet that was predicted on."""

@@ -10,7 +10,7 @@ from conftest import make_tree
 from adlib import load_samples
 from adlib.errors import InputError
 from adlib.predictions import Predictions
-from adlib.samples import make_samples
+from adlib.samples import make_samples, select
 from adlib.screening import (
     HeldOut,
     Threshold,
@@ -27,6 +27,7 @@ from adlib.screening import (
     hold_out,
     images_needed,
     promises,
+    scores_of,
     write_flagged,
 )
 
@@ -45,6 +46,20 @@ def test_a_share_of_the_training_images_is_held_out_by_seed():
     assert (before["split"] == "val").sum() == 0
     assert held.equals(hold_out(before, 0.25, seed=0))
     assert any(not held.equals(hold_out(before, 0.25, seed=seed)) for seed in range(1, 5))
+
+
+@pytest.mark.parametrize("outlines", [True, False])
+def test_maps_that_outline_nothing_get_no_threshold(outlines, tmp_path):
+    held = select(load_samples("folder", make_tree(tmp_path)), split="train")
+
+    class Explaining:
+        def predict(self, images, **given):
+            maps = np.ones((len(images), *images.shape), np.float32)
+            return Predictions(np.arange(len(images)), maps, images.samples, images.settings, outlines=outlines)
+
+    found = scores_of(Explaining(), held, {"size": 32}, progress=False)
+    assert (found.peaks is not None) == outlines
+    assert (choose_threshold(found, 0.5).map is not None) == outlines
 
 
 def test_one_image_stays_for_training():

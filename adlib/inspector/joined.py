@@ -95,8 +95,7 @@ class Joined:
 
     def outlines(self, method: int) -> bool:
         """Whether a method's maps outline defects, so that a threshold makes a mask of them."""
-        given = list(self._predictions.values())[method]
-        return given.maps is not None and given.outlines
+        return list(self._predictions.values())[method].judges_pixels
 
     def frame(self, method: int, index: int = 0) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of a method's map of one image, as shares of the image's sides: what it saw.

@@ -50,8 +50,7 @@ def region_table(predictions: Predictions, images: "ImageSet | None" = None) -> 
         images = predictions.images
     if predictions.known is not predictions:  # what is called of an unknown image is neither right nor wrong
         predictions, images = predictions.known, predictions.known.images
-    outlined = predictions.maps is not None and predictions.outlines
-    masks = predictions.masks if outlined else None
+    masks = predictions.masks if predictions.judges_pixels else None
     if masks is None or not masks.any():
         return HTML("<p>Regions are counted where there are maps that outline defects, and masks of the defects.</p>")
     threshold = pixel_metrics(masks, predictions.maps)["pixel_f1max_threshold"]

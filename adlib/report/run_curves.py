@@ -46,7 +46,7 @@ def run_curves(predictions: Predictions, metrics: Mapping) -> "Figure | HTML":
     images = image_curves(labels, predictions.scores)
     if images is None:
         return HTML("<p>Images of one kind alone have no curve.</p>")
-    masks = predictions.masks if predictions.maps is not None and predictions.outlines else None
+    masks = predictions.masks if predictions.judges_pixels else None
     pixels = None if masks is None else pixel_curves(masks, predictions.maps)
     count = 2 if pixels is None else 3
     # Margins as shares, from inches: a layout engine would draw the figure once more to find them.

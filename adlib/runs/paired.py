@@ -47,8 +47,8 @@ def compare_runs(
     labels, things = one.samples["label"].to_numpy(), items(one.samples)
     found = compare_images(labels, one.scores, other.scores, replicates, seed, items=things)
     if pixels:
-        if one.maps is None or other.maps is None or one.maps.shape != other.maps.shape:
-            raise InputError("Pixels can be compared only where both runs have maps of one size.")
+        if not (one.judges_pixels and other.judges_pixels) or one.maps.shape != other.maps.shape:
+            raise InputError("Pixels can be compared only where both runs have maps of one size that outline defects.")
         if one.masks is None or (one.masks != other.masks).any():
             raise InputError("Pixels can be compared only where both runs were scored against the same masks.")
         found |= compare_pixels(one.masks, one.maps, other.maps, replicates, seed, items=things)

@@ -210,7 +210,7 @@ def _metrics_by(column: str, predictions, pro_variants) -> dict[str, dict]:
 
 
 def _scores_pixels(predictions) -> bool:
-    return predictions.maps is not None and predictions.outlines and predictions.masks is not None
+    return predictions.judges_pixels and predictions.masks is not None
 
 
 def _ground_truth(predictions, metrics: dict) -> dict[str, int]:

@@ -227,7 +227,5 @@ def show_fading(table: pd.DataFrame) -> Figure | HTML:
 
 
 def _shows(predictions: Predictions) -> bool:
-    """Whether there are maps, masks and both kinds of images."""
-    return (
-        predictions.maps is not None and predictions.samples["label"].nunique() == 2 and predictions.masks is not None
-    )
+    """Whether there are maps that outline defects, masks and both kinds of images."""
+    return predictions.judges_pixels and predictions.samples["label"].nunique() == 2 and predictions.masks is not None

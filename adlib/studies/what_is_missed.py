@@ -76,8 +76,8 @@ def verdicts(out: str | Path, rate: float = 0.1, study: str = NAME) -> pd.DataFr
 
 def _lacks(predictions: Predictions) -> str:
     """What predictions lack to be judged defect by defect, "" for nothing."""
-    if predictions.maps is None:
-        return "maps"
+    if not predictions.judges_pixels:
+        return "maps that outline defects"
     if not (predictions.samples["label"] == 0).any():
         return "normal test images"
     return "" if (predictions.samples["mask"] != "").any() else "masks of the defects"

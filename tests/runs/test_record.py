@@ -228,6 +228,14 @@ def test_two_stored_runs_are_compared_on_the_images_whose_label_is_known(stored,
     assert {"image_auroc", "pixel_auroc"} <= set(table.index)
     assert (table["difference"] == 0).all()
     assert (table["low"] <= 0).all() and (table["high"] >= 0).all()
+    third = Run(**record["run"] | {"seed": 8})
+    with store.claim(third.key) as place:
+        finish(Recorder(third), lambda predictions: replace(predictions, outlines=False), place)
+        (place / "run.ipynb").write_text("{}")
+        _complete(place, [], maps=True)
+    assert compare_runs(store, other.key, third.key, replicates=100).images == 8
+    with pytest.raises(InputError, match="outline defects"):
+        compare_runs(store, other.key, third.key, pixels=True, replicates=100)
 
 
 def test_runs_are_sorted_by_a_metric_with_those_that_lack_it_last():
