@@ -57,9 +57,9 @@ class Threshold:
     """Where the line is drawn, and what it promises of normal images like the held-out ones.
 
     score: images from here on are called anomalous. map: pixels from here on are outlined, at the same promise for the
-    highest pixel of an image; None without maps that outline defects. usual: median pixel of the held-out images, where colours begin.
-    rate: the share of false alarms that was asked for. held_out: normal images it was chosen on, of which it calls
-    `called`. low, high: 95 % interval of the false alarm rate to expect. how: how these images were held out.
+    highest pixel of an image; None without maps that outline defects. usual: median pixel of the held-out images, where
+    colours begin. rate: the share of false alarms that was asked for. held_out: normal images it was chosen on, of
+    which it calls `called`. low, high: 95 % interval of the false alarm rate to expect. how: how these were held out.
     by_others: whether they were scored by detectors that have learned from fewer images; then low is 0.
     """
 
