@@ -119,8 +119,8 @@ class Predictions:
             settings = read_json(folder / "settings.json")
             if not isinstance(settings, dict):
                 raise InputError("settings.json holds no object")
-            settings = settings and {"mask_resize": "nearest"} | settings  # the only way there was before it was told
             outlines = bool(settings.pop("outlines", True))
+            settings = settings and {"mask_resize": "nearest"} | settings  # the only way there was before it was told
             maps_file = folder / "maps.npy"
             maps = np.load(maps_file, mmap_mode="r") if maps_file.exists() else None
             scores = table.pop("score").to_numpy(np.float32)

@@ -52,6 +52,8 @@ def test_maps_that_outline_nothing_have_no_pixel_metric_also_when_stored(perfect
         assert "outline nothing" in metrics["reasons"]["aupro"]
         assert predictions.maps is not None
     assert evaluate(perfect)["pixel_auroc"] == 1
+    bare = Predictions(perfect.scores, perfect.maps, perfect.samples, outlines=False)
+    assert Predictions.load(bare.save(tmp_path / "bare")).settings == {}
 
 
 def test_one_class_alone_is_undefined_not_wrong(perfect):
