@@ -5,7 +5,12 @@
 The backbone is the part that a method cannot do without; one that has none is held against ResNet-18, layers 1 to 3,
 and says so. Both are timed by turns in one run and the best time of each counts, so that what else runs on the machine
 disturbs both alike. Random weights and one epoch on eight images: speed
-does not depend on weights. Prints a Markdown table; quote its ratios, the times are this machine's.
+does not depend on weights.
+
+On a CPU a method's bound stands beside it: its own convolutions and matrix products, run again by themselves as in
+benchmarks/peers.py. Where the whole takes more than one and a half times as long, shares of its time say on what.
+
+Prints a Markdown table; quote its ratios, the times are this machine's.
 """
 
 import argparse
@@ -16,6 +21,7 @@ import time
 
 import timm
 import torch
+from peers import WORTH_SAYING, Products, profiled, rest
 
 import adlib
 from adlib.detector import Detector
@@ -73,6 +79,23 @@ def measure(model: Detector, batch: torch.Tensor, device: str, repeats: int) -> 
     return best
 
 
+@torch.inference_mode()
+def bound(model: Detector, batch: torch.Tensor, repeats: int) -> float:
+    """Best time of the products of a prediction alone."""
+    record = Products()
+    with record:
+        model.score_batch(batch)
+    return min(record.seconds() for _ in range(min(3, repeats)))
+
+
+@torch.inference_mode()
+def where(model: Detector, batch: torch.Tensor) -> str:
+    """Shares of the time of a prediction's operators."""
+    with profiled() as seen:
+        model.score_batch(batch)
+    return rest(seen)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     timed = [method for method in adlib.list_models() if method not in UNTIMED]
@@ -85,8 +108,9 @@ def main() -> None:
     hardware = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}"
     print(f"{versions}, {hardware}, batch {BATCH}, {arguments.size} pixels\n")
-    print("| method | settings | bare backbone, ms/image | prediction, ms/image | ratio | target |")
-    print("|---|---|---|---|---|---|")
+    heads = ["method", "settings", "bare backbone, ms/image", "prediction, ms/image", "ratio", "target"]
+    heads += ["its products, ms/image", "prediction/products", "where the time goes"]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     with tempfile.TemporaryDirectory() as folder:
         adlib.phantoms.draw("cxr_ad", f"{folder}/cxr_ad", size=arguments.size, counts={"UB": (BATCH, 1, 1)})
         samples = select(adlib.load_samples("cxr_ad", f"{folder}/cxr_ad"), split="train")
@@ -103,7 +127,14 @@ def main() -> None:
                 own["against"] = COMMON["backbone"]
             said = ", ".join(f"{name}={value}" for name, value in own.items())
             target = f"≤ {TARGETS[method]}" if method in TARGETS else ""
-            print(f"| {method} | {said} | {bare:.1f} | {whole:.1f} | {whole / bare:.2f} | {target} |", flush=True)
+            row = [method, said, f"{bare:.1f}", f"{whole:.1f}", f"{whole / bare:.2f}", target]
+            if on_gpu:
+                row += ["", "", ""]
+            else:
+                products = 1e3 * bound(model, batch, arguments.repeats) / BATCH
+                above = whole / products
+                row += [f"{products:.1f}", f"{above:.2f}", where(model, batch) if above > WORTH_SAYING else ""]
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
