@@ -43,7 +43,7 @@ SETTINGS = {
 }
 BUDGETS = {"weights", "epochs", "student_steps", "segmentation_steps", "steps", "gan_steps", "encoder_steps"}
 BUDGETS |= {"epoch_images", "inpainting_epochs", "selection_batches"}  # of the training: no matter for prediction
-# Left out unless named: they need labelled defects or another data set, take minutes per batch, or cannot be on a ResNet.
+# Left out unless named: they need labelled defects or another data set, take minutes per batch, or have no ResNet.
 UNTIMED = {"adaclip", "ddad", "dinomaly", "mixed_supervised"}
 # A second row of a method whose network is another one elsewhere: anomalib's FastFlow on a ResNet-18.
 VARIANTS = {"fastflow": {"kernels": (3, 1)}}
