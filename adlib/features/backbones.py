@@ -76,8 +76,9 @@ class Backbone(nn.Module):
 
     def asked(self, network: Callable, x: torch.Tensor):
         """network of the normalised images, or the sentence for images of a size that it does not take."""
+        seen = normalised(self, x)
         try:
-            return network(normalised(self, x))
+            return network(seen)
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, RuntimeError, ValueError) as error:
