@@ -11,9 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from adlib import papers
-from adlib.models import list_models, model_class
 from adlib.report.labels import metric_label, row_label
-from adlib.report.tables import dash, part_of, read_plan
+from adlib.report.tables import dash, judges_pixels, part_of, read_plan
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 
@@ -33,9 +32,8 @@ def floors(method: str) -> dict[str, float]:
     outline defects (adlib.detector.Facts).
     """
     found = FLOORS | LOWER_FLOORS.get(method, {})
-    facts = model_class(method).facts if method in list_models() else None  # a plug-in that is gone
-    outlines = facts is None or (facts.maps and facts.outlines)
-    return {name: floor for name, floor in found.items() if outlines or not name.startswith("pixel_")}
+    pixels = judges_pixels(method)
+    return {name: floor for name, floor in found.items() if pixels or not name.startswith("pixel_")}
 
 
 def on_plain_phantoms(record: dict) -> bool:

@@ -160,10 +160,16 @@ def compared(record: dict, metric: str) -> bool:
     """Whether a number of a finished run may stand beside others: not one of a run that lacked what it needs (`dash`),
     nor one of pixels where the method's maps outline nothing, or there are none (adlib.detector.Facts).
     """
-    method = record["run"]["method"]
+    of_pixels = metric.startswith(("pixel_", "aupro", "pro"))
+    return not dash(record) and (not of_pixels or judges_pixels(record["run"]["method"]))
+
+
+def judges_pixels(method: str) -> bool:
+    """Whether a method gives maps that outline defects (adlib.detector.Facts); of a plug-in that is gone nobody knows,
+    and its runs' numbers stand.
+    """
     facts = model_class(method).facts if method in list_models() else None
-    outlines = facts is None or (facts.maps and facts.outlines)
-    return not dash(record) and (outlines or not metric.startswith(("pixel_", "aupro", "pro")))
+    return facts is None or (facts.maps and facts.outlines)
 
 
 def _our_value(record: dict, category: str, metric: str) -> float:
