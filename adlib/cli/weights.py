@@ -18,7 +18,8 @@ def pretrain(
     teacher: Annotated[str, typer.Option(help="timm name of the network to learn from")] = "tf_efficientnet_lite2.in1k",
     weights: Annotated[str, typer.Option(help="the teacher's: pretrained, or a file")] = "pretrained",
     magnification: Annotated[
-        list[int] | None, typer.Option(min=1, help="of the images that the teacher sees; once for each (2)")
+        list[int] | None,
+        typer.Option(min=1, help="of the images that the teacher sees; once per stage, the last for all after (2, 1)"),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=2, help="images of 128 pixels per step")] = 16,
     learning_rate: Annotated[float, typer.Option(help="at its highest")] = 1e-3,
@@ -39,7 +40,7 @@ def pretrain(
 
     settings = {"backbone": backbone, "start": start, "teacher": teacher, "teacher_weights": weights, "seed": seed}
     settings |= {"batch_size": batch_size, "learning_rate": learning_rate, "workers": workers}
-    settings |= {"photographs": photographs, "share": share, "magnifications": tuple(magnification or (2,))}
+    settings |= {"photographs": photographs, "share": share, "magnifications": tuple(magnification or (2, 1))}
     print(train(out, minutes, device=device, **settings))
 
 

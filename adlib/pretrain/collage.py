@@ -4,6 +4,8 @@ A ground, drawn or repeated as a lattice; pieces of other drawings on it, few la
 one another ("dead leaves", whose statistics are near to photographs': Baradad et al., arXiv 2106.05963); relief, as of
 a surface that is lit from one side; small marks, the size of defects. Then what cameras, X-ray and electron
 microscopes add: light that falls off, blur, contrast, noise, compression.
+
+Every collage is taken twice, the second time moved a little and with defects: as a memory bank meets the next image.
 """
 
 from collections.abc import Iterator
@@ -25,7 +27,8 @@ class Collages:
     seed: of everything. stream: tells the drawings of one process, or of one run, from those of another.
     photographs, share: cuts of them take the place of this share of the drawings.
 
-    collage(size) is a uint8 [size, size, 3] RGB image.
+    pair(size) is one collage as two images uint8 [size, size, 3] RGB, whole and with defects, and where those are: bool
+    [size, size].
     """
 
     def __init__(
@@ -43,13 +46,33 @@ class Collages:
         self.pool = np.empty((pool, CANVAS, CANVAS, 3), np.uint8)
         self._draw_more(pool)
 
-    def batches(self, pixels: int, sizes: tuple[int, ...]) -> Iterator[np.ndarray]:
-        """Batches uint8 [B, size, size, 3] of one size out of `sizes` each, of about so many pixels."""
+    def batches(self, pixels: int, sizes: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Batches of pairs of one size out of `sizes` each, of about so many pixels.
+
+        Whole and spoilt uint8 [B, size, size, 3], and where bool [B, size, size].
+        """
         while True:
             size = int(self.rng.choice(sizes))
-            yield np.stack([self.collage(size) for _ in range(max(2, round(pixels / size**2)))])
+            pairs = [self.pair(size) for _ in range(max(2, round(pixels / size**2)))]
+            yield tuple(np.stack(parts) for parts in zip(*pairs, strict=True))
 
-    def collage(self, size: int) -> np.ndarray:
+    def pair(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = self.rng
+        whole = self._scene(size)
+        spoilt, where = self._spoilt(whole)
+        # Moved a little, as the next part under the same camera.
+        move = cv2.getRotationMatrix2D((size / 2, size / 2), rng.normal(0, 1), np.exp(rng.normal(0, 0.01)))
+        move[:, 2] += rng.normal(0, 0.015 * size, 2)
+        options = {"dsize": (size, size), "borderMode": cv2.BORDER_REFLECT}
+        spoilt = cv2.warpAffine(spoilt, move, flags=cv2.INTER_LINEAR, **options)
+        where = cv2.warpAffine(where.astype(np.uint8), move, flags=cv2.INTER_NEAREST, **options) > 0
+        camera = int(rng.integers(2**31))
+        first, second = (self._photograph(image, np.random.default_rng(camera)) for image in (whole, spoilt))
+        if rng.random() < 0.5:  # a little more or less light
+            second = (second * np.float32(np.exp(rng.normal(0, 0.04)))).clip(0, 255).astype(np.uint8)
+        return first, second, where
+
+    def _scene(self, size: int) -> np.ndarray:
         rng = self.rng
         self.owed += self.refresh * (size / 128) ** 2
         self._draw_more(int(self.owed))
@@ -63,7 +86,43 @@ class Collages:
             image = self._relief(image)
         if rng.random() < 0.5:
             self._mark(image)
-        return self._photograph(image)
+        return image
+
+    def _spoilt(self, whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The image with defects, and where it differs by more than 8 grey levels: in a flat one perhaps nowhere."""
+        spoilt = whole.copy()
+        for _ in range(20):
+            self._spoil(spoilt)
+            where = np.abs(spoilt.astype(np.int16) - whole).max(2) > 8
+            if where.sum() >= 6:
+                break
+        return spoilt, where
+
+    def _spoil(self, image: np.ndarray) -> None:
+        """Marks, pieces of other drawings, or a region in another light, out of focus, or moved."""
+        rng, size = self.rng, len(image)
+        kind = rng.integers(5)
+        if kind == 0:
+            self._mark(image)
+            return
+        if kind == 1:
+            for _ in range(rng.integers(1, 3)):
+                self._lay(image, 0.15)
+            return
+        region = self._region(size, 0.2)
+        if kind == 2:
+            centre = image.mean((0, 1))
+            other = (image - centre) * np.exp(rng.normal(0, 0.4)) + centre + rng.normal(0, 25)
+            other += rng.normal(0, 12, 3) * (rng.random() < 0.4)
+        elif kind == 3:
+            other = cv2.GaussianBlur(image, (0, 0), np.exp(rng.uniform(0, 1.6)))
+        else:
+            angle = rng.choice([0, 0, 90, 180, rng.uniform(0, 360)])
+            turn = cv2.getRotationMatrix2D((size / 2, size / 2), angle, np.exp(rng.normal(0, 0.15)))
+            turn[:, 2] += rng.normal(0, 0.1 * size, 2)
+            other = cv2.warpAffine(image, turn, (size, size), borderMode=cv2.BORDER_REFLECT)
+        edge = cv2.GaussianBlur(region, (0, 0), np.exp(rng.uniform(-0.7, 0.9)))[..., None].astype(np.float32) / 255
+        image[:] = (image + edge * (np.float32(other) - image)).clip(0, 255).astype(np.uint8)
 
     def _draw_more(self, number: int) -> None:
         for _ in range(number):
@@ -171,9 +230,9 @@ class Collages:
                 points = np.round(place + steps).astype(np.int32)
                 cv2.polylines(image, [points], False, colour, int(rng.integers(1, 3)), cv2.LINE_AA)
 
-    def _photograph(self, image: np.ndarray) -> np.ndarray:
-        """Channels, blur, light, contrast, noise and compression."""
-        rng, size = self.rng, len(image)
+    def _photograph(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Channels, blur, light, contrast and compression, drawn by rng, the camera; noise that is new every time."""
+        size = len(image)
         if rng.random() < 0.3:
             image = np.ascontiguousarray(image[..., rng.permutation(3)])
         if rng.random() < 0.3:
@@ -190,7 +249,8 @@ class Collages:
         centre = np.float32(rng.uniform(60, 190))
         image = (image - centre) * np.float32(np.exp(rng.normal(-0.15, 0.4))) + centre + np.float32(rng.normal(0, 20))
         channels = 1 if grey else 3
-        noise = rng.standard_normal((size, size, channels), dtype=np.float32) * np.float32(abs(rng.normal(0, 6)))
+        strength = np.float32(abs(rng.normal(0, 6)))
+        noise = strength * self.rng.standard_normal((size, size, channels), dtype=np.float32)
         if rng.random() < 0.25:  # correlated, as of a detector's grain
             noise = 2 * cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.5, 1.5)).reshape(noise.shape)
         image = (image + noise).clip(0, 255).astype(np.uint8)

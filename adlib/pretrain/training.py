@@ -1,14 +1,19 @@
 """Training on collages: a small network learns the feature maps of one that was trained on photographs.
 
 The teacher (EfficientNet-Lite2 by default, which pip brings: adlib.features.installed) sees drawn collages, and so does
-the pupil: part of a timm network, up to `stages`. The teacher sees them magnified, as EfficientAD's does: of two of its
-maps with the same grid the deeper one, of the larger image, finds more small defects. Two losses, per map of the
-teacher:
+the pupil: part of a timm network, up to `stages`. Each of the pupil's stages learns from the teacher's stage of the
+same grid. The first sees the collages magnified, as EfficientAD's teacher does: of two of its maps with the same grid
+the deeper one, of the larger image, finds more small defects. Three losses per stage:
 
-- the teacher's maps, normalised per channel, are read off the pupil's map of the same or the next finer grid by a small
-  head that is thrown away: smooth L1, as the teacher of EfficientAD is made;
+- the teacher's maps, normalised per channel, are read off the pupil's by a small head that is thrown away: smooth L1,
+  as the teacher of EfficientAD is made;
 - the distances between places in the pupil's map are those between places in the teacher's, up to one factor (Park et
-  al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068): a head can unravel what a memory bank cannot.
+  al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068): a head can unravel what a memory bank cannot;
+- so are the distances from places of a collage with defects to the nearest places of the same collage without: what a
+  memory bank says of an image. Their logarithms, as a small distance counts as much as a large one.
+
+None of them knows how large the pupil's values are, but methods that join stages do: what varies more counts more. A
+fourth, small loss makes every stage vary half as much as the one before it, for defects are seen best in fine maps.
 
 The time is the budget: warm-up, then a cosine down to zero at its end. What was measured stands in the model card
 beside the bundled weights (adlib/features/bundled).
@@ -26,6 +31,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from timm.models.efficientnet import EfficientNetFeatures
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
@@ -40,6 +46,8 @@ from adlib.pretrain.photographs import Photographs
 
 TEACHER = "tf_efficientnet_lite2.in1k"
 SAVE_EVERY = 120  # seconds between two checkpoints
+DEVIATION = 0.4  # of the first stage's channels, root of the mean square; half of it of the second's, and so on
+SCALE_WEIGHT = 0.1  # of the loss that brings it there
 
 
 def pretrain(
@@ -51,12 +59,13 @@ def pretrain(
     start: str | Path = "bundled",
     teacher: str = TEACHER,
     teacher_weights: str | Path = "pretrained",
-    magnifications: tuple[int, ...] = (2,),
+    magnifications: tuple[int, ...] = (2, 1),
     sizes: tuple[int, ...] = (128, 192, 256),
     batch_size: int = 16,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.02,
     relation_weight: float = 0.5,
+    neighbour_weight: float = 0.5,
     drawings: int = 400,
     photographs: str | Path | None = None,
     share: float = 0.6,
@@ -73,11 +82,11 @@ def pretrain(
     backbone, stages: the pupil: timm name, and the feature maps up to which it is trained.
     start: what it begins from: "bundled", "random" or a file of weights.
     teacher, teacher_weights: timm name of the network to learn from, and its weights (adlib.features.weights).
-    magnifications: of the images that the teacher sees, each for a set of maps, that much finer than its strides say.
-        Both 1 and 2 gave features between those of either alone.
+    magnifications: of the images that the teacher sees, one per stage of the pupil; the last counts for all after it.
     sizes: sides of the collages in pixels, one per batch. batch_size: collages of 128 pixels in a batch; of larger ones
         as many as have the same number of pixels, at least 2.
-    relation_weight: of the second loss. With 1 a training in bfloat16 diverged.
+    relation_weight, neighbour_weight: of the second and the third loss. With 1 for the second a training in bfloat16
+        and at a rate of 1e-3 diverged.
     photographs, share: a folder of pictures, cuts of which take the place of this share of the drawings. A few dozen,
         of anything, already help; each is decoded for every cut, so pictures beyond a megapixel are best made smaller.
     drawings: kept per worker. workers: processes that draw them; 0 draws in this one.
@@ -97,20 +106,21 @@ def pretrain(
     pictures = None if photographs is None else Photographs(photographs)
     place = choose_device(device)
     taught = pupil(backbone, tuple(stages), start, seed)
-    lesson = Lesson(Backbone(teacher, (1, 2, 3, 4), teacher_weights, seed), taught, seed, tuple(magnifications))
+    lesson = Lesson(teacher, teacher_weights, taught, seed, tuple(magnifications))
     lesson.to(place, memory_format=torch.channels_last)
     settings = {
         "backbone": backbone,
         "stages": list(stages),
         "start": start if start == "random" else file_hash(start_file(backbone, stages, start)),
         "teacher": teacher,
-        "teacher_weights": {key: value for key, value in lesson.teacher.origin.items() if key != "file"},
+        "teacher_weights": {key: value for key, value in lesson.teachers[0].origin.items() if key != "file"},
         "magnifications": list(magnifications),
         "sizes": list(sizes),
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "relation_weight": relation_weight,
+        "neighbour_weight": neighbour_weight,
         "drawings": drawings,
         "photographs": pictures and {"number": len(pictures), "fingerprint": pictures.fingerprint(), "share": share},
         "seed": seed,
@@ -143,52 +153,66 @@ def pupil(backbone: str, stages: tuple[int, ...], start: str | Path, seed: int) 
 
 
 class Lesson(nn.Module):
-    """Teacher, pupil, and a head per map of the teacher.
+    """Teacher, pupil, and a head per stage of the pupil.
 
-    teacher: a Backbone. pupil: a features_only network of timm's. seed: of the heads.
-    magnifications: of the images that the teacher sees.
-    targets: (magnification, stage's place in the teacher) of every map that is no finer than the pupil's finest.
-    means, deviations: of the teacher's channels per map, as `measure` finds them.
-    Raises InputError for a magnification below 1, and where the pupil's last stage would have nothing to learn.
+    teacher, weights: a timm name, and where its weights come from (adlib.features.weights).
+    pupil: a features_only network of timm's. seed: of the heads, and of a teacher's random weights.
+    magnifications: of the images that the teacher sees, one per stage of the pupil; the last for all after it.
+    teachers: the teacher as far as each magnification needs it, so that nothing is computed in vain.
+    means, deviations: of the teacher's channels per stage, as `measure` finds them.
+    Raises InputError for a magnification below 1, and where the teacher has no map of a stage's grid.
     """
 
-    def __init__(self, teacher: Backbone, pupil: nn.Module, seed: int, magnifications: tuple[int, ...] = (2,)):
+    def __init__(
+        self,
+        teacher: str,
+        weights: str | Path,
+        pupil: nn.Module,
+        seed: int,
+        magnifications: tuple[int, ...] = (2, 1),
+    ):
         super().__init__()
-        self.teacher, self.pupil, self.magnifications = teacher, pupil, magnifications
-        if not magnifications or min(magnifications) < 1:
-            raise InputError(f"magnifications={magnifications} must be whole numbers from 1.")
-        strides = pupil.feature_info.reduction()
-        wanted = {
-            (times, place): stride // times
-            for times in magnifications
-            for place, stride in enumerate(teacher.strides)
-            if stride % times == 0 and stride // times >= strides[0]
-        }
-        if max(wanted.values(), default=0) < strides[-1]:
+        self.pupil = pupil
+        strides, widths = pupil.feature_info.reduction(), pupil.feature_info.channels()
+        if not magnifications or min(magnifications) < 1 or len(magnifications) > len(strides):
             raise InputError(
-                f"magnifications={magnifications}: no map of {teacher.name} is as coarse as the pupil's last stage (one"
-                f" value for {strides[-1]} pixels), which would learn nothing. Take smaller ones, or fewer stages."
+                f"magnifications={magnifications} must be whole numbers from 1, at most one per stage of the pupil."
             )
-        self.targets = list(wanted)
-        # For every map of the teacher: the coarsest map of the pupil that is not coarser, and how many times finer.
-        self.sources = [max(i for i, own in enumerate(strides) if own <= stride) for stride in wanted.values()]
-        self.factors = [stride // strides[i] for stride, i in zip(wanted.values(), self.sources, strict=True)]
+        each = [*magnifications, *[magnifications[-1]] * (len(strides) - len(magnifications))]
+        with torch.device("meta"):
+            has = build_network(teacher, (1, 2, 3, 4), seed).feature_info.reduction()
+        seen = [stride * times for stride, times in zip(strides, each, strict=True)]  # by the teacher, for one value
+        if missing := [stride for stride in seen if stride not in has]:
+            raise InputError(
+                f"magnifications={magnifications}: {teacher} has no map with one value for {missing[0]} pixels, which a"
+                f" stage of the pupil would learn from; it has them for {', '.join(map(str, has))}. Take smaller ones,"
+                " or fewer stages."
+            )
+        self.magnifications = sorted(set(each))
+        stages = {times: [] for times in self.magnifications}
+        for times, stride in zip(each, seen, strict=True):
+            stages[times].append(1 + has.index(stride))
+        self.teachers = nn.ModuleList(_cut(Backbone(teacher, tuple(own), weights, seed)) for own in stages.values())
+        # Per stage of the pupil: which teacher, and which of its maps.
+        self.targets = [
+            (self.magnifications.index(times), stages[times].index(1 + has.index(stride)))
+            for times, stride in zip(each, seen, strict=True)
+        ]
+        wanted = [self.teachers[teacher].channels[place] for teacher, place in self.targets]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            widths = pupil.feature_info.channels()
-            pairs = zip(self.sources, self.targets, strict=True)
-            self.heads = nn.ModuleList(_head(widths[source], teacher.channels[place]) for source, (_, place) in pairs)
+            self.heads = nn.ModuleList(map(_head, widths, wanted))
         hold_statistics(self, pupil)
-        for number, (_, place) in enumerate(self.targets):
-            self.register_buffer(f"mean_{number}", torch.zeros(1, teacher.channels[place], 1, 1))
-            self.register_buffer(f"deviation_{number}", torch.ones(1, teacher.channels[place], 1, 1))
+        for number, channels in enumerate(wanted):
+            self.register_buffer(f"mean_{number}", torch.zeros(1, channels, 1, 1))
+            self.register_buffer(f"deviation_{number}", torch.ones(1, channels, 1, 1))
 
     def taught(self) -> list[nn.Parameter]:
         return [*self.pupil.parameters(), *self.heads.parameters()]
 
     def taught_state(self) -> dict[str, torch.Tensor]:
         """Everything but the teacher."""
-        return {key: value for key, value in self.state_dict().items() if not key.startswith("teacher.")}
+        return {key: value for key, value in self.state_dict().items() if not key.startswith("teachers.")}
 
     @torch.no_grad()
     def measure(self, batches: list[torch.Tensor]) -> None:
@@ -200,25 +224,40 @@ class Lesson(nn.Module):
             getattr(self, f"deviation_{number}").copy_(values.std(1).view(1, -1, 1, 1) + 1e-3)
 
     def taught_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """What the teacher says of images float [B, 3, H, W] in [0, 1]: a map per target."""
-        maps = {}
-        for times in self.magnifications:
+        """What the teacher says of images float [B, 3, H, W] in [0, 1]: a map per stage of the pupil."""
+        maps = []
+        for times, teacher in zip(self.magnifications, self.teachers, strict=True):
             seen = F.interpolate(images, scale_factor=times, mode="bicubic").clamp(0, 1) if times > 1 else images
-            maps |= {(times, place): one for place, one in enumerate(self.teacher(seen))}
-        return [maps[target] for target in self.targets]
+            maps.append(teacher(seen))
+        return [maps[teacher][place] for teacher, place in self.targets]
 
-    def forward(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Of images float [B, 3, H, W] in [0, 1]: the losses of maps, and those of distances, one per map."""
+    def forward(self, whole: torch.Tensor, spoilt: torch.Tensor, where: torch.Tensor) -> list[list[torch.Tensor]]:
+        """Of pairs float [B, 3, H, W] in [0, 1] and bool [B, H, W]: losses of maps, distances, neighbours, scale."""
+        count, images = len(whole), torch.cat([whole, spoilt])
         wanted = [maps.float() for maps in self.taught_maps(images)]
         seen = self.pupil(normalised(self, images))
-        of_maps, of_distances = [], []
-        for number, (target, source, factor) in enumerate(zip(wanted, self.sources, self.factors, strict=True)):
+        of_maps, of_distances, of_neighbours, of_scale = [], [], [], []
+        pooled = bool(torch.rand(()) < 0.5)  # half the time as PatchCore sees them
+        for number, (own, target) in enumerate(zip(seen, wanted, strict=True)):
             normal = (target - getattr(self, f"mean_{number}")) / getattr(self, f"deviation_{number}")
-            own = F.avg_pool2d(seen[source], factor) if factor > 1 else seen[source]
             of_maps.append(F.smooth_l1_loss(self.heads[number](own).float(), normal.clamp(-5, 5)))
-            if factor == 1:
-                of_distances.append(distance_loss(own.float(), target))
-        return of_maps, of_distances
+            own = own.float()
+            of_distances.append(distance_loss(own[count:], target[count:]))
+            deviation = own.var((0, 2, 3)).mean().add(1e-12).sqrt()
+            of_scale.append((deviation * 2**number / DEVIATION).log().square())
+            if pooled:
+                own, target = (F.avg_pool2d(maps, 3, 1, 1) for maps in (own, target))
+            of_neighbours.append(neighbour_loss(own.split(count), target.split(count), where))
+        return [of_maps, of_distances, of_neighbours, of_scale]
+
+
+def _cut(backbone: Backbone) -> Backbone:
+    """Without the blocks after the last stage asked for, which timm's EfficientNets compute all the same."""
+    if isinstance(backbone.net, EfficientNetFeatures):
+        backbone.net.blocks = backbone.net.blocks[
+            : max(info["stage"] for info in backbone.net.feature_info.get_dicts())
+        ]
+    return backbone
 
 
 def _head(channels: int, wanted: int) -> nn.Sequential:
@@ -251,6 +290,47 @@ def distance_loss(own: torch.Tensor, wanted: torch.Tensor, places: int = 64) -> 
         return F.smooth_l1_loss(*tables, beta=0.1)
 
 
+def neighbour_loss(
+    own: tuple[torch.Tensor, torch.Tensor],
+    wanted: tuple[torch.Tensor, torch.Tensor],
+    where: torch.Tensor,
+    places: int = 64,
+) -> torch.Tensor:
+    """How far logarithms of distances to the nearest places differ, both as shares of the mean distance: smooth L1.
+
+    own, wanted: maps float [B, C, h, w] and [B, D, h, w] of whole images and of spoilt ones. where: bool [B, H, W].
+    From `places` of each spoilt image where it is spoilt, and twice as many anywhere, to the place of the whole one
+    that is nearest in the teacher's map, to the one that is nearest in the pupil's, and to a random one.
+    """
+    cover = F.adaptive_avg_pool2d(where[:, None].float(), own[0].shape[2:]).flatten(1)
+    # Where nothing is spoilt, anywhere.
+    spoilt = torch.multinomial(torch.where(cover > 0.05, 1.0, 1e-6), places, replacement=True)
+    anywhere = torch.randint(cover.shape[1], (len(cover), 2 * places), device=cover.device)
+    chosen = torch.cat([spoilt, anywhere], 1)[:, None]
+    # In full precision, as distance_loss.
+    with torch.autocast(cover.device.type, enabled=False):
+        banks, asked = [], []
+        for whole, spoilt in (own, wanted):
+            bank = whole.float().flatten(2).transpose(1, 2)
+            cells = spoilt.float().flatten(2).gather(2, chosen.expand(-1, whole.shape[1], -1)).transpose(1, 2)
+            centre = bank.mean(1, keepdim=True).detach()
+            banks.append(bank - centre)
+            asked.append(cells - centre)
+        with torch.no_grad():
+            near = [
+                (bank.square().sum(2)[:, None] - 2 * cells @ bank.transpose(1, 2)).argmin(2)
+                for bank, cells in zip(banks, asked, strict=True)
+            ]
+        near.append(torch.randint(cover.shape[1], near[0].shape, device=cover.device))
+        logarithms = []
+        for bank, cells in zip(banks, asked, strict=True):
+            others = bank.gather(1, torch.cat(near, 1)[..., None].expand(-1, -1, bank.shape[2]))
+            squares = (cells.repeat(1, 3, 1) - others).square().sum(2)
+            mean = squares[:, -near[-1].shape[1] :].mean(1, keepdim=True)
+            logarithms.append(0.5 * (squares / (mean + 1e-12) + 1e-3).log())
+        return F.smooth_l1_loss(*logarithms, beta=0.2)
+
+
 def write_weights(features: nn.Module, out: Path, about: dict) -> None:
     """The network as float16 safetensors, with `about` in its metadata."""
     state = {
@@ -268,6 +348,7 @@ def _train(lesson, optimiser, settings, done, pictures, place, workers, checkpoi
     # Low precision pays on a GPU, and on CPUs that multiply in it; elsewhere it only costs.
     low = place.type == "cuda" or _multiplies_bfloat16()
     seconds, means = 60 * settings["minutes"], None
+    weights = (1.0, settings["relation_weight"], settings["neighbour_weight"], SCALE_WEIGHT)
     stream = _Stream(settings, pictures, done["steps"])
     loader = iter(
         DataLoader(
@@ -275,12 +356,12 @@ def _train(lesson, optimiser, settings, done, pictures, place, workers, checkpoi
         )
     )
 
-    def images() -> torch.Tensor:
-        batch = torch.as_tensor(next(loader)).to(place, non_blocking=True)
+    def images(batch) -> torch.Tensor:
+        batch = torch.as_tensor(batch).to(place, non_blocking=True)
         return batch.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).float() / 255
 
     if done["steps"] == 0:
-        lesson.measure([images() for _ in range(12)])
+        lesson.measure([images(next(loader)[1]) for _ in range(12)])
     lesson.train()
     saved = clock = time.monotonic()
     with tqdm(
@@ -289,22 +370,22 @@ def _train(lesson, optimiser, settings, done, pictures, place, workers, checkpoi
         while done["seconds"] < seconds:
             for group in optimiser.param_groups:
                 group["lr"] = settings["learning_rate"] * learning_rate_share(done["seconds"] / seconds)
-            batch = images()
+            whole, spoilt, where = next(loader)
             with torch.autocast(place.type, torch.bfloat16, enabled=low):
-                of_maps, of_distances = lesson(batch)
-            loss = sum(of_maps) + settings["relation_weight"] * sum(of_distances)
+                losses = lesson(images(whole), images(spoilt), torch.as_tensor(where).to(place))
+            loss = sum(weight * sum(part) for weight, part in zip(weights, losses, strict=True))
             if not math.isfinite(loss.item()):
                 raise RuntimeError(f"The loss became {loss.item()} at step {done['steps']}: try a lower learning rate.")
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
 
-            late = np.array([each.item() for each in (*of_maps, *of_distances)])
+            late = np.array([each.item() for part in losses for each in part])
             means = late if means is None else 0.98 * means + 0.02 * late
             now = time.monotonic()
             done["steps"] += 1
-            done["images"] += len(batch)
-            done["pixels"] += batch[:, 0].numel()
+            done["images"] += 2 * len(whole)
+            done["pixels"] += 2 * torch.as_tensor(where).numel()
             done["seconds"], clock = done["seconds"] + now - clock, now
             bar.update(min(round(done["seconds"]), bar.total) - bar.n)
             bar.set_postfix(loss=" ".join(f"{each:.3f}" for each in means), steps=done["steps"], refresh=False)
@@ -324,12 +405,12 @@ def _multiplies_bfloat16() -> bool:
 
 
 class _Stream(IterableDataset):
-    """Batches of collages from as many streams as there are worker processes."""
+    """Batches of pairs of collages from as many streams as there are worker processes."""
 
     def __init__(self, settings: dict, pictures: Photographs | None, done: int):
         self.settings, self.pictures, self.done = settings, pictures, done
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         cv2.setNumThreads(1)
         worker = get_worker_info()
         # After an interruption the workers draw others than before.

@@ -18,7 +18,7 @@ from adlib.pretrain import pretrain, training
 from adlib.pretrain.collage import Collages
 from adlib.pretrain.formulas import KINDS, draw, random_layer
 from adlib.pretrain.photographs import Photographs
-from adlib.pretrain.training import Lesson, distance_loss, learning_rate_share, pupil
+from adlib.pretrain.training import Lesson, distance_loss, learning_rate_share, neighbour_loss, pupil
 
 # A small teacher with random weights: what is learned from it is worth nothing, but learned all the same.
 TINY = {"teacher": "test_efficientnet", "teacher_weights": "random", "start": "random", "backbone": "test_resnet"}
@@ -43,16 +43,31 @@ def test_every_kind_of_layer_draws_something(kind):
 def test_collages_are_seeded_and_of_every_size():
     first, second, other = (Collages(pool=4, seed=5, stream=stream) for stream in ((0,), (0,), (1,)))
     for size in (32, 64, 100) * 8:
-        image = first.collage(size)
-        assert image.shape == (size, size, 3) and image.dtype == np.uint8
-        assert np.array_equal(image, second.collage(size))
-    assert not np.array_equal(image, other.collage(100))
+        whole, spoilt, where = first.pair(size)
+        assert whole.shape == spoilt.shape == (size, size, 3) and whole.dtype == spoilt.dtype == np.uint8
+        assert where.shape == (size, size) and where.dtype == bool
+        assert all(map(np.array_equal, (whole, spoilt, where), second.pair(size)))
+    assert not np.array_equal(whole, other.pair(100)[0])
+
+
+def test_pairs_differ_most_where_they_are_said_to():
+    collages, inside, outside = Collages(pool=30, seed=1), [], []
+    for _ in range(30):
+        whole, spoilt, where = collages.pair(96)
+        change = np.abs(spoilt.astype(np.int16) - whole).max(2)
+        inside.append(change[where].mean() if where.any() else np.nan)
+        outside.append(change[~where].mean())
+    assert np.isfinite(inside).sum() >= 27  # a flat drawing may have nothing to spoil
+    assert np.nanmean(inside) > 1.5 * np.mean(outside)  # which moves too
 
 
 def test_batches_have_about_the_same_number_of_pixels():
     batches = Collages(pool=4).batches(4 * 64**2, (64, 128))
-    shapes = {next(batches).shape for _ in range(12)}
-    assert shapes == {(4, 64, 64, 3), (2, 128, 128, 3)}  # of the large ones two, the least
+    shapes = {tuple(part.shape for part in next(batches)) for _ in range(12)}
+    of_size = {
+        (count, size): ((count, size, size, 3),) * 2 + ((count, size, size),) for count, size in ((4, 64), (2, 128))
+    }
+    assert shapes == set(of_size.values())  # of the large ones two, the least
 
 
 def test_photographs_take_the_place_of_their_share_of_drawings(tmp_path):
@@ -68,7 +83,7 @@ def test_photographs_take_the_place_of_their_share_of_drawings(tmp_path):
 def test_drawings_are_renewed_by_the_area_of_collages():
     collages = Collages(pool=4, refresh=0.5)
     for _ in range(4):
-        collages.collage(256)
+        collages.pair(256)
     assert collages.drawn == 4 + 4 * 4 * 0.5
 
 
@@ -85,44 +100,75 @@ def test_a_pupil_of_one_colour_learns_without_infinite_gradients():
     assert maps.grad.isfinite().all()
 
 
-def test_every_map_of_the_teacher_is_read_off_the_next_finer_one():
-    teacher, own = Backbone("test_efficientnet", (1, 2, 3, 4), "random"), pupil("test_resnet", (1, 2, 3), "random", 0)
-    lesson = Lesson(teacher, own, 0, (1,))
-    assert [lesson.teacher.strides[place] for _, place in lesson.targets] == [4, 8, 16, 32]
-    assert lesson.sources == [0, 1, 2, 2] and lesson.factors == [1, 1, 1, 2]
+def neighbours(own, wanted, count=4):
+    torch.manual_seed(0)
+    where = torch.zeros(count, 64, 64, dtype=torch.bool)
+    return neighbour_loss(own.split(count), wanted.split(count), where)
+
+
+def test_distances_to_neighbours_count_up_to_one_factor_and_small_ones_as_much_as_large():
+    torch.manual_seed(0)
+    whole = torch.randn(4, 5, 8, 8)
+    maps = torch.cat([whole, whole + 0.1 * torch.randn(4, 5, 8, 8)])  # every place has a neighbour
+    turned = torch.linalg.qr(torch.randn(5, 5))[0]
+    assert neighbours(3 * torch.einsum("dc,bchw->bdhw", turned, maps), maps) < 1e-4
+    # Twice as far from its neighbours, which are still near: a third of the distances has doubled, or two thirds.
+    further = torch.cat([whole, whole + 2 * (maps[4:] - whole)])
+    assert distance_loss(further, maps) < 0.05 < 0.2 < neighbours(further, maps)
+
+
+def test_neighbours_of_the_pupil_alone_are_its_faults():
+    """Places that the pupil takes for alike and the teacher does not: that is how a memory bank misses a defect."""
+    torch.manual_seed(0)
+    whole, spoilt = torch.randn(2, 4, 5, 8, 8)
+    seen = spoilt.clone()
+    seen[:, :, :4] = whole[:, :, 4:]  # half of the spoilt places look to the pupil as places of the whole image
+    blind, sighted = torch.cat([whole, seen]), torch.cat([whole, spoilt])
+    assert neighbours(blind, sighted) > 0.3
+    assert neighbours(sighted, sighted) < 1e-6
+
+
+def lesson_of(magnifications, stages=(1, 2, 3), seed=0):
+    return Lesson("test_efficientnet", "random", pupil("test_resnet", stages, "random", seed), seed, magnifications)
+
+
+def a_pair():
+    torch.manual_seed(0)
+    where = torch.zeros(2, 64, 64, dtype=torch.bool)
+    where[:, 8:20, 8:20] = True
+    return torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), where
+
+
+def test_every_stage_learns_from_the_teachers_map_of_its_grid():
+    lesson = lesson_of((1,))
+    assert [lesson.teachers[teacher].strides[place] for teacher, place in lesson.targets] == [4, 8, 16]
     images = torch.rand(2, 3, 64, 64)
     lesson.measure([images])
     assert lesson.mean_2.abs().sum() > 0
-    of_maps, of_distances = lesson(images)
-    assert len(of_maps) == 4 and len(of_distances) == 3
+    assert [len(part) for part in lesson(*a_pair())] == [3, 3, 3, 3]
 
 
-def test_of_magnified_images_a_deeper_stage_of_the_teacher_stands_for_each_of_the_pupils():
-    teacher, own = Backbone("test_efficientnet", (1, 2, 3, 4), "random"), pupil("test_resnet", (1, 2, 3), "random", 0)
-    lesson = Lesson(teacher, own, 0, (2,))
-    assert lesson.targets == [(2, 1), (2, 2), (2, 3)]  # at strides 8, 16 and 32 of twice the pixels
-    assert lesson.sources == [0, 1, 2] and lesson.factors == [1, 1, 1]
+def test_of_magnified_images_a_deeper_stage_of_the_teacher_stands_for_a_stage():
+    lesson = lesson_of((2, 1))  # the last counts for the third stage too
+    assert [(teacher.stages, teacher.strides) for teacher in lesson.teachers] == [((2, 3), [8, 16]), ((2,), [8])]
     images = torch.rand(2, 3, 64, 64)
     maps = lesson.taught_maps(images)
     assert [one.shape[-1] for one in maps] == [16, 8, 4]
     larger = torch.nn.functional.interpolate(images, scale_factor=2, mode="bicubic").clamp(0, 1)
-    assert all(map(torch.equal, maps, teacher(larger)[1:]))
-    both = Lesson(teacher, own, 0, (1, 2))
-    assert both.targets == [(1, 0), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
-    of_maps, of_distances = both(images)
-    assert len(of_maps) == 7 and len(of_distances) == 6
+    whole = Backbone("test_efficientnet", (1, 2, 3, 4), "random")
+    assert len(lesson.teachers[1].net.blocks) < len(whole.net.blocks)  # what no stage needs is not computed
+    assert torch.equal(maps[0], whole(larger)[1])
+    assert all(map(torch.equal, maps[1:], whole(images)[1:3]))
+    assert [len(part) for part in lesson(*a_pair())] == [3, 3, 3, 3]
 
 
 def test_a_stage_that_would_learn_nothing_is_refused():
-    teacher, own = (
-        Backbone("test_efficientnet", (1, 2, 3, 4), "random"),
-        pupil("test_resnet", (1, 2, 3, 4), "random", 0),
-    )
-    with pytest.raises(InputError, match="would learn nothing"):
-        Lesson(teacher, own, 0, (2,))
-    with pytest.raises(InputError, match="must be whole numbers from 1"):
-        Lesson(teacher, own, 0, (0,))
-    Lesson(teacher, own, 0, (1, 2))
+    with pytest.raises(InputError, match="has no map with one value for 64 pixels"):
+        lesson_of((2,), (1, 2, 3, 4))
+    for wrong in ((0,), (), (2, 1, 1, 1)):
+        with pytest.raises(InputError, match="must be whole numbers from 1"):
+            lesson_of(wrong)
+    lesson_of((2, 1), (1, 2, 3, 4))
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
@@ -133,23 +179,29 @@ def test_learning_rate_warms_up_and_ends_at_zero():
 
 def test_the_pupil_learns_what_the_teacher_says():
     torch.manual_seed(0)
-    teacher, own = Backbone("test_efficientnet", (1, 2, 3, 4), "random"), pupil("test_resnet", (1, 2), "random", 0)
-    lesson = Lesson(teacher, own, 0, (1,))
+    lesson = lesson_of((1,), (1, 2))
     collages = Collages(pool=8).batches(4 * 64**2, (64,))
-    batches = [torch.from_numpy(next(collages)).permute(0, 3, 1, 2).float() / 255 for _ in range(2)]
-    lesson.measure(batches)
+
+    def images(batch):
+        return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
+
+    batches = [
+        (images(whole), images(spoilt), torch.from_numpy(where))
+        for whole, spoilt, where in (next(collages), next(collages))
+    ]
+    lesson.measure([batch[1] for batch in batches])
     lesson.train()
     optimiser = torch.optim.AdamW(lesson.taught(), 3e-3)
-    before = [tensor.clone() for tensor in lesson.teacher.state_dict().values()]
+    before = [tensor.clone() for tensor in lesson.teachers.state_dict().values()]
     losses = []
     for step in range(24):
-        loss = sum(sum(part) for part in lesson(batches[step % 2]))
+        loss = sum(sum(part) for part in lesson(*batches[step % 2]))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
     assert np.mean(losses[-2:]) < 0.7 * np.mean(losses[:2])
-    assert all(map(torch.equal, before, lesson.teacher.state_dict().values()))
+    assert all(map(torch.equal, before, lesson.teachers.state_dict().values()))
 
 
 def test_pretraining_writes_weights_that_a_backbone_loads(tmp_path):
@@ -193,7 +245,7 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch):
         pretrain(out, minutes=10, **TINY)
     assert not out.exists()
     saved = torch.load(tmp_path / "own.safetensors.checkpoint", weights_only=True)
-    assert not any(key.startswith("teacher.") for key in saved["lesson"])
+    assert not any(key.startswith("teachers.") for key in saved["lesson"])
     monkeypatch.setattr(training, "_save_checkpoint", real_save)
     with pytest.raises(InputError, match="from a training with other settings"):
         pretrain(out, minutes=11, **TINY)
