@@ -2,7 +2,7 @@
 
 formulas     random numbers -> drawings
 photographs  a folder -> pictures, whole or in cuts
-collage      drawings and cuts -> training images, as a camera would take them
+collage      drawings and cuts -> pairs of training images, whole and spoilt, as a camera would take them
 training     a teacher's feature maps of those -> a file of weights
 
 Beside it, from whole photographs:
