@@ -3,7 +3,8 @@
 formulas     random numbers -> drawings
 photographs  a folder -> pictures, whole or in cuts
 collage      drawings and cuts -> pairs of training images, whole and spoilt, as a camera would take them
-training     a teacher's feature maps of those -> a file of weights
+lesson       a teacher's feature maps of those -> losses of a pupil's
+training     the losses -> a file of weights
 
 Beside it, from whole photographs:
 teacher      of EfficientAD, distilled

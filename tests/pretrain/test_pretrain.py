@@ -17,8 +17,9 @@ from adlib.file_hashes import file_hash
 from adlib.pretrain import pretrain, training
 from adlib.pretrain.collage import Collages
 from adlib.pretrain.formulas import KINDS, draw, random_layer
+from adlib.pretrain.lesson import Lesson, distance_loss, neighbour_loss
 from adlib.pretrain.photographs import Photographs
-from adlib.pretrain.training import Lesson, distance_loss, learning_rate_share, neighbour_loss, pupil
+from adlib.pretrain.training import learning_rate_share, pupil
 
 # A small teacher with random weights: what is learned from it is worth nothing, but learned all the same.
 TINY = {"teacher": "test_efficientnet", "teacher_weights": "random", "start": "random", "backbone": "test_resnet"}
