@@ -1,12 +1,15 @@
 """PatchCore at full size: the coreset and the prediction, beside anomalib and beside what bounds them.
 
-    python benchmarks/patchcore.py [--images 200] [--pixels 256] [--device cuda] [--env FOLDER]
+    python benchmarks/patchcore.py [--images 200] [--pixels 256] [--device cuda] [--env FOLDER] [--only prediction]
+                                   [--mvtec DIR] [--castings DIR] [--weights bundled pretrained]
 
 Coreset: 10 % of all patches of --images drawn X-rays (ResNet-18, bundled weights, concatenated embedding of 384
-values), against the loop that reads all patches once per choice, over 60 choices, scaled up. Prediction: with a memory
-bank of that size, as a multiple of the bare backbone's forward pass, at batches of 8. anomalib runs on the same patches
-and pictures in an environment of its own (made by benchmarks/metrics.py, left out with a word if it cannot be). Prints
-Markdown tables; quote their ratios, the times are this machine's.
+values), against the loop that reads all patches once per choice, over 60 choices, scaled up. Prediction: of 8 images
+that were not learned, with a memory bank of that size, as a multiple of the bare backbone's forward pass. How long a
+search takes depends on how features lie, so on images and weights: --mvtec and --castings (as of
+benchmarks/features.py) add real images, by each of --weights. anomalib runs on the same patches and pictures in an
+environment of its own (made by benchmarks/metrics.py, left out with a word if it cannot be). Prints Markdown tables;
+quote their ratios, the times are this machine's.
 """
 
 import argparse
@@ -20,8 +23,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import timm
 import torch
+from features import sets
 from metrics import HERE, prepare_environment
 
 import adlib
@@ -33,6 +38,7 @@ from adlib.samples import select
 
 LOOP = 60  # choices over which the loops are timed
 NARROW, WIDE = "resnet18.tv_in1k", "wide_resnet50_2.tv_in1k"
+READINGS = "concatenated", "pooled"
 
 # In anomalib's environment: its loop on patches.npy, and its prediction on batch.npy with a bank of `count` patches.
 PEER = """
@@ -132,20 +138,26 @@ def measure_coreset(patches: torch.Tensor, count: int, device: str, peer: dict) 
 
 
 @torch.inference_mode()
-def measure_prediction(name: str, embedding: str, images: adlib.ImageSet, count: int, device: str) -> None:
-    """One table row: bare backbone, whole prediction, their ratio."""
-    backbone = Backbone(name, (2, 3), "bundled" if name == NARROW else "random").to(torch.device(device))
-    weights = "bundled" if name == NARROW else "random"
+def measure_prediction(on: str, train: adlib.ImageSet, batch: torch.Tensor, name: str, weights: str, embedding: str,
+                       count: int, device: str) -> None:  # fmt: skip
+    """One table row: bare backbone, whole prediction of a batch, their ratio."""
+    backbone = Backbone(name, (2, 3), weights).to(torch.device(device))
     model = adlib.create_model("patchcore", backbone=name, weights=weights, embedding=embedding, coreset_limit=count)
-    model.fit(images, device=device, progress=False)
-    batch = torch.stack([images.pixels(index) for index in range(8)]).to(device)
+    model.fit(train, device=device, progress=False)
     bare = whole = float("inf")
     for attempt in range(6):
         one = seconds(lambda: backbone(batch), device, warm_up=attempt == 0)
         two = seconds(lambda: model.score_batch(batch), device, warm_up=attempt == 0)
         bare, whole = min(bare, one), min(whole, two)
-    bank = len(model.memory_bank_)
-    print(f"| {name}, {embedding} | {bank} | {125 * bare:.1f} | {125 * whole:.1f} | {whole / bare:.2f} |", flush=True)
+    row = [on, f"{name}, {weights}, {embedding}", len(model.memory_bank_), f"{125 * bare:.1f}", f"{125 * whole:.1f}"]
+    print(f"| {' | '.join(map(str, row))} | {whole / bare:.2f} |", flush=True)
+
+
+def learned_and_not(samples: pd.DataFrame, arguments: argparse.Namespace) -> tuple[adlib.ImageSet, torch.Tensor]:
+    """The first training images, and the first 8 test images as a batch on the device."""
+    train, test = (select(samples, split=split) for split in ("train", "test"))
+    images, others = (adlib.ImageSet(some, size=arguments.pixels) for some in (train[: arguments.images], test[:8]))
+    return images, torch.stack([others.pixels(index) for index in range(len(others))]).to(arguments.device)
 
 
 def main() -> None:
@@ -154,7 +166,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--pixels", type=int, default=256)
     parser.add_argument("--env", type=Path, default=HERE / "results" / "metrics-env", help="environment of anomalib")
+    parser.add_argument("--only", choices=["coreset", "prediction"])
+    parser.add_argument("--mvtec", type=Path)
+    parser.add_argument("--castings", type=Path)
+    parser.add_argument("--weights", nargs="+", default=["bundled"], help="with --mvtec and --castings")
     arguments = parser.parse_args()
+    arguments.categories, arguments.drawn = None, False  # all of them, and no other than the X-rays below
     on_gpu = arguments.device.startswith("cuda")
     hardware = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     bounds = "" if on_gpu else f", bounds in {str(fast_precision()).removeprefix('torch.')}"
@@ -162,16 +179,15 @@ def main() -> None:
         f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, {hardware}{bounds}\n"
     )
     with tempfile.TemporaryDirectory() as folder:
-        adlib.phantoms.draw("cxr_ad", f"{folder}/x", counts={"UB": (arguments.images, 1, 1)}, size=arguments.pixels)
-        samples = select(adlib.load_samples("cxr_ad", f"{folder}/x"), split="train")
-        images = adlib.ImageSet(samples, size=arguments.pixels)
+        adlib.phantoms.draw("cxr_ad", f"{folder}/x", counts={"UB": (arguments.images, 8, 1)}, size=arguments.pixels)
+        images, batch = learned_and_not(adlib.load_samples("cxr_ad", f"{folder}/x"), arguments)
         patches = patches_of(images, arguments.device)
         count = len(patches) // 10
         peer, why = {}, "it runs on the CPU only here"
         if not on_gpu:
             python, why = prepare_environment(arguments.env)
             np.save(f"{folder}/patches.npy", patches.numpy())
-            np.save(f"{folder}/batch.npy", torch.stack([images.pixels(index) for index in range(8)]).numpy())
+            np.save(f"{folder}/batch.npy", batch.numpy())
             if python:
                 command = [python, "-c", PEER, folder, str(LOOP), str(count), str(torch.get_num_threads())]
                 done = subprocess.run(command, capture_output=True, text=True)
@@ -179,15 +195,25 @@ def main() -> None:
                 peer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
         if not peer:
             print(f"anomalib is left out: {why}\n")
-        measure_coreset(patches, count, arguments.device, peer)
+        if arguments.only != "prediction":
+            measure_coreset(patches, count, arguments.device, peer)
         del patches
-        print("| prediction, batches of 8 | memory bank | bare backbone, ms/image | whole, ms/image | ratio |")
-        print("|---|---|---|---|---|")
+        if arguments.only == "coreset":
+            return
+        print("| 8 images | PatchCore | memory bank | bare backbone, ms/image | whole, ms/image | ratio |")
+        print(f"|{'---|' * 6}")
         if peer:
             bare, whole = peer["bare"], peer["whole"]
-            print(f"| anomalib, resnet18 | {count} | {125 * bare:.1f} | {125 * whole:.1f} | {whole / bare:.2f} |")
-        for name, embedding in ((NARROW, "concatenated"), (NARROW, "pooled"), (WIDE, "concatenated"), (WIDE, "pooled")):
-            measure_prediction(name, embedding, images, count, arguments.device)
+            row = ["drawn X-rays", "anomalib, resnet18, random", count, f"{125 * bare:.1f}", f"{125 * whole:.1f}"]
+            print(f"| {' | '.join(map(str, row))} | {whole / bare:.2f} |", flush=True)
+        for name, weights in ((NARROW, "bundled"), (WIDE, "random")):
+            for reading in READINGS:
+                measure_prediction("drawn X-rays", images, batch, name, weights, reading, count, arguments.device)
+        for on, samples in sets(arguments, Path(folder)) if arguments.mvtec or arguments.castings else ():
+            images, batch = learned_and_not(samples, arguments)
+            for weights in arguments.weights:
+                for reading in READINGS:
+                    measure_prediction(on, images, batch, NARROW, weights, reading, count, arguments.device)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,16 @@ def test_search_in_groups_is_exact(kind, neighbours, precision, monkeypatch):
     assert torch.equal(torch.cat([search.nearest(part, neighbours) for part in queries.split(70)]), found)
 
 
+def test_outline_is_not_chosen_by_the_edge_of_the_images_alone():
+    """On a grid of 32 x 32, every 32nd patch is of the first column, which may be nothing but background."""
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = torch.randn(4000, 64, generator=generator), torch.randn(8192, 64, generator=generator)
+    chosen = fit_search_outline(bank, queries).axes.shape[1]
+    queries[::32] = bank[:256]  # the nearest is at hand, which asks for few axes
+    assert fit_search_outline(bank, queries[::32]).axes.shape[1] < chosen
+    assert fit_search_outline(bank, queries).axes.shape[1] == chosen
+
+
 def test_threads_share_the_queries_and_change_nothing():
     bank, queries = clustered(5000, 48, seed=1), clustered(6500, 48, seed=2)
     search, threads = BankSearch(bank), torch.get_num_threads()
