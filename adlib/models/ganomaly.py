@@ -38,6 +38,27 @@ WON = 1e-5  # loss under which the discriminator starts anew
 
 # Networks
 
+MANY = 32  # weights per value of the input from which a convolution is faster as a product
+
+
+class Halving(nn.Conv2d):
+    """A 4x4 convolution with stride 2 and padding 1, which halves the side.
+
+    On a CPU, where weights outnumber values many times over, it is one matrix product, which reads each weight once; a
+    convolution would lay out all of them anew first.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, 4, 2, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        few = self.weight.numel() <= MANY * x.numel()
+        if few or x.device.type != "cpu" or torch.jit.is_tracing():  # a graph that leaves Python keeps the convolution
+            return super().forward(x)
+        patches = F.pad(x, (1, 1, 1, 1)).unfold(2, 4, 2).unfold(3, 4, 2)  # [B, C, h, w, 4, 4]
+        patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3)  # as channels-last weights lie
+        return F.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1)).permute(0, 3, 1, 2)
+
 
 class Encoder(nn.Module):
     """float [B, C, S, S] -> features [B, F, 4, 4] and code [B, K, 1, 1]; F = width * S / 8.
@@ -49,7 +70,7 @@ class Encoder(nn.Module):
         super().__init__()
         layers = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
         while side > 8:  # ends at 4 x 4
-            layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * width)]
+            layers += [Halving(width, 2 * width), nn.BatchNorm2d(2 * width)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]
             width, side = 2 * width, side // 2
         self.features = nn.Sequential(*layers)

@@ -58,6 +58,22 @@ def test_networks_have_the_published_sizes():
         assert [millions(network) for network in patches] == [8.54, 7.49, 8.53]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_of_more_weights_than_values_is_one_product_and_the_same(layout, monkeypatch):
+    convolution = ganomaly.Halving(48, 96).to(memory_format=layout)
+    images = torch.randn(2, 48, 4, 4, requires_grad=True)
+    asked = []
+    monkeypatch.setattr(ganomaly.F, "linear", lambda *given: asked.append(1) or torch._C._nn.linear(*given))
+    found = {}
+    for many in (math.inf, 0):
+        monkeypatch.setattr(ganomaly, "MANY", many)
+        output = convolution(images)
+        found[many] = [output, *torch.autograd.grad(output.square().sum(), [images, convolution.weight])]
+    assert len(asked) == 1
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_images_are_seen_between_minus_one_and_one():
     images = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
     assert signed(images, 3).flatten().tolist() == [1, -1, -1]
