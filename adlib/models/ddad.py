@@ -248,13 +248,13 @@ class DDAD(Detector):
     @torch.no_grad()
     def fit_balance(self, images, progress: bool) -> None:
         """Find the largest distances of features and of pixels on the training images: float [2]."""
-        self.largest_ = torch.ones(2)
+        self.largest_ = torch.ones(2, device=self.device_)
         if self.balance == "training":
             parts = [
                 torch.stack([distance.amax() for distance in self.distances(batch)])
                 for _, batch in self.batches(images, 8, progress, "balance")
             ]
-            self.largest_ = torch.stack(parts).amax(0).cpu()
+            self.largest_ = torch.stack(parts).amax(0)
 
     # Scoring
 
