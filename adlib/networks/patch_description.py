@@ -82,7 +82,7 @@ class PatchDescription(_OnImages):
             conv = self.get_submodule(f"conv{number}")
             x = F.conv2d(x, conv.weight, conv.bias, padding=padding if padded else 0)
             if number < len(self.layers):
-                x = F.relu(x)
+                x = F.relu(x, inplace=True)
             if pooled:
                 x = F.avg_pool2d(x, 2, padding=1 if padded else 0)
         return x
@@ -113,11 +113,11 @@ class Autoencoder(_OnImages):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.normalised(x)
         for conv in self.encoder[:-1]:
-            x = F.relu(conv(x))
+            x = F.relu(conv(x), inplace=True)
         x = self.encoder[-1](x)  # [B, 64, 1, 1]
         for side, conv in zip(self.sides, self.decoder, strict=True):
-            x = self.dropout(F.relu(conv(_resized(x, side))))
-        x = F.relu(self.last[0](_resized(x, self.grid)))
+            x = self.dropout(F.relu(conv(_resized(x, side)), inplace=True))
+        x = F.relu(self.last[0](_resized(x, self.grid)), inplace=True)
         return self.last[1](x)
 
 
