@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
     def __init__(self, channels: int, width: int, side: int, code: int):
         super().__init__()
-        layers = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+        layers = [Halving(channels, width), nn.LeakyReLU(0.2, inplace=True)]
         while side > 8:  # ends at 4 x 4
             layers += [Halving(width, 2 * width), nn.BatchNorm2d(2 * width)]
             layers += [nn.LeakyReLU(0.2, inplace=True)]

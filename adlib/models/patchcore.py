@@ -54,8 +54,8 @@ class PatchCore(Detector):
     projection_size: dimensions in which the coreset is chosen; 0 chooses on the full embedding.
     memory: main memory that the training patches may take while the coreset is chosen ("8GB"), or None for no limit.
         Beyond it they are kept on disk in half precision; if their projections exceed it too, the coreset is chosen
-        in parts (adlib.memory.coreset), which the detector warns of. Bounds on distances take up to 1.3 times the
-        projections beside them, which this does not limit.
+        in parts (adlib.memory.coreset), which the detector warns of. Bounds on distances take about as much as
+        the projections again (1.3 times where it was measured), which this does not limit.
     neighbours: k; the patch score is the mean of the k smallest distances.
     enlargement: of coarser stages in the concatenated embedding, and of the map: "bilinear" or "nearest".
     distance: "squared" (official), "euclidean", or "cosine": 1 - cosine.
