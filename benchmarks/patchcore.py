@@ -33,7 +33,7 @@ import adlib
 from adlib.features.backbones import Backbone
 from adlib.features.patch_embedding import concatenated_embedding
 from adlib.memory.coreset import covering_radius, k_centre_greedy
-from adlib.memory.memory_bank import fast_precision
+from adlib.memory.sieve import best_sieve
 from adlib.samples import select
 
 LOOP = 60  # choices over which the loops are timed
@@ -174,7 +174,7 @@ def main() -> None:
     arguments.categories, arguments.drawn = None, False  # all of them, and no other than the X-rays below
     on_gpu = arguments.device.startswith("cuda")
     hardware = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    bounds = "" if on_gpu else f", bounds in {str(fast_precision()).removeprefix('torch.')}"
+    bounds = "" if on_gpu else f", {best_sieve().__name__}"
     print(
         f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, {hardware}{bounds}\n"
     )

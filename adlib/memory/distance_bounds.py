@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-# Costs of a search, in multiplications of a fast product: the share of a bank that a query is compared with in outline;
-# a multiplication of an axis, at full precision; a value of a pair of features that are fetched from main memory.
-OPEN, AXIS, PAIR = 0.5, 4, 80
+# Costs of a search, in multiplications of a sieve of integers (adlib.memory.sieve): the share of a bank that a query is
+# compared with; one of a sieve in float32; of an axis and a value of a query; a pair that passes the sieve, and each of
+# its axes; a value of a pair whose features are compared. And how many pairs rounding to integers makes pass for one.
+OPEN, FLOAT, AXIS, PASSED, PASSED_AXIS, PAIR, ROUNDED = 0.5, 4, 4, 10_000, 25, 45, 2
 
 
 @dataclass
@@ -30,12 +31,19 @@ class Outline:
     axes: torch.Tensor
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        features = features.to(self.mean.dtype)
-        axes = F.pad(self.axes, (0, 1))  # room for the rest; and a product is fastest with a multiple of 8 columns
-        outline = torch.addmm(-(self.mean @ axes), features, axes)
-        length = torch.cdist(features, self.mean[None], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
-        outline[:, -1] = (length.square_() - outline.square().sum(1)).clamp_(min=0).sqrt_()
+        centred = features.to(self.mean.dtype) - self.mean
+        outline = centred @ F.pad(self.axes, (0, 1))  # room for the rest; a product likes a multiple of 8 columns, too
+        rest = centred.norm(dim=1).square_() - outline.square().sum(1)
+        outline[:, -1] = rest.clamp_(min=0).sqrt_()
         return outline
+
+
+def rounding_of_rest(outlines: torch.Tensor) -> torch.Tensor:
+    """By how much the last coordinate of outlines, float32 [N, k + 1], may be wrong, [N]: a small rest, as the
+    difference of large squares, is by up to a thousandth of the whole length.
+    """
+    squared = 1e-6 * outlines.square().sum(1)
+    return torch.minimum(squared.sqrt(), squared / (2 * outlines[:, -1]).clamp(min=1e-30))
 
 
 def fit_outline(features: torch.Tensor, energy: float = 0.95, largest: float = 0.5) -> Outline:
@@ -50,39 +58,49 @@ def fit_outline(features: torch.Tensor, energy: float = 0.95, largest: float = 0
     return Outline(mean, vectors[:, :kept].contiguous())
 
 
-def fit_search_outline(bank: torch.Tensor, queries: torch.Tensor, neighbours: int = 1) -> Outline:
+def fit_search_outline(
+    bank: torch.Tensor, queries: torch.Tensor, neighbours: int = 1, integers: bool = True
+) -> tuple[Outline, int]:
     """The outline with which the search for the k nearest in a bank, float32 [M, D], is cheapest for such queries
-    [Q, D]: more axes make each comparison dearer and leave fewer pairs whose features must be compared in full.
+    [Q, D], and how many of its axes a first, coarse comparison of all pairs should take: more axes make each comparison
+    dearer and leave fewer pairs to the next, dearer one. integers: the coarse one rounds to integers, see
+    adlib.memory.sieve.
 
     At most 256 queries and 20,000 members, spread over all, decide; k is at most their number.
     """
     mean, _, axes = _principal_axes(bank)
-    members = (_spread(bank, 20000) - mean) @ axes
-    queries = (_spread(queries, 256) - mean) @ axes
+    members = (spread(bank, 20000) - mean) @ axes
+    queries = (spread(queries, 256) - mean) @ axes
     distance = torch.cdist(queries, members).square_()
     nearest = distance.kthvalue(neighbours, 1, keepdim=True).values
-    best, axes_of_best, inside, done = torch.inf, 0, torch.zeros_like(distance), 0
-    for kept in (count for count in range(7, bank.shape[1], 16) if count < 128 or count % 64 == 55):
+    inside, done, left = torch.zeros_like(distance), 0, {}
+    for kept in range(7, bank.shape[1], 16):
         inside += torch.cdist(queries[:, done:kept], members[:, done:kept]).square_()
         rest = queries[:, kept:].norm(dim=1, keepdim=True) - members[:, kept:].norm(dim=1)
-        left = (inside + rest.square() <= nearest).sum() / len(queries) * len(bank) / len(members)
-        cost = kept * (OPEN * len(bank) + AXIS * bank.shape[1]) + PAIR * bank.shape[1] * float(left)
-        if cost < best:
-            best, axes_of_best = cost, kept
+        left[kept] = float((inside + rest.square() <= nearest).sum()) / len(queries) * len(bank) / len(members)
         done = kept
-    return Outline(mean, axes[:, :axes_of_best].contiguous())
+        if left[kept] <= neighbours + 1:
+            break
+
+    def cost(coarse: int, kept: int) -> float:
+        compared = OPEN * len(bank) * coarse * (1 if integers else FLOAT)
+        passed = left[coarse] * (ROUNDED if integers else 1) * (PASSED + PASSED_AXIS * kept)
+        return compared + AXIS * bank.shape[1] * kept + passed + PAIR * bank.shape[1] * left[kept]
+
+    coarse, kept = min(((some, more) for more in left for some in left if some <= more), key=lambda both: cost(*both))
+    return Outline(mean, axes[:, :kept].contiguous()), coarse
 
 
 def _principal_axes(features: torch.Tensor, sample: int = 20000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean [D], variances [D] and orthonormal axes [D, D], the largest variance first, of rows spread over all."""
-    rows = _spread(features, sample).to(torch.promote_types(features.dtype, torch.float32))
+    rows = spread(features, sample).to(torch.promote_types(features.dtype, torch.float32))
     mean = rows.mean(0)
     covariance = ((rows - mean).T @ (rows - mean)).double()
     values, vectors = torch.linalg.eigh(covariance)
     return mean, values.flip(0).clamp(min=0), vectors.flip(1).to(rows.dtype)
 
 
-def _spread(rows: torch.Tensor, most: int) -> torch.Tensor:
+def spread(rows: torch.Tensor, most: int) -> torch.Tensor:
     """At most so many of the rows, one from each of as many equal stretches, at a place that moves by the golden ratio.
 
     Rows are patches, image by image: every 32nd of a grid of 32 x 32 would be all of one column, on the images' edge.

@@ -1,23 +1,21 @@
 """The memory bank: exact nearest neighbours among stored features, and a random projection to choose them cheaply."""
 
 import math
-import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 
 from adlib.gpu_memory import Parts, part_of
-from adlib.memory.distance_bounds import fit_search_outline
+from adlib.memory.distance_bounds import fit_search_outline, rounding_of_rest, spread
+from adlib.memory.sieve import IntegerSieve, best_sieve
 
 SMALLEST = 2048  # stored features below which the search in groups gains nothing
-# Queries of one product, and values of the products that are made at once: always the same, because for each new shape
-# the library that multiplies compiles a program.
-BLOCK, VALUES = 64, 2**19
-TABLE = 2**23  # pairs of queries and groups that are looked at at a time
-EXTRA = 8  # columns beside the outline's: see _rows
-NEVER = 1e38  # half the squared length of what fills up a group
+TABLE = 2**20  # pairs of queries and groups that are looked at at a time
+ROUNDING = 2e-5  # of squared lengths: more than what float32 rounds
 
 
 def nearest(queries: torch.Tensor, bank: torch.Tensor, neighbours: int = 1, chunk: int = 1024) -> torch.Tensor:
@@ -44,12 +42,11 @@ class BankSearch:
     """Exact nearest neighbours in a memory bank, float32 [M, D], that is searched many times.
 
     On a CPU, a bank of some size is divided at its first search into groups, by k-means on the features' outlines (see
-    adlib.memory.distance_bounds). For a query, the nearest member of the nearest group is an upper bound; a group
-    whose ball lies farther away is skipped as a whole, a member whose outline lies farther away is rejected, and the
-    few that are left are compared in full. Outlines are first compared in bfloat16 where the processor multiplies that
-    faster, with limits that allow for all rounding. What is found is exact: the distances are those of `nearest`,
-    computed from differences, to about 1e-6 of themselves. Each thread searches for queries of its own. On a GPU,
-    where one large product beats many small ones, all rows are compared.
+    adlib.memory.distance_bounds). For a query, a member of the nearest groups is an upper bound; a group whose ball
+    lies farther away is skipped as a whole, members of the others go through a sieve (adlib.memory.sieve), are rejected
+    if their outlines lie farther away, and the few that are left are compared in full. What is found is exact: the
+    distances are those of `nearest`, computed from differences, to about 1e-6 of themselves. Each thread searches for
+    queries of its own. On a GPU, where one large product beats many small ones, all rows are compared.
     """
 
     def __init__(self, bank: torch.Tensor):
@@ -67,11 +64,15 @@ class BankSearch:
             return self.nearest(queries.to(self.bank.device), neighbours).to(queries.device)
         if self.grouped and self.outline is None:
             self._group(queries, neighbours)
-        if self.grouped and neighbours <= self.width:
-            rows = max(BLOCK, TABLE // len(self.sizes))
+        if self.grouped:
+            rows = max(1, TABLE // len(self.sizes))
             return in_threads(lambda part: torch.cat([self._search(p, neighbours) for p in part.split(rows)]), queries)
         work = partial(nearest, bank=self.features, neighbours=neighbours)
         return torch.cat(self.parts.of(lambda part: work(part_of(queries, part)), len(queries)))
+
+    def __reduce__(self):
+        """Copies divide the bank anew: the operands of some products are in a form that PyTorch does not copy."""
+        return BankSearch, (self.bank,)
 
     @classmethod
     def of(cls, bank: torch.Tensor, last: "BankSearch | None") -> "BankSearch":
@@ -82,9 +83,10 @@ class BankSearch:
         """Divide the bank: k-means from rows evenly spaced, so that the same bank always has the same groups; those of
         more than `width` members are divided further, by their distance from the centre.
         """
-        number = max(16, int(1.5 * math.sqrt(len(self.features))))
+        number = max(16, math.isqrt(len(self.features)))
         self.width = 2 ** math.ceil(math.log2(len(self.features) / number))  # members that a group has at most
-        self.outline = fit_search_outline(self.features, queries, neighbours)
+        sieve = best_sieve()
+        self.outline, self.coarse = fit_search_outline(self.features, queries, neighbours, sieve is IntegerSieve)
         outlines = torch.cat([self.outline(part) for part in self.features.split(65536)])
         centres = outlines[torch.linspace(0, len(outlines) - 1, number).long()]
         for _ in range(rounds):
@@ -100,107 +102,102 @@ class BankSearch:
         label = torch.unique_consecutive(label[rows] * len(rows) + place // self.width, return_inverse=True)[1]
 
         self.features = self.features.index_select(0, rows)  # a copy, in which members of a group are neighbours
-        self.outlines = outlines.index_select(0, rows)
+        self.norms = self.features.square().sum(1)
+        outlines = outlines.index_select(0, rows)
         self.sizes = torch.bincount(label)
         self.starts = self.sizes.cumsum(0) - self.sizes
-        self.centres, _ = _means(self.outlines, label, len(self.sizes))
+        self.centres, _ = _means(outlines, label, len(self.sizes))
         self.centre_norms = self.centres.square().sum(1)
-        self.radii = _largest((self.outlines - self.centres[label]).norm(dim=1), label, len(self.sizes))
+        self.radii = _largest((outlines - self.centres[label]).norm(dim=1), label, len(self.sizes))
+        norms = outlines.square().sum(1)
+        self.longest = norms.max().sqrt()
+        self.rounding = rounding_of_rest(outlines).max()
+        # Beside the outlines, what is needed for products, in _search, that are positive for near pairs.
+        self.outlines = torch.cat([outlines, torch.ones(len(outlines), 1), norms[:, None] / -2], 1)
+        self.sieve = sieve(self._coarse(outlines), self.sizes, self._coarse(self.outline(spread(queries, 20000))))
+        with warnings.catch_warnings():  # once, here: PyTorch says of its first sparse tensor that they are new
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            products_of_pairs(outlines[:1], label[:1], outlines, label[:1])
 
-        precision = fast_precision()
-        rounded = self.outlines.to(precision)
-        lost = _largest((self.outlines - rounded.float()).norm(dim=1), label, len(self.sizes))
-        lengths = _largest(self.outlines.norm(dim=1), label, len(self.sizes))
-        halves = _in_three(self.outlines.square().sum(1) / 2, precision)
-        ones = rounded.new_ones(len(rounded), 3)
-        errors = _rounded_up(torch.stack([lengths, lost], 1), precision)[label]
-        self.members = rounded.new_zeros(len(self.sizes), self.width, rounded.shape[1] + EXTRA)
-        self.members[..., -EXTRA] = NEVER  # places that no member takes are like no query
-        place = torch.arange(len(label)) - self.starts[label]
-        self.members[label, place] = torch.cat([rounded, halves, ones, errors], 1)
+    def _coarse(self, outlines: torch.Tensor) -> torch.Tensor:
+        """Outlines of fewer axes, [N, coarse + 1]; the last coordinate is, as before, the length of what is left."""
+        rest = outlines[:, self.coarse :].norm(dim=1, keepdim=True)
+        return torch.cat([outlines[:, : self.coarse], rest], 1)
 
     def _search(self, queries: torch.Tensor, neighbours: int) -> torch.Tensor:
         outlines = self.outline(queries)
         norms = outlines.square().sum(1)
         away = torch.addmm(self.centre_norms, outlines, self.centres.T, alpha=-2).add_(norms[:, None])  # [Q, groups]
-        rounded = outlines.to(self.members.dtype)
+        rows, start, slope = self.sieve.rows(self._coarse(outlines))
 
-        # What the k-th nearest is not farther than: the k nearest in the nearest group, where there are so many.
-        upper = torch.full((len(queries),), torch.inf)
-        group, query = away.argmin(1).sort()
-        pairs = []
-        for groups, slots, likeness in self._likeness(self._rows(rounded, -norms / 2), group, query):
-            there = (slots < len(queries)) & (self.sizes[groups] >= neighbours)[:, None]
-            first = likeness.topk(neighbours, 2).indices + self.starts[groups][:, None, None]
-            pairs.append((slots[there], first[there]))
-        query, member = map(torch.cat, zip(*pairs, strict=True))
-        distance = distances_of_pairs(queries, query.repeat_interleave(neighbours), self.features, member.flatten())
-        upper[query] = distance.view(-1, neighbours).amax(1)
-        upper = upper + 2e-5 * (norms + upper)  # for what float32 rounds
+        upper = self._upper(queries, away, rows, (norms.sqrt() + self.longest).square_(), neighbours)
+        upper += 2 * upper.sqrt() * (rounding_of_rest(outlines) + self.rounding) + ROUNDING * (norms + upper)
+        base, beyond = self.sieve.set_limits(rows, start + slope * upper)
+        if beyond.any():
+            found = queries.new_empty(len(queries), neighbours)
+            found[beyond] = nearest(queries[beyond], self.features, neighbours)
+            if not beyond.all():
+                found[~beyond] = self._search(queries[~beyond], neighbours)
+            return found
 
         # Members that may be nearer, of all groups whose balls reach that far.
-        group, query = (away <= (self.radii + upper.sqrt()[:, None]).square_()).T.nonzero(as_tuple=True)
-        errors = torch.stack([(outlines - rounded.float()).norm(dim=1), norms.sqrt()], 1)
-        pairs = []
-        for groups, slots, likeness in self._likeness(self._rows(rounded, (upper - norms) / 2, errors), group, query):
-            hit = (likeness.amax(2) >= 0).flatten().nonzero()[:, 0]
-            row, place = (likeness.flatten(0, 1).index_select(0, hit) >= 0).nonzero(as_tuple=True)
-            hit = hit[row]
-            pairs.append((slots.flatten()[hit], self.starts[groups][hit // BLOCK] + place))
-        query, member = map(torch.cat, zip(*pairs, strict=True))
-        lower = distances_of_pairs(outlines, query, self.outlines, member)
-        near = lower <= upper[query]
-        query, member, lower = query[near], member[near], lower[near]
+        near = away <= (self.radii + upper.sqrt()[:, None]).square_()
+        query, member = self._passed(rows, *near.T.nonzero(as_tuple=True), base)
+        left = torch.cat([outlines, ((upper - norms) / 2)[:, None], torch.ones(len(queries), 1)], 1)
+        near = (products_of_pairs(left, query, self.outlines, member) >= 0).nonzero()[:, 0]
+        query, member = query[near], member[near]
 
-        if neighbours == 1:  # the likeliest first, which spares most of the others
-            best = torch.full_like(upper, torch.inf).scatter_reduce(0, query, lower, "amin")
-            first = (lower == best[query]).nonzero()[:, 0]
-            distance = distances_of_pairs(queries, query[first], self.features, member[first])
-            found = torch.full_like(upper, torch.inf).scatter_reduce(0, query[first], distance, "amin")
-            near = lower <= (found + 2e-5 * (norms + found))[query]
-            query, member = query[near], member[near]
-            distance = distances_of_pairs(queries, query, self.features, member)
-            return found.scatter_reduce(0, query, distance, "amin")[:, None]
+        # Of these, all that rounding leaves in doubt.
+        norms = queries.norm(dim=1).square_()
+        products = products_of_pairs(queries, query, self.features, member)
+        distance = norms[query] + self.norms[member] - 2 * products
+        last = _smallest(distance, query, len(queries), neighbours)[:, -1]
+        near = (distance <= (last + ROUNDING * (norms + last))[query]).nonzero()[:, 0]
+        query, member = query[near], member[near]
         distance = distances_of_pairs(queries, query, self.features, member)
-        order = distance.argsort()
-        order = order[query[order].argsort(stable=True)]  # by query, then by distance
-        counts = torch.bincount(query, minlength=len(queries))
-        return distance[order][(counts.cumsum(0) - counts)[:, None] + torch.arange(neighbours)]
+        return _smallest(distance, query, len(queries), neighbours)
 
-    def _rows(self, rounded: torch.Tensor, limit: torch.Tensor, errors: torch.Tensor | None = None) -> torch.Tensor:
-        """Queries as rows whose product with a member is q·b - |b|²/2 + limit [Q] + the products of both errors [Q, 2].
-
-        A member that is nearer than r has q·b - |b|²/2 >= (|q|² - r²) / 2. So with (r² - |q|²) / 2 as the limit, only
-        those whose product is not negative can be that near, if the errors allow for what rounding the outlines has
-        lost: the query's loss times the member's length, and the other way round. The limit is added before anything
-        is rounded, so the sign is that of the exact sum but for float32's rounding. The last row, for places that no
-        query takes, has negative products only.
+    def _upper(self, queries, away, rows, largest, neighbours) -> torch.Tensor:
+        """[Q]: what the k-th nearest is not farther than: the k likeliest members of the two nearest groups, or, where
+        these have not so many, as far as any may be.
         """
-        errors = limit.new_zeros(len(limit), 2) if errors is None else errors
-        halves = rounded.new_full((len(rounded), 3), -1.0)
-        limits = _in_three(limit.clamp(max=NEVER / 10), rounded.dtype)
-        rows = torch.cat([rounded, halves, limits, _rounded_up(errors, rounded.dtype)], 1)
-        last = rows.new_zeros(1, rows.shape[1])
-        last[:, [-EXTRA, 3 - EXTRA]] = -1
-        return torch.cat([rows, last])
+        groups = min(2, len(self.sizes))
+        group, place = away.topk(groups, 1, largest=False).indices.flatten().sort()
+        likeness = away.new_full((len(group), neighbours), -torch.inf)
+        member = torch.zeros_like(likeness, dtype=torch.int64)
+        counts = torch.bincount(group, minlength=len(self.sizes)).tolist()
+        for number, places in enumerate(place.split(counts)):
+            if len(places):
+                few = min(neighbours, int(self.sizes[number]))
+                best = self.sieve.likeness(rows, places // groups, number).topk(few, 1)
+                likeness[places, :few] = best.values
+                member[places, :few] = best.indices + self.starts[number]
+        likeness, likeliest = likeness.view(len(queries), -1).topk(neighbours, 1)
+        member = member.view(len(queries), -1).gather(1, likeliest)
+        query = torch.arange(len(queries)).repeat_interleave(neighbours)
+        upper = distances_of_pairs(queries, query, self.features, member.flatten()).view(-1, neighbours).amax(1)
+        return torch.where(likeness[:, -1] > -torch.inf, torch.minimum(upper, largest), largest)
 
-    def _likeness(self, rows: torch.Tensor, group: torch.Tensor, query: torch.Tensor):
-        """Products of queries and the groups that they are compared with, in blocks of BLOCK queries of one group.
+    def _passed(self, rows, group, query, base) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries, ascending, and members that the sieve lets through, of queries and groups int64 [P] each, by group.
 
-        rows: of `_rows`; group, query: int64 [P], by group. Yields, some blocks [n] at a time, the blocks' groups [n],
-        their queries [n, BLOCK] (Q where there is none), and their products, float32 [n, BLOCK, width].
+        The sieve answers in bytes, of which eight at a time are looked at first.
         """
         counts = torch.bincount(group, minlength=len(self.sizes))
-        blocks = -(-counts // BLOCK)
-        first = BLOCK * (blocks.cumsum(0) - blocks) - (counts.cumsum(0) - counts)  # place minus position in the list
-        groups = torch.arange(len(blocks)).repeat_interleave(blocks)
-        slots = query.new_full((len(groups) * BLOCK,), len(rows) - 1)
-        slots[torch.arange(len(group)) + first[group]] = query
-        at_once = max(1, VALUES // (BLOCK * self.width))
-        for some, rows_of in zip(groups.split(at_once), slots.view(-1, BLOCK).split(at_once), strict=True):
-            left = rows.index_select(0, rows_of.flatten()).view(*rows_of.shape, -1)
-            right = self.members.index_select(0, some).transpose(1, 2)
-            yield some, rows_of, torch.bmm(left, right).float()
+        eights, places, firsts = [], [], []
+        for number, some in enumerate(query.split(counts.tolist())):
+            if len(some):
+                hits = self.sieve.hits(rows, some, number, base).view(torch.int64)
+                hit = hits.view(-1).nonzero()[:, 0]
+                eights.append(hits.view(-1).index_select(0, hit))
+                row = hit // hits.shape[1]
+                places.append(some.index_select(0, row))
+                firsts.append((hit - row * hits.shape[1]) * 8 + self.starts[number])
+        if not eights:
+            return query[:0], query[:0]
+        place, order = torch.cat(places).int().sort(stable=True)
+        hit, offset = torch.cat(eights)[order].view(torch.uint8).view(-1, 8).nonzero().unbind(1)
+        return place.long()[hit], torch.cat(firsts)[order][hit] + offset
 
 
 def distances_of_pairs(
@@ -214,6 +211,20 @@ def distances_of_pairs(
     pairs = zip(query.split(chunk), member.split(chunk), strict=True)
     differences = (queries.index_select(0, one).sub_(members.index_select(0, two)) for one, two in pairs)
     return torch.cat([difference.square_().sum(1) for difference in differences])
+
+
+def products_of_pairs(
+    queries: torch.Tensor, query: torch.Tensor, members: torch.Tensor, member: torch.Tensor
+) -> torch.Tensor:
+    """Scalar products of pairs: arguments of `distances_of_pairs`, the queries' indices ascending -> float [P].
+
+    In place, where distances ask for a copy of both sides of each pair.
+    """
+    counts = torch.bincount(query, minlength=len(queries))
+    rows = F.pad(counts.cumsum(0), (1, 0))
+    size = len(queries), len(members)
+    asked = torch.sparse_csr_tensor(rows, member, torch.zeros(len(member)), size, check_invariants=False)
+    return torch.sparse.sampled_addmm(asked, queries, members.T, beta=0).values()
 
 
 def in_threads(work: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, fewest: int = 2048) -> torch.Tensor:
@@ -238,21 +249,6 @@ def in_threads(work: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor,
         torch.set_num_threads(threads)
 
 
-@cache
-def fast_precision() -> torch.dtype:
-    """torch.bfloat16 if this processor multiplies it faster than float32, else torch.float32. Tried once."""
-    best = {}
-    for precision in (torch.float32, torch.bfloat16):
-        some, others = torch.ones(1024, 128, dtype=precision), torch.ones(128, 512, dtype=precision)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            some @ others
-            times.append(time.perf_counter() - start)
-        best[precision] = min(times)
-    return min(best, key=best.get)
-
-
 def _means(rows: torch.Tensor, label: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Means of the rows of each label, [number, D], zero where there are none; and whether there are any."""
     sizes = torch.bincount(label, minlength=number)
@@ -265,18 +261,14 @@ def _largest(values: torch.Tensor, label: torch.Tensor, number: int) -> torch.Te
     return torch.zeros(number).scatter_reduce(0, label, values, "amax")
 
 
-def _in_three(values: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
-    """Float32 [N] -> [N, 3] of that precision, whose sum is the value but for float32's own rounding."""
-    parts = []
-    for _ in range(3):
-        parts.append(values.to(precision))
-        values = values - parts[-1].float()
-    return torch.stack(parts, 1)
-
-
-def _rounded_up(values: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
-    """In that precision, and not smaller; values are not negative."""
-    return (values * (1 + torch.finfo(precision).eps)).to(precision)
+def _smallest(values: torch.Tensor, query: torch.Tensor, queries: int, count: int) -> torch.Tensor:
+    """The smallest values of each query, ascending; each has so many: values and query [P] -> [queries, count]."""
+    if count == 1:
+        return torch.full((queries,), torch.inf).scatter_reduce(0, query, values, "amin")[:, None]
+    order = values.argsort()
+    order = order[query[order].argsort(stable=True)]  # by query, then by value
+    counts = torch.bincount(query, minlength=queries)
+    return values[order][(counts.cumsum(0) - counts)[:, None] + torch.arange(count)]
 
 
 def random_projection(dimensions: int, target: int, seed: int = 0) -> torch.Tensor:

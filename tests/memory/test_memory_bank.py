@@ -1,5 +1,6 @@
 """Memory bank at size: bounds, exact search in groups, the coreset's rounds, and patches that exceed the memory."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from adlib.memory.coreset import covering_radius, k_centre_greedy, k_centre_gree
 from adlib.memory.distance_bounds import fit_outline, fit_search_outline
 from adlib.memory.memory_bank import BankSearch, in_threads
 from adlib.memory.patch_store import PatchStore, parse_bytes
+from adlib.memory.sieve import FloatSieve, IntegerSieve, best_sieve
 from adlib.memory.unfinished import Unfinished
 from adlib.samples import select
 
@@ -35,18 +37,23 @@ def test_outlines_are_never_farther_apart_than_features():
     outlines = outline(features)
     outlined, whole = ((some[:, None] - some).norm(dim=2) for some in (outlines, features))
     assert (outlined <= whole + 1e-9).all()
-    axes = fit_search_outline(features[:300].float(), features[300:].float()).axes
-    assert 6 <= axes.shape[1] <= 32  # as many as there is to tell, and not the noise
+    search, coarse = fit_search_outline(features[:300].float(), features[300:].float())
+    axes = search.axes
+    assert 6 <= coarse <= axes.shape[1] <= 32  # as many as there is to tell, and not the noise
     torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1]), rtol=0, atol=1e-5)
     far = whole > whole.median()
     assert (outlined[far] / whole[far]).mean() > 0.9  # and near to it, or they would spare nothing
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+needs_integers = pytest.mark.skipif(best_sieve() is FloatSieve, reason="integers are not multiplied faster here")
+SIEVES = [FloatSieve, pytest.param(IntegerSieve, marks=needs_integers)]
+
+
+@pytest.mark.parametrize("sieve", SIEVES)
 @pytest.mark.parametrize("neighbours", [1, 5])
 @pytest.mark.parametrize("kind", ["clustered", "noise"])
-def test_search_in_groups_is_exact(kind, neighbours, precision, monkeypatch):
-    monkeypatch.setattr(memory_bank, "fast_precision", lambda: precision)
+def test_search_in_groups_is_exact(kind, neighbours, sieve, monkeypatch):
+    monkeypatch.setattr(memory_bank, "best_sieve", lambda: sieve)
     generator = torch.Generator().manual_seed(5)
     draw = clustered if kind == "clustered" else lambda count, size, seed: torch.randn(count, size, generator=generator)
     bank, queries = draw(5000, 48, seed=1) + 3, draw(300, 48, seed=2) + 3
@@ -55,21 +62,69 @@ def test_search_in_groups_is_exact(kind, neighbours, precision, monkeypatch):
     queries[20:30] += 30  # and some that are far from everything
     search = BankSearch(bank)
     assert search.grouped
+    search.nearest(queries[100:], neighbours)  # by which its steps are chosen, without those that are far
     exact = (queries[:, None].double() - bank.double()).square().sum(2).topk(neighbours, 1, largest=False).values
     found = search.nearest(queries, neighbours)
     assert len(search.sizes) > 50
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
     assert torch.equal(torch.cat([search.nearest(part, neighbours) for part in queries.split(70)]), found)
+    broken = torch.cat([queries, queries.new_full((2, 48), torch.nan)])
+    assert torch.equal(search.nearest(broken, neighbours)[:-2], found)  # and the last two harm no other
+    assert search.nearest(broken, neighbours)[-2:].isnan().all()
+    assert torch.equal(copy.deepcopy(search).nearest(queries, neighbours), found)
+
+
+@pytest.mark.parametrize("sieve", SIEVES)
+def test_a_sieve_lets_through_what_is_near_and_little_else(sieve):
+    members, queries = clustered(500, 55, seed=1), clustered(400, 55, seed=2)
+    sizes = torch.tensor([100, 1, 250, 149])
+    sifted = sieve(members, sizes, queries)
+    queries[:20] *= 1000  # beyond all steps
+    squared = torch.cdist(queries.double(), members.double()).square()
+    limits = squared.kthvalue(5, 1).values.float()
+    limits += memory_bank.ROUNDING * (queries.square().sum(1) + limits)
+    rows, start, slope = sifted.rows(queries)
+    base, beyond = sifted.set_limits(rows, start + slope * limits)
+    everyone = torch.arange(len(queries))
+    hits = torch.cat([sifted.hits(rows, everyone, g, base)[:, :n] for g, n in enumerate(sizes.tolist())], 1) > 0
+    near = squared <= limits[:, None]
+    assert hits[near & ~beyond[:, None]].all()
+    assert not beyond[20:].any()
+    assert hits[20:].sum() < 2 * near[20:].sum()
+    assert not any(sifted.hits(rows, everyone[20:], g, base)[:, n:].any() for g, n in enumerate(sizes.tolist()))
+    likest = torch.cat([sifted.likeness(rows, everyone, g)[:, :n] for g, n in enumerate(sizes.tolist())], 1).argmax(1)
+    reached = squared.gather(1, likest[:, None])[:, 0]
+    assert (reached <= limits)[20:].float().mean() > 0.95  # the likeliest is among the five nearest
+
+
+def test_integers_are_not_taken_where_they_saturate(monkeypatch):
+    """As x86 processors without instructions for such products do: in sums of two products, at 16 bits."""
+    real = torch.ops.onednn.qlinear_pointwise
+    if best_sieve() is FloatSieve:
+        pytest.skip("integers are not multiplied faster here")
+    operations = SimpleNamespace(
+        qlinear_prepack=torch.ops.onednn.qlinear_prepack,
+        qlinear_pointwise=lambda *a: real(*a).clamp(max=2**20) if a[9] == torch.float32 else real(*a),
+    )
+    monkeypatch.setattr(torch.ops, "onednn", operations)
+    assert best_sieve.__wrapped__() is FloatSieve
+    monkeypatch.setattr(torch.ops, "onednn", SimpleNamespace())  # as elsewhere
+    assert best_sieve.__wrapped__() is FloatSieve
 
 
 def test_outline_is_not_chosen_by_the_edge_of_the_images_alone():
     """On a grid of 32 x 32, every 32nd patch is of the first column, which may be nothing but background."""
+
+    def chosen(queries):
+        outline, coarse = fit_search_outline(bank, queries)
+        return outline.axes.shape[1], coarse
+
     generator = torch.Generator().manual_seed(0)
     bank, queries = torch.randn(4000, 64, generator=generator), torch.randn(8192, 64, generator=generator)
-    chosen = fit_search_outline(bank, queries).axes.shape[1]
+    first = chosen(queries)
     queries[::32] = bank[:256]  # the nearest is at hand, which asks for few axes
-    assert fit_search_outline(bank, queries[::32]).axes.shape[1] < chosen
-    assert fit_search_outline(bank, queries).axes.shape[1] == chosen
+    assert chosen(queries[::32]) < first
+    assert chosen(queries) == first
 
 
 def test_threads_share_the_queries_and_change_nothing():
