@@ -83,7 +83,7 @@ class BankSearch:
         """Divide the bank: k-means from rows evenly spaced, so that the same bank always has the same groups; those of
         more than `width` members are divided further, by their distance from the centre.
         """
-        number = max(16, math.isqrt(len(self.features)))
+        number = max(16, math.isqrt(len(self.features)) // 2)
         self.width = 2 ** math.ceil(math.log2(len(self.features) / number))  # members that a group has at most
         sieve = best_sieve()
         self.outline, self.coarse = fit_search_outline(self.features, queries, neighbours, sieve is IntegerSieve)
