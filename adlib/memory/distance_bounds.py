@@ -16,8 +16,9 @@ import torch.nn.functional as F
 
 # Costs of a search, in multiplications of a sieve of integers (adlib.memory.sieve): the share of a bank that a query is
 # compared with; one of a sieve in float32; of an axis and a value of a query; a pair that passes the sieve, and each of
-# its axes; a value of a pair whose features are compared. And how many pairs rounding to integers makes pass for one.
-OPEN, FLOAT, AXIS, PASSED, PASSED_AXIS, PAIR, ROUNDED = 0.5, 4, 4, 10_000, 25, 45, 2
+# its axes; a value of a pair whose features are compared. And what rounding to integers allows a squared distance to be
+# wrong by, as a share of the product of both lengths.
+OPEN, FLOAT, AXIS, PASSED, PASSED_AXIS, PAIR, ROUNDED = 0.5, 4, 4, 16_000, 25, 45, 0.03
 
 
 @dataclass
@@ -60,11 +61,11 @@ def fit_outline(features: torch.Tensor, energy: float = 0.95, largest: float = 0
 
 def fit_search_outline(
     bank: torch.Tensor, queries: torch.Tensor, neighbours: int = 1, integers: bool = True
-) -> tuple[Outline, int]:
+) -> tuple[Outline, int, bool]:
     """The outline with which the search for the k nearest in a bank, float32 [M, D], is cheapest for such queries
-    [Q, D], and how many of its axes a first, coarse comparison of all pairs should take: more axes make each comparison
-    dearer and leave fewer pairs to the next, dearer one. integers: the coarse one rounds to integers, see
-    adlib.memory.sieve.
+    [Q, D]; how many of its axes a first, coarse comparison of all pairs should take (more axes make each comparison
+    dearer and leave fewer pairs to the next, dearer one); and whether that one should round to integers, if these are
+    fast here: where the nearest are very near, rounding hides too much.
 
     At most 256 queries and 20,000 members, spread over all, decide; k is at most their number.
     """
@@ -73,22 +74,30 @@ def fit_search_outline(
     queries = (spread(queries, 256) - mean) @ axes
     distance = torch.cdist(queries, members).square_()
     nearest = distance.kthvalue(neighbours, 1, keepdim=True).values
-    inside, done, left = torch.zeros_like(distance), 0, {}
+    rounded = nearest + ROUNDED * queries.norm(dim=1, keepdim=True) * members.norm(dim=1)
+    each = len(bank) / len(members) / len(queries)
+    inside, done, left, passed = torch.zeros_like(distance), 0, {}, {}
     for kept in range(7, bank.shape[1], 16):
         inside += torch.cdist(queries[:, done:kept], members[:, done:kept]).square_()
         rest = queries[:, kept:].norm(dim=1, keepdim=True) - members[:, kept:].norm(dim=1)
-        left[kept] = float((inside + rest.square() <= nearest).sum()) / len(queries) * len(bank) / len(members)
+        bound = rest.square_().add_(inside)
+        left[kept] = passed[kept, False] = float((bound <= nearest).sum()) * each
+        passed[kept, True] = float((bound <= rounded).sum()) * each
         done = kept
         if left[kept] <= neighbours + 1:
             break
 
-    def cost(coarse: int, kept: int) -> float:
-        compared = OPEN * len(bank) * coarse * (1 if integers else FLOAT)
-        passed = left[coarse] * (ROUNDED if integers else 1) * (PASSED + PASSED_AXIS * kept)
-        return compared + AXIS * bank.shape[1] * kept + passed + PAIR * bank.shape[1] * left[kept]
+    def cost(choice: tuple[int, int, bool]) -> float:
+        kept, coarse, round_ = choice
+        compared = OPEN * len(bank) * coarse * (1 if round_ else FLOAT)
+        outlined = passed[coarse, round_] * (PASSED + PASSED_AXIS * kept)
+        return compared + AXIS * bank.shape[1] * kept + outlined + PAIR * bank.shape[1] * left[kept]
 
-    coarse, kept = min(((some, more) for more in left for some in left if some <= more), key=lambda both: cost(*both))
-    return Outline(mean, axes[:, :kept].contiguous()), coarse
+    kinds = (False, True) if integers else (False,)
+    kept, coarse, round_ = min(
+        ((more, some, kind) for more in left for some in left if some <= more for kind in kinds), key=cost
+    )
+    return Outline(mean, axes[:, :kept].contiguous()), coarse, round_
 
 
 def _principal_axes(features: torch.Tensor, sample: int = 20000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from adlib.gpu_memory import Parts, part_of
 from adlib.memory.distance_bounds import fit_search_outline, rounding_of_rest, spread
-from adlib.memory.sieve import IntegerSieve, best_sieve
+from adlib.memory.sieve import FloatSieve, IntegerSieve, best_sieve
 
 SMALLEST = 2048  # stored features below which the search in groups gains nothing
 TABLE = 2**20  # pairs of queries and groups that are looked at at a time
@@ -85,8 +85,9 @@ class BankSearch:
         """
         number = max(16, math.isqrt(len(self.features)) // 2)
         self.width = 2 ** math.ceil(math.log2(len(self.features) / number))  # members that a group has at most
-        sieve = best_sieve()
-        self.outline, self.coarse = fit_search_outline(self.features, queries, neighbours, sieve is IntegerSieve)
+        fast = best_sieve() is IntegerSieve
+        self.outline, self.coarse, integers = fit_search_outline(self.features, queries, neighbours, fast)
+        sieve = IntegerSieve if integers else FloatSieve
         outlines = torch.cat([self.outline(part) for part in self.features.split(65536)])
         centres = outlines[torch.linspace(0, len(outlines) - 1, number).long()]
         for _ in range(rounds):

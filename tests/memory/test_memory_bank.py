@@ -37,7 +37,7 @@ def test_outlines_are_never_farther_apart_than_features():
     outlines = outline(features)
     outlined, whole = ((some[:, None] - some).norm(dim=2) for some in (outlines, features))
     assert (outlined <= whole + 1e-9).all()
-    search, coarse = fit_search_outline(features[:300].float(), features[300:].float())
+    search, coarse, _ = fit_search_outline(features[:300].float(), features[300:].float())
     axes = search.axes
     assert 6 <= coarse <= axes.shape[1] <= 32  # as many as there is to tell, and not the noise
     torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1]), rtol=0, atol=1e-5)
@@ -53,7 +53,9 @@ SIEVES = [FloatSieve, pytest.param(IntegerSieve, marks=needs_integers)]
 @pytest.mark.parametrize("neighbours", [1, 5])
 @pytest.mark.parametrize("kind", ["clustered", "noise"])
 def test_search_in_groups_is_exact(kind, neighbours, sieve, monkeypatch):
-    monkeypatch.setattr(memory_bank, "best_sieve", lambda: sieve)
+    monkeypatch.setattr(
+        memory_bank, "fit_search_outline", lambda *a: (*fit_search_outline(*a)[:2], sieve is IntegerSieve)
+    )
     generator = torch.Generator().manual_seed(5)
     draw = clustered if kind == "clustered" else lambda count, size, seed: torch.randn(count, size, generator=generator)
     bank, queries = draw(5000, 48, seed=1) + 3, draw(300, 48, seed=2) + 3
@@ -65,7 +67,7 @@ def test_search_in_groups_is_exact(kind, neighbours, sieve, monkeypatch):
     search.nearest(queries[100:], neighbours)  # by which its steps are chosen, without those that are far
     exact = (queries[:, None].double() - bank.double()).square().sum(2).topk(neighbours, 1, largest=False).values
     found = search.nearest(queries, neighbours)
-    assert len(search.sizes) > 50
+    assert len(search.sizes) > 30
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
     assert torch.equal(torch.cat([search.nearest(part, neighbours) for part in queries.split(70)]), found)
     broken = torch.cat([queries, queries.new_full((2, 48), torch.nan)])
@@ -116,7 +118,7 @@ def test_outline_is_not_chosen_by_the_edge_of_the_images_alone():
     """On a grid of 32 x 32, every 32nd patch is of the first column, which may be nothing but background."""
 
     def chosen(queries):
-        outline, coarse = fit_search_outline(bank, queries)
+        outline, coarse, _ = fit_search_outline(bank, queries)
         return outline.axes.shape[1], coarse
 
     generator = torch.Generator().manual_seed(0)
