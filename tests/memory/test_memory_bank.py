@@ -12,7 +12,7 @@ from conftest import make_tree
 from adlib import ImageSet, InputError, create_model, load_samples
 from adlib.memory import coreset, memory_bank, patch_store
 from adlib.memory.coreset import covering_radius, k_centre_greedy, k_centre_greedy_in_shards
-from adlib.memory.distance_bounds import fit_outline, fit_search_outline
+from adlib.memory.distance_bounds import Outline, fit_outline, fit_search_outline, rounding_of_rest
 from adlib.memory.memory_bank import BankSearch, in_threads
 from adlib.memory.patch_store import PatchStore, parse_bytes
 from adlib.memory.sieve import FloatSieve, IntegerSieve, best_sieve
@@ -43,6 +43,22 @@ def test_outlines_are_never_farther_apart_than_features():
     torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1]), rtol=0, atol=1e-5)
     far = whole > whole.median()
     assert (outlined[far] / whole[far]).mean() > 0.9  # and near to it, or they would spare nothing
+
+
+def test_how_wrong_a_small_rest_may_be_is_known():
+    """The length of what axes leave is that of a difference of squares: float32 keeps little of a small one."""
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(64, 64, generator=generator, dtype=torch.float64))[0]
+    shares = torch.logspace(-6, 0, 2000, dtype=torch.float64)[:, None]
+    parts = torch.randn(2000, 64, generator=generator, dtype=torch.float64)
+    features = torch.cat([parts[:, :40], shares * parts[:, 40:]], 1) @ axes.T
+    outline = Outline(torch.zeros(64), axes[:, :40].float().contiguous())
+    outlines = outline(features.float())
+    wrong = (outlines[:, -1] - (shares * parts[:, 40:]).norm(dim=1)).abs()
+    assert (wrong <= rounding_of_rest(outlines)).all()
+    assert (wrong > 1e-4 * features.norm(dim=1)).any()  # which is more than all other rounding
+    assert (rounding_of_rest(outlines) <= 1.1e-3 * features.norm(dim=1)).all()
+    assert (rounding_of_rest(torch.zeros(2, 5)) == 0).all()
 
 
 needs_integers = pytest.mark.skipif(best_sieve() is FloatSieve, reason="integers are not multiplied faster here")
