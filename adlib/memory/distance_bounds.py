@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 
 # Costs of a search, in multiplications of a sieve of integers (adlib.memory.sieve): the share of a bank that a query is
-# compared with; one of a sieve in float32; of an axis and a value of a query; a pair that passes the sieve, and each of
-# its axes; a value of a pair whose features are compared. And what rounding to integers allows a squared distance to be
-# wrong by, as a share of the product of both lengths.
-OPEN, FLOAT, AXIS, PASSED, PASSED_AXIS, PAIR, ROUNDED = 0.5, 4, 4, 16_000, 25, 45, 0.03
+# compared with; one of a sieve in float32; of an axis and a value of a query; a pair that passes the sieve; a value of
+# a pair whose features are compared. And what rounding to integers allows a squared distance to be wrong by, as a share
+# of the product of both lengths.
+OPEN, FLOAT, AXIS, PASSED, PAIR, ROUNDED = 0.3, 4, 4, 8_000, 30, 0.08
 
 
 @dataclass
@@ -61,13 +61,14 @@ def fit_outline(features: torch.Tensor, energy: float = 0.95, largest: float = 0
 
 def fit_search_outline(
     bank: torch.Tensor, queries: torch.Tensor, neighbours: int = 1, integers: bool = True
-) -> tuple[Outline, int, bool]:
+) -> tuple[Outline, bool]:
     """The outline with which the search for the k nearest in a bank, float32 [M, D], is cheapest for such queries
-    [Q, D]; how many of its axes a first, coarse comparison of all pairs should take (more axes make each comparison
-    dearer and leave fewer pairs to the next, dearer one); and whether that one should round to integers, if these are
-    fast here: where the nearest are very near, rounding hides too much.
+    [Q, D] (more axes make each comparison of outlines dearer, and leave fewer whole features to compare); and whether
+    a first comparison should round outlines to integers, if these are fast here: where the nearest are very near,
+    rounding hides too much.
 
-    At most 256 queries and 20,000 members, spread over all, decide; k is at most their number.
+    At most 256 queries and 20,000 members, spread over all, decide; k is at most their number. The axes are rotated
+    among themselves, at random, so that no coordinate is much longer than another, as suits rounding.
     """
     mean, _, axes = _principal_axes(bank)
     members = (spread(bank, 20000) - mean) @ axes
@@ -76,28 +77,23 @@ def fit_search_outline(
     nearest = distance.kthvalue(neighbours, 1, keepdim=True).values
     rounded = nearest + ROUNDED * queries.norm(dim=1, keepdim=True) * members.norm(dim=1)
     each = len(bank) / len(members) / len(queries)
-    inside, done, left, passed = torch.zeros_like(distance), 0, {}, {}
+    inside, done, costs = torch.zeros_like(distance), 0, {}
     for kept in range(7, bank.shape[1], 16):
         inside += torch.cdist(queries[:, done:kept], members[:, done:kept]).square_()
         rest = queries[:, kept:].norm(dim=1, keepdim=True) - members[:, kept:].norm(dim=1)
         bound = rest.square_().add_(inside)
-        left[kept] = passed[kept, False] = float((bound <= nearest).sum()) * each
-        passed[kept, True] = float((bound <= rounded).sum()) * each
+        left = float((bound <= nearest).sum()) * each
+        for kind in (False, True) if integers else (False,):
+            passed = float((bound <= rounded).sum()) * each if kind else left
+            compared = OPEN * len(bank) * kept * (1 if kind else FLOAT) + PASSED * passed
+            costs[kept, kind] = compared + bank.shape[1] * (AXIS * kept + PAIR * left)
         done = kept
-        if left[kept] <= neighbours + 1:
+        if left <= neighbours + 1:
             break
-
-    def cost(choice: tuple[int, int, bool]) -> float:
-        kept, coarse, round_ = choice
-        compared = OPEN * len(bank) * coarse * (1 if round_ else FLOAT)
-        outlined = passed[coarse, round_] * (PASSED + PASSED_AXIS * kept)
-        return compared + AXIS * bank.shape[1] * kept + outlined + PAIR * bank.shape[1] * left[kept]
-
-    kinds = (False, True) if integers else (False,)
-    kept, coarse, round_ = min(
-        ((more, some, kind) for more in left for some in left if some <= more for kind in kinds), key=cost
-    )
-    return Outline(mean, axes[:, :kept].contiguous()), coarse, round_
+    kept, kind = min(costs, key=costs.get)
+    generator = torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(kept, kept, generator=generator))[0]
+    return Outline(mean, axes[:, :kept] @ rotation), kind
 
 
 def _principal_axes(features: torch.Tensor, sample: int = 20000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

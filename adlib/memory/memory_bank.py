@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -15,6 +15,7 @@ from adlib.memory.sieve import FloatSieve, IntegerSieve, best_sieve
 
 SMALLEST = 2048  # stored features below which the search in groups gains nothing
 TABLE = 2**20  # pairs of queries and groups that are looked at at a time
+CACHED = 1024  # queries that are prepared at a time: a processor's cache holds what is worked out of them
 ROUNDING = 2e-5  # of squared lengths: more than what float32 rounds
 
 
@@ -42,11 +43,14 @@ class BankSearch:
     """Exact nearest neighbours in a memory bank, float32 [M, D], that is searched many times.
 
     On a CPU, a bank of some size is divided at its first search into groups, by k-means on the features' outlines (see
-    adlib.memory.distance_bounds). For a query, a member of the nearest groups is an upper bound; a group whose ball
-    lies farther away is skipped as a whole, members of the others go through a sieve (adlib.memory.sieve), are rejected
-    if their outlines lie farther away, and the few that are left are compared in full. What is found is exact: the
-    distances are those of `nearest`, computed from differences, to about 1e-6 of themselves. Each thread searches for
-    queries of its own. On a GPU, where one large product beats many small ones, all rows are compared.
+    adlib.memory.distance_bounds). For a query, a member of the nearest group is an upper bound. A group is skipped as a
+    whole where its ball lies farther away, or where a plane between its centre and the nearest one tells so: of all
+    that is a to one of two centres and b to the other, a² - b² grows along the line through both, by twice their
+    distance (Connor, Cardillo, Vadicamo and Rabitti, "Hilbert Exclusion", 2016). Members of the other groups go through
+    a sieve (adlib.memory.sieve), are rejected if their outlines lie farther away, and the few that are left are
+    compared in full. What is found is exact: the distances are those of `nearest`, computed from differences, to about
+    1e-6 of themselves. Each thread searches for queries of its own. On a GPU, where one large product beats many small
+    ones, all rows are compared.
     """
 
     def __init__(self, bank: torch.Tensor):
@@ -86,7 +90,7 @@ class BankSearch:
         number = max(16, math.isqrt(len(self.features)) // 2)
         self.width = 2 ** math.ceil(math.log2(len(self.features) / number))  # members that a group has at most
         fast = best_sieve() is IntegerSieve
-        self.outline, self.coarse, integers = fit_search_outline(self.features, queries, neighbours, fast)
+        self.outline, integers = fit_search_outline(self.features, queries, neighbours, fast)
         sieve = IntegerSieve if integers else FloatSieve
         outlines = torch.cat([self.outline(part) for part in self.features.split(65536)])
         centres = outlines[torch.linspace(0, len(outlines) - 1, number).long()]
@@ -106,33 +110,41 @@ class BankSearch:
         self.norms = self.features.square().sum(1)
         outlines = outlines.index_select(0, rows)
         self.sizes = torch.bincount(label)
-        self.starts = self.sizes.cumsum(0) - self.sizes
+        self.starts = (self.sizes.cumsum(0) - self.sizes).tolist()
         self.centres, _ = _means(outlines, label, len(self.sizes))
         self.centre_norms = self.centres.square().sum(1)
         self.radii = _largest((outlines - self.centres[label]).norm(dim=1), label, len(self.sizes))
+        exactly = "donot_use_mm_for_euclid_dist"
+        self.twice_apart = 2 * torch.cdist(self.centres, self.centres, compute_mode=exactly)
+        self.nearer = torch.stack([self._nearer(*some) for some in enumerate(outlines.split(self.sizes.tolist()))], 1)
         norms = outlines.square().sum(1)
         self.longest = norms.max().sqrt()
         self.rounding = rounding_of_rest(outlines).max()
         # Beside the outlines, what is needed for products, in _search, that are positive for near pairs.
         self.outlines = torch.cat([outlines, torch.ones(len(outlines), 1), norms[:, None] / -2], 1)
-        self.sieve = sieve(self._coarse(outlines), self.sizes, self._coarse(self.outline(spread(queries, 20000))))
+        self.sieve = sieve(outlines, self.sizes, self.outline(spread(queries, 20000)))
         with warnings.catch_warnings():  # once, here: PyTorch says of its first sparse tensor that they are new
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
             products_of_pairs(outlines[:1], label[:1], outlines, label[:1])
 
-    def _coarse(self, outlines: torch.Tensor) -> torch.Tensor:
-        """Outlines of fewer axes, [N, coarse + 1]; the last coordinate is, as before, the length of what is left."""
-        rest = outlines[:, self.coarse :].norm(dim=1, keepdim=True)
-        return torch.cat([outlines[:, : self.coarse], rest], 1)
+    def _away(self, outlines: torch.Tensor) -> torch.Tensor:
+        """Squared distances of outlines from the groups' centres, [N, groups], to rounding."""
+        norms = outlines.square().sum(1)
+        return torch.addmm(self.centre_norms, outlines, self.centres.T, alpha=-2).add_(norms[:, None])
+
+    def _nearer(self, group: int, outlines: torch.Tensor) -> torch.Tensor:
+        """[groups]: of a group's outlines, the largest squared distance from its centre less that from each centre."""
+        return ((outlines - self.centres[group]).square_().sum(1, keepdim=True) - self._away(outlines)).amax(0)
 
     def _search(self, queries: torch.Tensor, neighbours: int) -> torch.Tensor:
-        outlines = self.outline(queries)
-        norms = outlines.square().sum(1)
-        away = torch.addmm(self.centre_norms, outlines, self.centres.T, alpha=-2).add_(norms[:, None])  # [Q, groups]
-        rows, start, slope = self.sieve.rows(self._coarse(outlines))
+        prepared = zip(*map(self._prepared, queries.split(CACHED)), strict=True)
+        lengths, outlines, norms, away, rows, start, slope = map(torch.cat, prepared)
+        nearest_away, home = away.masked_fill(self.sizes < neighbours, torch.inf).min(1)
 
-        upper = self._upper(queries, away, rows, (norms.sqrt() + self.longest).square_(), neighbours)
-        upper += 2 * upper.sqrt() * (rounding_of_rest(outlines) + self.rounding) + ROUNDING * (norms + upper)
+        upper = self._upper(queries, home, rows, neighbours)
+        upper = torch.minimum(upper, (norms.sqrt() + self.longest).square_())
+        unsure = rounding_of_rest(outlines) + self.rounding
+        upper += 2 * upper.sqrt() * unsure + ROUNDING * (norms + upper)
         base, beyond = self.sieve.set_limits(rows, start + slope * upper)
         if beyond.any():
             found = queries.new_empty(len(queries), neighbours)
@@ -141,77 +153,126 @@ class BankSearch:
                 found[~beyond] = self._search(queries[~beyond], neighbours)
             return found
 
-        # Members that may be nearer, of all groups whose balls reach that far.
-        near = away <= (self.radii + upper.sqrt()[:, None]).square_()
+        # Members that may be nearer, of all groups that neither their balls nor the planes exclude.
+        reach = upper.sqrt()[:, None]
+        near = away <= (self.radii + reach).square_()
+        farthest = self.twice_apart.index_select(0, home).mul_(reach).add_(self.nearer.index_select(0, home))
+        near &= away <= farthest.add_((nearest_away + ROUNDING * (norms + self.longest**2))[:, None])
         query, member = self._passed(rows, *near.T.nonzero(as_tuple=True), base)
+
+        # Of these, all whose outlines may be nearer; then, than the members whose outlines are the nearest.
         left = torch.cat([outlines, ((upper - norms) / 2)[:, None], torch.ones(len(queries), 1)], 1)
-        near = (products_of_pairs(left, query, self.outlines, member) >= 0).nonzero()[:, 0]
-        query, member = query[near], member[near]
+        within = products_of_pairs(left, query, self.outlines, member)  # half of upper less the squared distance
+        query, member, within = _where(within >= 0, query, member, within)
+        deepest = -_smallest(-within, query, len(queries), neighbours)[:, -1]
+        first = _where(within >= deepest.index_select(0, query), query, member)
+        last = _smallest(self._distances(queries, lengths, *first), first[0], len(queries), neighbours)[:, -1]
+        last = (last + ROUNDING * (lengths + last)).clamp_(min=0)
+        last += 2 * last.sqrt() * unsure + ROUNDING * (norms + upper)
+        query, member = _where(within >= ((upper - last) / 2).index_select(0, query), query, member)
 
         # Of these, all that rounding leaves in doubt.
-        norms = queries.norm(dim=1).square_()
-        products = products_of_pairs(queries, query, self.features, member)
-        distance = norms[query] + self.norms[member] - 2 * products
+        distance = self._distances(queries, lengths, query, member)
         last = _smallest(distance, query, len(queries), neighbours)[:, -1]
-        near = (distance <= (last + ROUNDING * (norms + last))[query]).nonzero()[:, 0]
-        query, member = query[near], member[near]
+        query, member = _where(distance <= (last + ROUNDING * (lengths + last)).index_select(0, query), query, member)
         distance = distances_of_pairs(queries, query, self.features, member)
         return _smallest(distance, query, len(queries), neighbours)
 
-    def _upper(self, queries, away, rows, largest, neighbours) -> torch.Tensor:
-        """[Q]: what the k-th nearest is not farther than: the k likeliest members of the two nearest groups, or, where
-        these have not so many, as far as any may be.
+    def _prepared(self, queries: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Of each query: squared length, outline, the outline's squared length and its squared distances from the
+        centres; and what the sieve makes of it.
         """
-        groups = min(2, len(self.sizes))
-        group, place = away.topk(groups, 1, largest=False).indices.flatten().sort()
-        likeness = away.new_full((len(group), neighbours), -torch.inf)
-        member = torch.zeros_like(likeness, dtype=torch.int64)
+        outlines = self.outline(queries)
+        own = queries.norm(dim=1).square_(), outlines, outlines.square().sum(1), self._away(outlines)
+        return *own, *self.sieve.rows(outlines)
+
+    def _distances(self, queries, lengths, query, member) -> torch.Tensor:
+        """Squared distances of pairs [P] from products, so to rounding of squared lengths."""
+        products = products_of_pairs(queries, query, self.features, member)
+        return lengths.index_select(0, query) + self.norms.index_select(0, member) - 2 * products
+
+    def _upper(self, queries, home, rows, neighbours) -> torch.Tensor:
+        """[Q]: what the k-th nearest is not farther than: the k likeliest members of a group; infinite where no group
+        has so many.
+        """
+        if int(self.sizes.max()) < neighbours:
+            return queries.new_full((len(queries),), torch.inf)
+        home, query = home.sort(stable=True)
+        likeliest = []
+        for group, part, count in self._by_group(home, query):
+            places = _likeliest(self.sieve.likeness(rows, part, group)[:count], neighbours)
+            likeliest.append(places.clamp_(max=int(self.sizes[group]) - 1).add_(self.starts[group]))
+        member = torch.empty(len(queries), neighbours, dtype=torch.int64).index_copy_(0, query, torch.cat(likeliest))
+        return distances_to(queries, self.features, member).amax(1)
+
+    def _by_group(self, group: torch.Tensor, query: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, int]]:
+        """Each group that occurs, its queries, and their number: behind them come others, as many as the sieve likes.
+
+        group, query: int64 [P], by group.
+        """
         counts = torch.bincount(group, minlength=len(self.sizes)).tolist()
-        for number, places in enumerate(place.split(counts)):
-            if len(places):
-                few = min(neighbours, int(self.sizes[number]))
-                best = self.sieve.likeness(rows, places // groups, number).topk(few, 1)
-                likeness[places, :few] = best.values
-                member[places, :few] = best.indices + self.starts[number]
-        likeness, likeliest = likeness.view(len(queries), -1).topk(neighbours, 1)
-        member = member.view(len(queries), -1).gather(1, likeliest)
-        query = torch.arange(len(queries)).repeat_interleave(neighbours)
-        upper = distances_of_pairs(queries, query, self.features, member.flatten()).view(-1, neighbours).amax(1)
-        return torch.where(likeness[:, -1] > -torch.inf, torch.minimum(upper, largest), largest)
+        query = F.pad(query, (0, self.sieve.room(max(counts))))
+        first = 0
+        for number, count in enumerate(counts):
+            if count:
+                yield number, query.narrow(0, first, self.sieve.room(count)), count
+            first += count
 
     def _passed(self, rows, group, query, base) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries, ascending, and members that the sieve lets through, of queries and groups int64 [P] each, by group.
 
         The sieve answers in bytes, of which eight at a time are looked at first.
         """
-        counts = torch.bincount(group, minlength=len(self.sizes))
         eights, places, firsts = [], [], []
-        for number, some in enumerate(query.split(counts.tolist())):
-            if len(some):
-                hits = self.sieve.hits(rows, some, number, base).view(torch.int64)
-                hit = hits.view(-1).nonzero()[:, 0]
-                eights.append(hits.view(-1).index_select(0, hit))
-                row = hit // hits.shape[1]
-                places.append(some.index_select(0, row))
-                firsts.append((hit - row * hits.shape[1]) * 8 + self.starts[number])
+        for number, part, count in self._by_group(group, query):
+            hits = self.sieve.hits(rows, part, number, base)[:count].view(torch.int64)
+            hit = hits.view(-1).nonzero()[:, 0]
+            eights.append(hits.view(-1).index_select(0, hit))
+            row = hit // hits.shape[1]
+            places.append(part.index_select(0, row))
+            firsts.append(hit.sub_(row.mul_(hits.shape[1])).mul_(8).add_(self.starts[number]))
         if not eights:
             return query[:0], query[:0]
         place, order = torch.cat(places).int().sort(stable=True)
-        hit, offset = torch.cat(eights)[order].view(torch.uint8).view(-1, 8).nonzero().unbind(1)
-        return place.long()[hit], torch.cat(firsts)[order][hit] + offset
+        hit, offset = torch.cat(eights).index_select(0, order).view(torch.uint8).view(-1, 8).nonzero().unbind(1)
+        first = torch.cat(firsts).index_select(0, order)
+        return place.index_select(0, hit).long(), first.index_select(0, hit).add_(offset)
+
+
+def _where(chosen: torch.Tensor, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Of each [P], what is chosen, bool [P]."""
+    places = chosen.nonzero()[:, 0]
+    return tuple(value.index_select(0, places) for value in values)
+
+
+def _likeliest(likeness: torch.Tensor, count: int) -> torch.Tensor:
+    """Places of the largest values of each row, [n, count]; of the largest alone, in steps that vectorise."""
+    if count > 1:
+        return likeness.topk(count, 1).indices
+    folded = likeness.view(len(likeness), 16, -1)
+    column = folded.amax(1).max(1, keepdim=True).indices
+    row = folded.gather(2, column[:, None].expand(-1, 16, -1)).squeeze(2).max(1, keepdim=True).indices
+    return row.mul_(folded.shape[2]).add_(column)
+
+
+def distances_to(queries: torch.Tensor, members: torch.Tensor, member: torch.Tensor, chunk: int = 256) -> torch.Tensor:
+    """Squared distances of each query from members of its own: float [Q, D] and [M, D], rows int64 [Q, k] -> [Q, k].
+
+    chunk: queries at a time; few enough for a processor's cache.
+    """
+    parts = []
+    for some, own in zip(queries.split(chunk), member.split(chunk), strict=True):
+        rows = members.index_select(0, own.flatten())  # copies whole rows where indexing would go value by value
+        parts.append(rows.view(*own.shape, -1).sub_(some[:, None]).norm(dim=2).square_())
+    return torch.cat(parts)
 
 
 def distances_of_pairs(
-    queries: torch.Tensor, query: torch.Tensor, members: torch.Tensor, member: torch.Tensor, chunk: int = 512
+    queries: torch.Tensor, query: torch.Tensor, members: torch.Tensor, member: torch.Tensor, chunk: int = 256
 ) -> torch.Tensor:
-    """Squared distances of pairs: float [Q, D] and [M, D], indices int64 [P] of rows of each -> float [P].
-
-    chunk: pairs at a time; few enough for a processor's cache.
-    """
-    # index_select copies whole rows where indexing would go value by value.
+    """Squared distances of pairs: float [Q, D] and [M, D], indices int64 [P] of rows of each -> float [P]."""
     pairs = zip(query.split(chunk), member.split(chunk), strict=True)
-    differences = (queries.index_select(0, one).sub_(members.index_select(0, two)) for one, two in pairs)
-    return torch.cat([difference.square_().sum(1) for difference in differences])
+    return torch.cat([distances_to(queries.index_select(0, one), members, two[:, None])[:, 0] for one, two in pairs])
 
 
 def products_of_pairs(

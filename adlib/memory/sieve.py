@@ -44,6 +44,11 @@ class FloatSieve:
         rows[:, -1] = limits
         return 0.0, limits.isnan()
 
+    @staticmethod
+    def room(count: int) -> int:
+        """How many queries, at least so many, the methods below like at a time."""
+        return count
+
     def likeness(self, rows: torch.Tensor, query: torch.Tensor, group: int) -> torch.Tensor:
         """Float [n, places] of these queries, int64 [n], and a group's members: the larger, the nearer, to rounding."""
         return torch.addmm(self.halves[group], rows.index_select(0, query), self.members[group].T)
@@ -56,8 +61,8 @@ class FloatSieve:
 class IntegerSieve:
     """In eight-bit integers. queries: [Q, K], of the kind that is to come; all else as of FloatSieve.
 
-    Vectors are centred, and rotated at random so that no coordinate is much longer than another, then rounded to steps.
-    With q' and b' for the rounded ones, rounding can have lost
+    Vectors, of which no coordinate should be much longer than another, are centred, then rounded to steps. With q' and
+    b' for the rounded ones, rounding can have lost
 
         q·b - q'·b'  <=  |q - q'| |b| + |q'| |b - b'|.
 
@@ -73,9 +78,7 @@ class IntegerSieve:
 
     def __init__(self, members: torch.Tensor, sizes: torch.Tensor, queries: torch.Tensor):
         self.centre = members.mean(0)
-        generator = torch.Generator().manual_seed(0)
-        self.rotation = torch.linalg.qr(torch.randn(members.shape[1], members.shape[1], generator=generator))[0]
-        members, queries = self._turned(members), self._turned(queries)
+        members, queries = members - self.centre, queries - self.centre
         self.step = float(queries.abs().max()) / 127 or 1.0
         self.loss = float(((queries / self.step).round_() * self.step - queries).norm(dim=1).max())
         step = float(members.abs().max()) / 127 or 1.0
@@ -89,14 +92,10 @@ class IntegerSieve:
         self.limits = _by_group((halves + self.loss * lengths) / self.unit, sizes, NEVER)
         columns = torch.cat([rounded, rounded.new_full((len(rounded), DIGITS), -127)], 1).to(torch.int8)
         self.members = [torch.ops.onednn.qlinear_prepack(some, None) for some in _by_group(columns, sizes, 0)]
-        places = max(map(len, self.halves))
-        self.scales, self.zeros = torch.ones(places), torch.zeros(places, dtype=torch.int32)
-
-    def _turned(self, vectors: torch.Tensor) -> torch.Tensor:
-        return (vectors - self.centre) @ self.rotation
+        self.scale, self.zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)
 
     def rows(self, queries):
-        queries = self._turned(queries)
+        queries = queries - self.centre
         factor = (queries.abs().amax(1) / (127 * self.step)).clamp_(min=1)
         start = (queries.square().sum(1) / -2 + (factor - 1) * self.longest**2 / 2) / factor
         queries /= factor[:, None]
@@ -123,19 +122,19 @@ class IntegerSieve:
     def hits(self, rows, query, group, base):
         return self._product(rows, query, group, self.limits[group] + base, torch.uint8, "relu")
 
+    @staticmethod
+    def room(count):
+        step = max(32, 2 ** (count.bit_length() - 3))  # few numbers of rows, for each of which a program is compiled
+        return -(-count // step) * step
+
     def _product(self, rows, query, group, added, precision, after):
-        asked = len(query)
-        step = max(32, 2 ** (asked.bit_length() - 3))  # few numbers of rows, for each of which a program is compiled
-        if filled := -asked % step:
-            query = torch.cat([query, query[:1].expand(filled)])
-        places = len(added)
         return torch.ops.onednn.qlinear_pointwise(
             rows.index_select(0, query),
             1.0,  # scale and zero of the rows
             128,
             self.members[group],
-            self.scales[:places],
-            self.zeros[:places],
+            self.scale,
+            self.zero,
             added,
             1.0,  # scale and zero of the result
             0,
@@ -143,7 +142,7 @@ class IntegerSieve:
             after,
             [],
             "",
-        )[:asked]
+        )
 
 
 @cache

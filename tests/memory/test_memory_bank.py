@@ -37,9 +37,8 @@ def test_outlines_are_never_farther_apart_than_features():
     outlines = outline(features)
     outlined, whole = ((some[:, None] - some).norm(dim=2) for some in (outlines, features))
     assert (outlined <= whole + 1e-9).all()
-    search, coarse, _ = fit_search_outline(features[:300].float(), features[300:].float())
-    axes = search.axes
-    assert 6 <= coarse <= axes.shape[1] <= 32  # as many as there is to tell, and not the noise
+    axes = fit_search_outline(features[:300].float(), features[300:].float())[0].axes
+    assert 6 <= axes.shape[1] <= 32  # as many as there is to tell, and not the noise
     torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1]), rtol=0, atol=1e-5)
     far = whole > whole.median()
     assert (outlined[far] / whole[far]).mean() > 0.9  # and near to it, or they would spare nothing
@@ -70,7 +69,7 @@ SIEVES = [FloatSieve, pytest.param(IntegerSieve, marks=needs_integers)]
 @pytest.mark.parametrize("kind", ["clustered", "noise"])
 def test_search_in_groups_is_exact(kind, neighbours, sieve, monkeypatch):
     monkeypatch.setattr(
-        memory_bank, "fit_search_outline", lambda *a: (*fit_search_outline(*a)[:2], sieve is IntegerSieve)
+        memory_bank, "fit_search_outline", lambda *a: (fit_search_outline(*a)[0], sieve is IntegerSieve)
     )
     generator = torch.Generator().manual_seed(5)
     draw = clustered if kind == "clustered" else lambda count, size, seed: torch.randn(count, size, generator=generator)
@@ -93,9 +92,35 @@ def test_search_in_groups_is_exact(kind, neighbours, sieve, monkeypatch):
     assert torch.equal(copy.deepcopy(search).nearest(queries, neighbours), found)
 
 
+@pytest.mark.parametrize("neighbours", [1, 5])
+def test_planes_between_centres_spare_groups_that_balls_do_not(neighbours, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(8, 48, generator=generator)
+    bank, queries = (torch.randn(count, 8, generator=generator) @ basis for count in (8000, 300))
+    search, opened = BankSearch(bank), []
+    passed = search._passed
+    monkeypatch.setattr(
+        search, "_passed", lambda rows, group, *others: opened.append(len(group)) or passed(rows, group, *others)
+    )
+    search.nearest(queries, neighbours)
+    found = search.nearest(queries, neighbours)
+    search.nearer += torch.inf  # no plane tells anything
+    assert torch.equal(search.nearest(queries, neighbours), found)
+    assert opened[0] == opened[1] < 0.6 * opened[2]
+
+
+def test_endless_queries_harm_no_other():
+    bank, queries = clustered(5000, 48, seed=1), clustered(40, 48, seed=2)
+    search = BankSearch(bank)
+    found = search.nearest(queries)
+    for value in (torch.inf, -torch.inf, 3e38):
+        assert torch.equal(search.nearest(torch.cat([queries, queries.new_full((2, 48), value)]))[:-2], found)
+
+
 @pytest.mark.parametrize("sieve", SIEVES)
 def test_a_sieve_lets_through_what_is_near_and_little_else(sieve):
-    members, queries = clustered(500, 55, seed=1), clustered(400, 55, seed=2)
+    turn = torch.linalg.qr(torch.randn(55, 55, generator=torch.Generator().manual_seed(0)))[0]  # as outlines are
+    members, queries = clustered(500, 55, seed=1) @ turn, clustered(400, 55, seed=2) @ turn
     sizes = torch.tensor([100, 1, 250, 149])
     sifted = sieve(members, sizes, queries)
     queries[:20] *= 1000  # beyond all steps
@@ -135,8 +160,7 @@ def test_outline_is_not_chosen_by_the_edge_of_the_images_alone():
     """On a grid of 32 x 32, every 32nd patch is of the first column, which may be nothing but background."""
 
     def chosen(queries):
-        outline, coarse, _ = fit_search_outline(bank, queries)
-        return outline.axes.shape[1], coarse
+        return fit_search_outline(bank, queries)[0].axes.shape[1]
 
     generator = torch.Generator().manual_seed(0)
     bank, queries = torch.randn(4000, 64, generator=generator), torch.randn(8192, 64, generator=generator)
