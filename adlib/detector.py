@@ -31,6 +31,7 @@ from adlib.errors import InputError, did_you_mean
 from adlib.features.feature_cache import LIMIT, FeatureCache
 from adlib.gpu_memory import SHORT, Parts, part_of
 from adlib.images import ImageSet
+from adlib.kept_memory import freed_memory_kept
 from adlib.parameters import keeping
 from adlib.predictions import Predictions
 from adlib.samples import UNKNOWN
@@ -193,7 +194,8 @@ class Detector:
         self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
         self.fitted_ = False
         self.images_, self.threshold_ = images.settings, None
-        self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
+        with freed_memory_kept(self.device_.type == "cpu" and self.facts.trained):
+            self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
         self.fitted_ = True
         if not keep_checkpoint:
             self._delete_checkpoints()
@@ -215,7 +217,7 @@ class Detector:
         items = images.tiles()
         mosaic = None if items is images else Mosaic(images.whole, images.tile)
         scores, maps = [], None
-        with torch.inference_mode():
+        with torch.inference_mode(), freed_memory_kept(self.device_.type == "cpu"):
             for start, batch in self.batches(items, batch_size, progress, "predict"):
                 rows = items.samples.iloc[start : start + len(batch)]
                 for part_scores, part_maps in self._scored(batch, rows):

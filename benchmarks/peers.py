@@ -268,6 +268,7 @@ def rest(seen) -> str:
 
 def run_ours(side: Side, method: str, folder: Path, size: int, stages: list[str]) -> None:
     import adlib
+    from adlib.kept_memory import freed_memory_kept
     from adlib.samples import select
     from adlib.training import loop
 
@@ -290,7 +291,7 @@ def run_ours(side: Side, method: str, folder: Path, size: int, stages: list[str]
     batch = torch.stack([images.pixels(index) for index in range(BATCH)])
     predict = partial(model(1).fit(images, progress=False).score_batch, batch)
     if "prediction" in stages:
-        with torch.inference_mode():
+        with torch.inference_mode(), freed_memory_kept():  # as in predict()
             side.serve(predict)
     del predict
     if "training" not in stages:

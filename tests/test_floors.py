@@ -11,7 +11,7 @@ HOUSE = Path(adlib.__file__).parent
 FLOORS = [
     "errors",
     "files file_hashes figure_style processes",
-    "samples hdf5 plugins parameters gpu_memory",
+    "samples hdf5 plugins parameters gpu_memory kept_memory",
     "papers training_set conformance",
     "decoding",
     "metrics images",
