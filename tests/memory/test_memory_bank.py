@@ -109,12 +109,14 @@ def test_planes_between_centres_spare_groups_that_balls_do_not(neighbours, monke
     assert opened[0] == opened[1] < 0.6 * opened[2]
 
 
-def test_endless_queries_harm_no_other():
+@pytest.mark.parametrize("neighbours", [1, 5])
+def test_endless_queries_harm_no_other(neighbours):
     bank, queries = clustered(5000, 48, seed=1), clustered(40, 48, seed=2)
     search = BankSearch(bank)
-    found = search.nearest(queries)
+    found = search.nearest(queries, neighbours)
     for value in (torch.inf, -torch.inf, 3e38):
-        assert torch.equal(search.nearest(torch.cat([queries, queries.new_full((2, 48), value)]))[:-2], found)
+        broken = torch.cat([queries, queries.new_full((2, 48), value)])
+        assert torch.equal(search.nearest(broken, neighbours)[:-2], found)
 
 
 @pytest.mark.parametrize("sieve", SIEVES)
