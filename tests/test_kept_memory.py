@@ -9,7 +9,7 @@ from adlib import kept_memory
 
 # Faults of a process's own pages while it makes and frees a tensor of 64 MB ten times; and what it holds in the end.
 MEASURE = """
-import gc, resource, sys, torch
+import resource, torch
 from adlib.kept_memory import freed_memory_kept
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -200,6 +200,7 @@ class BankSearch:
         home, query = home.sort(stable=True)
         likeliest = []
         for group, part, count in self._by_group(home, query):
+            # Of a query without end, what only fills the group up may seem the likeliest: clamp_().
             places = _likeliest(self.sieve.likeness(rows, part, group)[:count], neighbours)
             likeliest.append(places.clamp_(max=int(self.sizes[group]) - 1).add_(self.starts[group]))
         member = torch.empty(len(queries), neighbours, dtype=torch.int64).index_copy_(0, query, torch.cat(likeliest))

@@ -40,6 +40,8 @@ def test_outlines_are_never_farther_apart_than_features():
     axes = fit_search_outline(features[:300].float(), features[300:].float())[0].axes
     assert 6 <= axes.shape[1] <= 32  # as many as there is to tell, and not the noise
     torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1]), rtol=0, atol=1e-5)
+    deviation = (features.float() @ axes).std(0)
+    assert deviation.max() < 4 * deviation.min()  # as rounding to equal steps likes; of principal axes, 100 times
     far = whole > whole.median()
     assert (outlined[far] / whole[far]).mean() > 0.9  # and near to it, or they would spare nothing
 
