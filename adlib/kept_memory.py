@@ -3,7 +3,9 @@
 By the habit of glibc's malloc, the memory of a large tensor goes back to the system when the tensor is freed, and the
 next one's pages are cleared by the system, one by one, as they are touched. Where one batch is like the next, that is
 work for nothing: a method of large feature maps spends up to a fifth of its time on it. Kept memory lies in one piece,
-whose gaps not every tensor fits: a process holds up to a quarter more at a time, and gives all of it back at the end.
+whose gaps not every tensor fits: a process holds up to a quarter more at a time (of what the work itself takes, a fit of
+networks up to a third more, a prediction up to three quarters, of a small one that is 130 MB more), no more for more
+batches, and gives all of it back at the end.
 """
 
 import ctypes
