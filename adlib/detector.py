@@ -194,8 +194,7 @@ class Detector:
         self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
         self.fitted_ = False
         self.images_, self.threshold_ = images.settings, None
-        with freed_memory_kept(self.device_.type == "cpu" and self.facts.trained):
-            self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
+        self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
         self.fitted_ = True
         if not keep_checkpoint:
             self._delete_checkpoints()
