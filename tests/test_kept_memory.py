@@ -37,7 +37,7 @@ def test_freed_memory_is_kept_for_the_next_tensor_and_given_back_at_the_end():
     inside, held, unkept, after = map(int, done.stdout.split())
     cleared = min(unkept, after)
     assert cleared >= 50 * 2**26 // 2**21  # every tensor, in pages of 2 MiB or smaller ones
-    # A small piece that comes to lie in a tensor's gap spoils it for the next tensor: seen up to 13 times, then no more.
+    # Something small that comes to lie in a tensor's gap spoils it for the next one: seen up to 13 times, then no more.
     assert inside < cleared / 2
     assert held < 2**14  # KiB: less than a quarter of one tensor
 
