@@ -45,7 +45,7 @@ SETTINGS = {
 BUDGETS = {"weights", "epochs", "student_steps", "segmentation_steps", "steps", "gan_steps", "encoder_steps"}
 BUDGETS |= {"epoch_images", "inpainting_epochs", "selection_batches"}  # of the training: no matter for prediction
 # Left out unless named: they need labelled defects or another data set, take minutes per batch, or have no ResNet.
-UNTIMED = {"adaclip", "ddad", "dinomaly", "mixed_supervised"}
+UNTIMED = {"adaclip", "ddad", "dinomaly", "mixed_supervised", "riad"}
 # A second row of a method whose network is another one elsewhere: anomalib's FastFlow on a ResNet-18.
 VARIANTS = {"fastflow": {"kernels": (3, 1)}}
 TARGETS = {"padim": 1.5, "stfpm": 2.3, "rd4ad": 3.3, "fastflow": 2.5}
