@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from adlib import ImageSet, InputError, create_model, load_samples
 from adlib.cli.commands import app
 from adlib.detector import PixelsOnly, choose_device, loader_workers
+from adlib.memory import coreset
 from adlib.memory.coreset import covering_radius, k_centre_greedy, k_centre_greedy_in_shards
 from adlib.memory.memory_bank import BankSearch
+from adlib.memory.unfinished import Unfinished
 from adlib.metrics import pixel_metrics
 from adlib.runs import Store
 from adlib.samples import select
@@ -78,6 +80,28 @@ def test_coreset_on_a_gpu_is_that_of_the_cpu(starts):
         assert torch.equal(chosen, expected)
     assert radius == pytest.approx(covering_radius(features, expected), rel=1e-3)
     assert len(set(in_shards.tolist())) == 10
+
+
+def test_a_coreset_on_a_gpu_whose_choice_was_interrupted_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(coreset, "CANDIDATES", 8)  # many rounds of few choices
+    rounds, left = coreset._round, [1, 1, 1]
+
+    def interrupted(*arguments):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return rounds(*arguments)
+
+    with gpu():
+        there = torch.randn(900, 32, generator=torch.Generator().manual_seed(0)).to("cuda")
+        whole = k_centre_greedy(there, 100)
+        monkeypatch.setattr(coreset, "_round", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            k_centre_greedy(there, 100, unfinished=Unfinished(tmp_path / "fit", interval=0.0))
+        monkeypatch.setattr(coreset, "_round", rounds)
+        noted = Unfinished(tmp_path / "fit").part("coreset", rows=900, count=100, seed=0, starts=10).read()
+        assert 0 < len(noted["chosen"]) < 100
+        assert torch.equal(k_centre_greedy(there, 100, unfinished=Unfinished(tmp_path / "fit")), whole)
 
 
 @pytest.mark.parametrize("memory", ["1GB", "100kB"])
