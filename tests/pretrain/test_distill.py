@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_tree, write
+from pretended_cuda import gpu
 from safetensors import safe_open
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -153,6 +154,14 @@ def test_an_interrupted_distillation_resumes_to_the_same_teacher(photographs, tm
     first, second = load_file(whole), load_file(out)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not out.with_name("t.safetensors.checkpoint").exists()
+
+
+def test_a_teacher_distilled_on_a_gpu_is_that_of_the_cpu(photographs, tmp_path):
+    with gpu():
+        found = load_file(distil(photographs, tmp_path / "gpu.safetensors", **TINY | {"device": "cuda"}))
+    expected = load_file(distil(photographs, tmp_path / "cpu.safetensors", **TINY | {"device": "cpu"}))
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_wrong_calls_get_their_sentence(photographs, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write
+from pretended_cuda import gpu
 from safetensors import safe_open
 from typer.testing import CliRunner
 
@@ -216,6 +217,27 @@ def test_pretraining_writes_weights_that_a_backbone_loads(tmp_path):
     trained = Backbone("test_resnet", (1, 2, 3), out)
     random = Backbone("test_resnet", (1, 2, 3), "random")
     assert not torch.equal(trained.net.conv1[0].weight, random.net.conv1[0].weight)
+
+
+@pytest.mark.slow
+def test_pretraining_on_a_gpu_goes_on_there_after_an_interruption(tmp_path, monkeypatch):
+    out, save = tmp_path / "own.safetensors", training._save_checkpoint
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    clock = iter(range(0, 100000, 50))  # every look at the clock is 50 seconds later
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    with gpu():
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(training, "_save_checkpoint", save_and_stop)
+            pretrain(out, minutes=10, **TINY | {"device": "cuda"})
+        pretrain(out, minutes=10, **TINY | {"device": "cuda"})
+        device = torch.cuda.get_device_name()
+    with safe_open(out, "pt") as file:
+        assert json.loads(file.metadata()["adlib"])["device"] == device
+    Backbone("test_resnet", (1, 2, 3), out)
 
 
 def test_weights_record_the_photographs_that_they_learned_from(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_tree
+from pretended_cuda import gpu
 
 from adlib import ImageSet, InputError, create_model, load_samples
 from adlib.images import read_image
@@ -104,6 +105,16 @@ def test_a_folder_is_filled_at_once_and_realnet_pastes_from_it(splits, tmp_path)
     assert found
     with pytest.raises(InputError, match="is there already"):
         fill_folder(splits[0], folders[0])
+
+
+@pytest.mark.slow
+def test_pictures_drawn_on_a_gpu_are_those_of_the_cpu(splits, tmp_path):
+    settings = SMALL | {"steps": 2, "count": 3, "progress": False}
+    with gpu():
+        found = fill_folder(splits[0], tmp_path / "gpu", device="cuda", **settings)
+    expected = fill_folder(splits[0], tmp_path / "cpu", device="cpu", **settings)
+    for name in (f"{number:05}.png" for number in range(3)):
+        np.testing.assert_allclose(read_image(found / name), read_image(expected / name), atol=2 / 255)
 
 
 def test_wrong_calls_get_their_sentence(splits, tmp_path):
