@@ -61,7 +61,6 @@ OTHER_IMAGES = {("patchcore", "masked", True), ("mixed_supervised", "synthetic",
 ELSEWHERE = [
     ("cfa", {"bank_reduction": 2}),
     ("efficientad", {"distill_steps": 1, "backbone": "resnet18.tv_in1k"}),
-    ("patchcore", {"memory": "1MB"}),
     ("patchcore", {"neighbours": 3}),
 ]
 

@@ -1,6 +1,7 @@
 """Pretraining: drawings, collages, the lesson, training that resumes, and the bundled weights."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -219,27 +220,6 @@ def test_pretraining_writes_weights_that_a_backbone_loads(tmp_path):
     assert not torch.equal(trained.net.conv1[0].weight, random.net.conv1[0].weight)
 
 
-@pytest.mark.slow
-def test_pretraining_on_a_gpu_goes_on_there_after_an_interruption(tmp_path, monkeypatch):
-    out, save = tmp_path / "own.safetensors", training._save_checkpoint
-
-    def save_and_stop(*arguments):
-        save(*arguments)
-        raise KeyboardInterrupt
-
-    clock = iter(range(0, 100000, 50))  # every look at the clock is 50 seconds later
-    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
-    with gpu():
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(training, "_save_checkpoint", save_and_stop)
-            pretrain(out, minutes=10, **TINY | {"device": "cuda"})
-        pretrain(out, minutes=10, **TINY | {"device": "cuda"})
-        device = torch.cuda.get_device_name()
-    with safe_open(out, "pt") as file:
-        assert json.loads(file.metadata()["adlib"])["device"] == device
-    Backbone("test_resnet", (1, 2, 3), out)
-
-
 def test_weights_record_the_photographs_that_they_learned_from(tmp_path):
     for number in range(3):
         write(tmp_path / "pictures" / f"{number}.png", draw(100, np.random.default_rng(number)))
@@ -253,7 +233,8 @@ def test_weights_record_the_photographs_that_they_learned_from(tmp_path):
     assert about == {"number": 3, "fingerprint": Photographs(tmp_path / "pictures").fingerprint(), "share": 0.5}
 
 
-def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch, device):
     out = tmp_path / "own.safetensors"
     real_save = training._save_checkpoint
 
@@ -264,18 +245,20 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch):
     clock = iter(range(0, 100000, 50))  # every look at the clock is 50 seconds later
     monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(training, "_save_checkpoint", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(out, minutes=10, **TINY)
-    assert not out.exists()
-    saved = torch.load(tmp_path / "own.safetensors.checkpoint", weights_only=True)
-    assert not any(key.startswith("teachers.") for key in saved["lesson"])
-    monkeypatch.setattr(training, "_save_checkpoint", real_save)
-    with pytest.raises(InputError, match="from a training with other settings"):
-        pretrain(out, minutes=11, **TINY)
-    pretrain(out, minutes=10, **TINY)
+    with gpu() if device == "cuda" else nullcontext():
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(out, minutes=10, **TINY | {"device": device})
+        assert not out.exists()
+        saved = torch.load(tmp_path / "own.safetensors.checkpoint", weights_only=True)
+        assert not any(key.startswith("teachers.") for key in saved["lesson"])
+        monkeypatch.setattr(training, "_save_checkpoint", real_save)
+        with pytest.raises(InputError, match="from a training with other settings"):
+            pretrain(out, minutes=11, **TINY | {"device": device})
+        pretrain(out, minutes=10, **TINY | {"device": device})
     with safe_open(out, "pt") as file:
         about = json.loads(file.metadata()["adlib"])
     assert about["steps"] > saved["done"]["steps"] > 1
+    assert ("CPU" in about["device"]) == (device == "cpu")
     assert [file.name for file in tmp_path.iterdir()] == ["own.safetensors"]
 
 
