@@ -5,11 +5,11 @@
 
 Coreset: 10 % of all patches of --images drawn X-rays (ResNet-18, bundled weights, concatenated embedding of 384
 values), against the loop that reads all patches once per choice, over 60 choices, scaled up. Prediction: of 8 images
-that were not learned, with a memory bank of that size, as a multiple of the bare backbone's forward pass. How long a
-search takes depends on how features lie, so on images and weights: --mvtec and --castings (as of
-benchmarks/features.py) add real images, by each of --weights. anomalib runs on the same patches and pictures in an
-environment of its own (made by benchmarks/metrics.py, left out with a word if it cannot be). Prints Markdown tables;
-quote their ratios, the times are this machine's.
+that were not learned, with a memory bank of that size, as a multiple of the bare backbone's forward pass (timm's, as of
+benchmarks/predict.py). How long a search takes depends on how features lie, so on images and weights: --mvtec and
+--castings (as of benchmarks/features.py) add real images, by each of --weights. anomalib runs on the same patches and
+pictures in an environment of its own (made by benchmarks/metrics.py, left out with a word if it cannot be). Prints
+Markdown tables; quote their ratios, the times are this machine's.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import timm
 import torch
 from features import sets
 from metrics import HERE, prepare_environment
+from predict import backbone_alone
 
 import adlib
 from adlib.features.backbones import Backbone
@@ -148,7 +149,7 @@ def measure_prediction(on: str, train: adlib.ImageSet, batch: torch.Tensor, name
     bare = whole = float("inf")
     with freed_memory_kept(device == "cpu"):  # as in predict()
         for attempt in range(6):
-            one = seconds(lambda: backbone(batch), device, warm_up=attempt == 0)
+            one = seconds(lambda: backbone_alone(backbone, batch), device, warm_up=attempt == 0)
             two = seconds(lambda: model.score_batch(batch), device, warm_up=attempt == 0)
             bare, whole = min(bare, one), min(whole, two)
     row = [on, f"{name}, {weights}, {embedding}", len(model.memory_bank_), f"{125 * bare:.1f}", f"{125 * whole:.1f}"]

@@ -188,6 +188,7 @@ def resident(line: str) -> int:
 
 PRODUCTS = {"convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm", "linear", "_int_mm"}
 PRODUCTS |= {"conv2d", "conv_transpose2d", "mkldnn_convolution", "matmul", "dot", "mv", "addmv"}
+PRODUCTS |= {"_convolution_pointwise"}  # with a sum and a ReLU behind it (adlib.features.fusion)
 PRODUCTS |= {"_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward"}
 
 
@@ -252,7 +253,7 @@ def profiled():
 
 def rest(seen) -> str:
     """Shares of the time of all operators: the products', and those of the three others that took most."""
-    products = tuple(f"aten::{name}" for name in PRODUCTS | {"_convolution"})
+    products = tuple(f"{of}::{name}" for name in PRODUCTS | {"_convolution"} for of in ("aten", "mkldnn"))
     events = [event for event in seen.key_averages() if not event.key.startswith("Profiler")]
     whole = sum(event.self_cpu_time_total for event in events)
     made = sum(event.self_cpu_time_total for event in events if event.key in products)

@@ -3,9 +3,9 @@
     python benchmarks/predict.py [--methods padim cfa] [--device cuda] [--size 256] [--repeats 7]
 
 The backbone is the part that a method cannot do without; one that has none is held against ResNet-18, layers 1 to 3,
-and says so. Both are timed by turns in one run and the best time of each counts, so that what else runs on the machine
-disturbs both alike. Random weights and one epoch on eight images: speed
-does not depend on weights.
+and says so. It runs as timm has it, without what adlib.features.fusion makes of it for predictions. Both are timed by
+turns in one run and the best time of each counts, so that what else runs on the machine disturbs both alike. Random
+weights and one epoch on eight images: speed does not depend on weights.
 
 On a CPU a method's bound stands beside it: its own convolutions and matrix products, run again by themselves as in
 benchmarks/peers.py. Where the whole takes more than one and a half times as long, shares of its time say on what.
@@ -18,6 +18,7 @@ import inspect
 import platform
 import tempfile
 import time
+from unittest import mock
 
 import timm
 import torch
@@ -66,11 +67,17 @@ def seconds(work, device: str) -> float:
     return time.perf_counter() - start
 
 
+def backbone_alone(backbone: torch.nn.Module, batch: torch.Tensor) -> list[torch.Tensor]:
+    """Features by timm's network as it is."""
+    with mock.patch("adlib.features.backbones.fused", lambda net, _: net):
+        return backbone(batch)
+
+
 @torch.inference_mode()
 def measure(model: Detector, batch: torch.Tensor, device: str, repeats: int) -> list[float]:
     """[best time of the bare backbone, best time of the whole prediction] of one batch, after one warm-up of each."""
     backbone = getattr(model, "backbone_", None) or Backbone(COMMON["backbone"], (1, 2, 3), "random").to(device)
-    works = (lambda: backbone(batch), lambda: model.score_batch(batch))
+    works = (lambda: backbone_alone(backbone, batch), lambda: model.score_batch(batch))
     best = [float("inf")] * 2
     with freed_memory_kept(device == "cpu"):  # as in predict()
         for attempt in range(repeats + 1):

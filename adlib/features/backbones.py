@@ -12,6 +12,7 @@ from torch import nn
 
 from adlib.errors import InputError, did_you_mean
 from adlib.features.feature_cache import looked_up
+from adlib.features.fusion import fused
 from adlib.features.installed import installed_file, installed_state, wheel_of
 from adlib.features.weights import (
     bundled_file,
@@ -49,6 +50,7 @@ class Backbone(nn.Module):
     size that the network does not take.
     """
 
+    @torch.inference_mode(False)  # whether its weights have changed since can be told
     def __init__(self, name: str, stages: tuple[int, ...], weights: str | Path, seed: int = 0, normed: bool = False):
         super().__init__()
         self.name, self.stages, self.weights = name, tuple(stages), str(weights)
@@ -71,7 +73,10 @@ class Backbone(nn.Module):
         return looked_up(self, x, self.compute)
 
     def compute(self, x: torch.Tensor) -> list[torch.Tensor]:
-        found = self.parts.of(lambda part: self.asked(self.net, part_of(x, part)), len(x))  # of each image by itself
+        def network(seen: torch.Tensor) -> list[torch.Tensor]:
+            return fused(self.net, seen)(seen)
+
+        found = self.parts.of(lambda part: self.asked(network, part_of(x, part)), len(x))  # of each image by itself
         return found[0] if len(found) == 1 else [torch.cat(stage) for stage in zip(*found, strict=True)]
 
     def asked(self, network: Callable, x: torch.Tensor):

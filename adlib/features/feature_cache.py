@@ -148,7 +148,7 @@ def _checksum(facts, values) -> int:
 
 def _network_name(backbone: nn.Module) -> str:
     """A hash of a network, its weights, and of what else decides the bits of its answers."""
-    versions = f"{torch.__version__} {timm.__version__} {torch.get_num_threads()}"
+    versions = f"{torch.__version__} {timm.__version__} {torch.get_num_threads()} fused"
     machine = f"{platform.node()} {torch.backends.cpu.get_cpu_capability()}"
     digest = hashlib.sha256(f"{type(backbone).__qualname__} {backbone.net} {versions} {machine}".encode())
     for name, tensor in backbone.net.state_dict().items():

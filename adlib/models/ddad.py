@@ -33,7 +33,8 @@ from torch import nn
 from adlib.anomaly_map import smooth
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
-from adlib.features.backbones import Backbone, build_network, fill_network, hold_statistics
+from adlib.features.backbones import Backbone, build_network, fill_network, hold_statistics, normalised
+from adlib.features.fusion import fused
 from adlib.networks.denoising_unet import denoising_unet
 from adlib.networks.distillation import levels_loss
 from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne, Some, Stages, Whole
@@ -54,7 +55,8 @@ class Features(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return self.net(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+        x = normalised(self, x)
+        return fused(self.net, x)(x)
 
 
 # Comparison

@@ -30,7 +30,8 @@ from torchvision.transforms import v2
 
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
-from adlib.features.backbones import build_network, fill_network, hold_statistics
+from adlib.features.backbones import build_network, fill_network, hold_statistics, normalised
+from adlib.features.fusion import fused
 from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne, Whole
 from adlib.training.loop import PRECISIONS, train
 
@@ -62,8 +63,8 @@ class UnitFeatures(nn.Module):
         return super().train(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        return F.normalize(self.net(x)[0].float().mean((2, 3)))
+        x = normalised(self, x)
+        return F.normalize(fused(self.net, x)(x)[0].float().mean((2, 3)))
 
 
 def random_view(size: tuple[int, int]) -> v2.Compose:

@@ -16,7 +16,6 @@ Texture-AD (tables 2 to 4) used a wide ResNet-50 and a ResNet-18 without saying 
 """
 
 import math
-from functools import partial
 from typing import Literal
 
 import torch
@@ -32,8 +31,6 @@ from adlib.networks.flow_blocks import (
     atan_clamp,
     log_likelihood,
     negative_log_likelihood,
-    scaled_tanh_clamp,
-    tanh_clamp,
 )
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareAboveZero
 from adlib.training.feature_flow import FeatureFlow
@@ -41,7 +38,7 @@ from adlib.training.loop import PRECISIONS
 
 LIMIT = 1.9  # of log-scales
 CONDITION = 64  # channels of the position encoding
-CLAMPS = {"tanh": tanh_clamp, "scaled": scaled_tanh_clamp}
+CLAMPS = {"tanh": 1.0, "scaled": LIMIT}  # their widths
 
 
 class MSFlowBackbone(Backbone):
@@ -167,9 +164,8 @@ class MSFlowNet(nn.Module):
 
     def __init__(self, shapes, blocks=(2, 5, 8), clamp="tanh"):
         super().__init__()
-        bounded = partial(CLAMPS[clamp], limit=LIMIT)
         self.parallel = nn.ModuleList(
-            Flow([CouplingBlock(channels, subnet, bounded, CONDITION) for _ in range(count)])
+            Flow([CouplingBlock(channels, subnet, LIMIT, CLAMPS[clamp], CONDITION) for _ in range(count)])
             for (channels, _, _), count in zip(shapes, blocks, strict=True)
         )
         self.fusion = FusionFlow([channels for channels, _, _ in shapes])

@@ -23,7 +23,8 @@ from torch import nn
 
 from adlib.anomaly_map import upsample
 from adlib.detector import Detector, Facts
-from adlib.features.backbones import Backbone, build_network, hold_statistics
+from adlib.features.backbones import Backbone, build_network, hold_statistics, normalised
+from adlib.features.fusion import fused
 from adlib.parameters import Count, NotNegative, Positive, ShareBelowOne, Stages
 from adlib.training.held_out import hold_out
 from adlib.training.loop import PRECISIONS, train
@@ -49,7 +50,8 @@ class Student(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return self.net(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+        x = normalised(self, x)
+        return fused(self.net, x)(x)
 
 
 def level_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib.errors import InputError
+from adlib.features.fusion import fused
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         first, second, third = features
-        return self.embed(torch.cat([self.fuse1(first), self.fuse2(second), third], 1))
+        joined = [fused(self.fuse1, first)(first), fused(self.fuse2, second)(second), third]
+        return fused(self.embed, first)(torch.cat(joined, 1))
 
 
 class Decoder(nn.Module):
@@ -127,7 +129,7 @@ class Decoder(nn.Module):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         rebuilt = []
         for stage in self.stages:
-            x = stage(x)
+            x = fused(stage, x)(x)
             rebuilt.append(x)
         return rebuilt[::-1]
 

@@ -16,19 +16,15 @@ from torch import nn
 
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone, fill_network, hold_statistics
+from adlib.features.fusion import FusedConvolution, forget, fuse, of_present_weights
 
 # Soft clamps of a log-scale: the identity near 0 (times a constant), bounded far away, so that exp() stays finite.
 # tanh(a) is written as 2 * sigmoid(2 a) - 1.
 
 
-def tanh_clamp(raw: torch.Tensor, limit: float) -> torch.Tensor:
-    """limit * tanh(raw), within (-limit, limit): FrEIA up to 0.2."""
-    return torch.sigmoid(2 * raw) * (2 * limit) - limit  # sigmoid takes a tenth of tanh's time on a CPU
-
-
-def scaled_tanh_clamp(raw: torch.Tensor, limit: float) -> torch.Tensor:
-    """limit * tanh(raw / limit), within (-limit, limit): FrEIA since August 2023."""
-    return torch.sigmoid(raw * (2 / limit)) * (2 * limit) - limit
+def tanh_clamp(raw: torch.Tensor, limit: float, width: float = 1.0) -> torch.Tensor:
+    """limit * tanh(raw / width), within (-limit, limit). FrEIA: width 1 up to 0.2, the limit since August 2023."""
+    return torch.sigmoid(raw * (2 / width)) * (2 * limit) - limit  # sigmoid takes a tenth of tanh's time on a CPU
 
 
 def atan_clamp(raw: torch.Tensor, limit: float) -> torch.Tensor:
@@ -65,18 +61,18 @@ class CouplingBlock(nn.Module):
 
     channels: C. The first ceil(C / 2) pass and, with the condition, parametrise the change of the rest.
     subnet: makes a network from (input channels, output channels); its output times 0.1 is log-scale and shift.
-    clamp: raw log-scale -> bounded log-scale.
+    limit, width: of the clamp of log-scales.
     condition: channels of a condition that every call brings along, 0 for none.
 
     The scale per channel is 0.1 * softplus(p) with beta 0.5, which starts at 1. The permutation is drawn from
     torch's global generator.
     """
 
-    def __init__(self, channels: int, subnet: Callable, clamp: Callable, condition: int = 0):
+    def __init__(self, channels: int, subnet: Callable, limit: float, width: float = 1.0, condition: int = 0):
         super().__init__()
         self.halves = (channels - channels // 2, channels // 2)
         self.subnet = subnet(self.halves[0] + condition, 2 * self.halves[1])
-        self.clamp = clamp
+        self.limit, self.width = limit, width
         self.raw_scale = nn.Parameter(torch.full((channels,), 2 * math.log(math.exp(5) - 1)))
         self.offset = nn.Parameter(torch.zeros(channels))
         self.register_buffer("order", torch.randperm(channels))
@@ -90,7 +86,7 @@ class CouplingBlock(nn.Module):
         given = passed if condition is None else torch.cat([passed, condition], 1)
         outputs = self.subnet(given)
         raw, shift = at_least_float32(outputs).chunk(2, 1)
-        return self.clamp(0.1 * raw), shift
+        return tanh_clamp(0.1 * raw, self.limit, self.width), shift
 
     def forward(self, x, condition=None):
         passed, changed = x.split(self.halves, 1)
@@ -102,25 +98,55 @@ class CouplingBlock(nn.Module):
         log_det = log_scale.sum((1, 2, 3)) + x.shape[-2] * x.shape[-1] * scale.log().sum()
         return y.index_select(1, self.order), log_det
 
-    def latent(self, x, condition=None):
-        """forward's latent in fewer passes over memory, without log-determinant and gradients: for prediction."""
-        if torch.jit.is_tracing():  # a graph that leaves Python knows no writing in place
-            return self.forward(x, condition)[0]
-        passed, changed = x.split(self.halves, 1)
-        given = passed if condition is None else torch.cat([passed, condition], 1)
-        raw, shift = at_least_float32(self.subnet(given)).mul_(0.1).chunk(2, 1)
-        y = torch.empty_like(x)
-        y[:, : self.halves[0]] = passed
-        torch.addcmul(shift, changed, self.clamp(raw).exp_(), out=y[:, self.halves[0] :])
-        torch.addcmul(self.offset.view(1, -1, 1, 1), y, self.scale().view(1, -1, 1, 1), out=y)
-        y = y.permute(0, 2, 3, 1)
-        return y.gather(3, self.order.expand(y.shape)).permute(0, 3, 1, 2)  # half the time of index_select()
-
     def inverse(self, z, condition=None):
         y = (z.index_select(1, self.order.argsort()) - self.offset.view(1, -1, 1, 1)) / self.scale().view(1, -1, 1, 1)
         passed, changed = y.split(self.halves, 1)
         log_scale, shift = self.parameters_of_change(passed, condition)
         return torch.cat([passed, (changed - 0.1 * shift) * (-log_scale).exp()], 1)
+
+
+class FoldedCoupling(nn.Module):
+    """A coupling block for prediction, its constants folded into the last convolution of its subnet.
+
+    block: whose subnet is a sequence that ends in a convolution. order: int64 [C], where the block's channels lie in
+        what the one before gives.
+    folded(x, condition): x [B, h, w, C] -> the block's latent [B, h, w, C], before its permutation.
+    """
+
+    def __init__(self, block: CouplingBlock, order: torch.Tensor):
+        super().__init__()
+        passed, changed = block.halves
+        scale = block.scale()
+        self.passed, self.changed = order.split(block.halves)
+        self.scale, self.offset = scale[:passed], block.offset[:passed]
+        # The scale of what is changed, times exp() of the clamp, is exp(added + doubled * sigmoid(raw)).
+        self.added, self.doubled = scale[passed:].log() - block.limit, 2 * block.limit
+        head, last = block.subnet[:-1], block.subnet[-1]
+        self.head, self.last = fuse(head) or head, FusedConvolution(last, None, relu=False)
+        factors = torch.cat([scale.new_full((changed,), 0.2 / block.width), 0.1 * scale[passed:]])
+        self.last.weight = self.last.weight * factors[:, None, None, None]
+        self.last.bias = self.last.bias * factors + F.pad(block.offset[passed:], (changed, 0))
+
+    def forward(self, x, condition=None):
+        # gather() takes half the time of index_select(), and makes the halves dense, as convolutions want them.
+        passed = x.gather(3, self.passed.expand(*x.shape[:3], -1))
+        changed = x.gather(3, self.changed.expand(*x.shape[:3], -1))
+        given = passed.permute(0, 3, 1, 2)
+        given = given if condition is None else torch.cat([given, condition], 1)
+        raw, shift = at_least_float32(self.last(self.head(given))).permute(0, 2, 3, 1).chunk(2, 3)
+        growth = torch.sigmoid(raw)
+        growth = torch.add(self.added, growth, alpha=self.doubled, out=growth).exp_()
+        y = torch.empty_like(x)
+        torch.addcmul(self.offset, passed, self.scale, out=y[..., : len(self.passed)])
+        torch.addcmul(shift, changed, growth, out=y[..., len(self.passed) :])
+        return y
+
+
+def folded(flow: "Flow") -> list[FoldedCoupling]:
+    """The blocks of a flow for prediction, each with the permutation of the one before."""
+    orders = [torch.arange(len(flow.blocks[0].order), device=flow.blocks[0].order.device)]
+    orders += [block.order for block in flow.blocks]
+    return [FoldedCoupling(block, order) for block, order in zip(flow.blocks, orders, strict=False)]
 
 
 class Flow(nn.Module):
@@ -132,6 +158,7 @@ class Flow(nn.Module):
         self.to(memory_format=torch.channels_last)  # the layout that convolutions prefer, for weights and features
 
     def forward(self, x, condition=None):
+        forget(self)
         x = x.contiguous(memory_format=torch.channels_last)
         total = 0
         for block in self.blocks:
@@ -141,17 +168,21 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def latent(self, x, condition=None):
-        """The latent alone, for prediction: forward's up to rounding. A CPU takes only as many images at a time as its
-        cache holds.
+        """The latent alone, for prediction: forward's up to rounding, in fewer passes over memory. A CPU takes only as
+        many images at a time as its cache holds.
         """
+        if torch.jit.is_tracing():  # a graph that leaves Python knows no writing in place
+            return self.forward(x, condition)[0]
+        blocks, last = of_present_weights(self, folded), self.blocks[-1].order
         x = x.contiguous(memory_format=torch.channels_last)
         at_a_time = max(1, CACHED_VALUES // x[0].numel()) if x.device.type == "cpu" else len(x)
         conditions = repeat(None) if condition is None else condition.split(at_a_time)
         latents = []
         for part, given in zip(x.split(at_a_time), conditions, strict=False):
-            for block in self.blocks:
-                part = block.latent(part, given)
-            latents.append(part)
+            part = part.permute(0, 2, 3, 1)
+            for block in blocks:
+                part = block(part, given)
+            latents.append(part.gather(3, last.expand(part.shape)).permute(0, 3, 1, 2))
         return torch.cat(latents)
 
     def inverse(self, z, condition=None):
@@ -166,7 +197,7 @@ def convolutional_flow(channels: int, steps: int, kernels: tuple[int, ...], hidd
     hidden_ratio: hidden channels of their subnets per input channel. Log-scales lie within 2.
     """
     subnets = [convolutions(kernels[step % len(kernels)], hidden_ratio) for step in range(steps)]
-    return Flow([CouplingBlock(channels, subnet, lambda raw: tanh_clamp(raw, 2.0)) for subnet in subnets])
+    return Flow([CouplingBlock(channels, subnet, 2.0) for subnet in subnets])
 
 
 class InvertibleConvolution(nn.Module):

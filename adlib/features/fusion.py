@@ -1,0 +1,186 @@
+"""Prediction by residual networks on a CPU: convolution, batch norm, sum and ReLU in one pass over memory.
+
+With fixed statistics a batch norm is a scale and an offset per channel, which go into the weights and the bias of the
+convolution before it. The sum and the ReLU behind it are done by the convolution itself, on values that it still holds.
+What comes out is the network's up to rounding.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+# Networks of these parts alone, of which the ResNets of timm are, are rewritten. None of the parts looks at sizes.
+PARTS = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
+
+Made = TypeVar("Made")
+
+# Of each network, the state of its weights and what was made of them. Beside the networks, so that neither copies of
+# them nor files know of it.
+_made: WeakKeyDictionary[nn.Module, tuple[tuple, object]] = WeakKeyDictionary()
+
+
+class FusedConvolution(nn.Module):
+    """A convolution with what follows it.
+
+    norm: the batch norm behind it, or None. relu: whether a ReLU comes last.
+    layer(x, other): x float32 [B, C, h, w]; other: what is added before the ReLU, of the result's shape, or None.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool):
+        super().__init__()
+        weight, bias = convolution.weight, convolution.bias
+        if norm is not None:
+            statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            weight, bias = fuse_conv_bn_weights(weight, bias, *statistics)
+        self.weight = weight.detach().contiguous(memory_format=torch.channels_last)
+        self.bias = None if bias is None else bias.detach()
+        self.padding, self.stride = _padding(convolution), convolution.stride
+        self.around = ()  # what goes round x before, where it is not zeros
+        if convolution.padding_mode != "zeros":
+            (high, wide), self.padding = self.padding, (0, 0)
+            self.around = (wide, wide, high, high), convolution.padding_mode
+        self.dilation, self.groups = convolution.dilation, convolution.groups
+        self.last = "relu" if relu else None
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        x = F.pad(x, *self.around) if self.around else x
+        if not fusible(x):
+            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            y = y if other is None else y + other
+            return y.relu_() if self.last else y
+        operands = self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+        if other is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, *operands, self.last or "none", [], None)
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, other, *operands, "add", 1.0, self.last, [], None)
+
+
+def fused(net: nn.Module, x: torch.Tensor) -> Callable[[torch.Tensor], list[torch.Tensor] | torch.Tensor]:
+    """What gives net(x), x float [B, C, H, W], fastest: net itself, or what was made of its present weights.
+
+    It is net itself where x is not `fusible`, for networks of other PARTS, in training mode or with hooks, and for
+    weights that were made in inference mode, which do not tell whether they have changed.
+    """
+    if torch.is_grad_enabled():
+        forget(net)
+    if not fusible(x) or any(value.is_inference() for value in _values(net)):
+        return net
+    if any(part.training or part._forward_hooks or part._forward_pre_hooks for part in net.modules()):
+        return net
+    return of_present_weights(net, fuse) or net
+
+
+def fusible(x: torch.Tensor) -> bool:
+    """Whether PyTorch does a convolution of x with what follows in one pass: on a CPU of its kinds, in float32, where
+    neither gradients are kept nor a graph is recorded.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
+
+
+def forget(net: nn.Module) -> None:
+    """To be called where net is computed with gradients: not every optimiser tells its weights that it changes them."""
+    _made.pop(net, None)
+
+
+def of_present_weights(net: nn.Module, make: Callable[[nn.Module], Made]) -> Made:
+    """make(net), which must not refer to net: what it gave before, as long as net's weights are what they were then."""
+    if any(value.is_inference() for value in _values(net)):
+        return make(net)
+    state = make, *((value.data_ptr(), value._version) for value in _values(net))
+    known, made = _made.get(net, (None, None))
+    if known != state:
+        made = make(net)
+        _made[net] = state, made
+    return made
+
+
+def _values(net: nn.Module) -> list[torch.Tensor]:
+    return [*net.parameters(), *net.buffers()]
+
+
+def fuse(net: nn.Module) -> nn.Module | None:
+    """The network with fused convolutions, of its present weights; None where it is of other PARTS."""
+    modules = dict(net.named_modules())
+    if not all(type(module) in PARTS for module in modules.values() if not any(module.children())):
+        return None  # without having to trace it
+    try:
+        graph = fx.Tracer().trace(net)
+    except (fx.proxy.TraceError, AttributeError, NameError, RuntimeError, TypeError, ValueError):
+        return None  # what it does depends on values or sizes, or its layers are made as it runs
+    part = {node: modules[node.target] for node in graph.nodes if node.op == "call_module"}
+    if not all(_is_known(node, part.get(node)) for node in graph.nodes):
+        return None
+    for node in [node for node in part if isinstance(part[node], nn.Identity)]:
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
+    layers = {}
+    for node in [node for node in part if isinstance(part[node], nn.Conv2d)]:
+        layers[f"fused{len(layers)}"] = _absorb(graph, part, node, f"fused{len(layers)}")
+    for node in graph.nodes:
+        kept = part.get(node)
+        if isinstance(kept, nn.ReLU) and kept.inplace and len(node.args[0].users) > 1:  # the order would count
+            return None
+        if kept is not None:
+            layers[node.target] = kept
+    return fx.GraphModule(layers, graph)
+
+
+def _absorb(graph: fx.Graph, part: dict[fx.Node, nn.Module], first: fx.Node, name: str) -> FusedConvolution:
+    """Put one layer of this name in the place of a convolution and what follows it, as far as nothing else asks for it:
+    batch norm, sum, ReLU.
+    """
+    absorbed, norm, other = [first], None, None
+    follower = _only_user(first)
+    if isinstance(part.get(follower), nn.BatchNorm2d):
+        norm = part[follower]
+        absorbed.append(follower)
+        follower = _only_user(follower)
+    if follower is not None and follower.target is operator.add and len(follower.all_input_nodes) == 2:
+        (other,) = (node for node in follower.all_input_nodes if node is not absorbed[-1])
+        absorbed.append(follower)
+        follower = _only_user(follower)
+    if relu := follower is not None and (isinstance(part.get(follower), nn.ReLU) or follower.target is F.relu):
+        absorbed.append(follower)
+    with graph.inserting_after(absorbed[-1]):  # where everything that it needs is known
+        layer = graph.call_module(name, first.args if other is None else (*first.args, other))
+    absorbed[-1].replace_all_uses_with(layer)
+    for node in reversed(absorbed):
+        graph.erase_node(node)
+    return FusedConvolution(part[first], norm, relu)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _is_known(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node is one of PARTS, as their classes have it, a sum, a ReLU, or the graph's begin or end."""
+    if module is None:
+        return node.op in ("placeholder", "output") or node.target in (operator.add, F.relu)
+    fixed = not isinstance(module, nn.BatchNorm2d) or module.running_mean is not None
+    padded = not isinstance(module, nn.Conv2d) or _padding(module) is not None
+    return type(module) in PARTS and fixed and padded
+
+
+def _padding(convolution: nn.Conv2d) -> tuple[int, ...] | None:
+    """Zeros on both sides; None where there are to be more on one of them."""
+    if convolution.padding == "valid":
+        return (0, 0)
+    if convolution.padding != "same":
+        return convolution.padding
+    whole = [step * (size - 1) for step, size in zip(convolution.dilation, convolution.kernel_size, strict=True)]
+    return None if any(side % 2 for side in whole) else tuple(side // 2 for side in whole)
