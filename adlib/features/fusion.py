@@ -1,8 +1,8 @@
-"""Prediction by residual networks on a CPU: convolution, batch norm, sum and ReLU in one pass over memory.
+"""Prediction by residual networks: a convolution with the batch norm behind it, and sum and ReLU in place.
 
 With fixed statistics a batch norm is a scale and an offset per channel, which go into the weights and the bias of the
-convolution before it. The sum and the ReLU behind it are done by the convolution itself, on values that it still holds.
-What comes out is the network's up to rounding.
+convolution before it; the sum and the ReLU behind it write over its result. What comes out is the network's up to
+rounding.
 """
 
 import operator
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # Networks of these parts alone, of which the ResNets of timm are, are rewritten. None of the parts looks at sizes.
 PARTS = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
@@ -29,66 +29,38 @@ class FusedConvolution(nn.Module):
     """A convolution with what follows it.
 
     norm: the batch norm behind it, or None. relu: whether a ReLU comes last.
-    layer(x, other): x float32 [B, C, h, w]; other: what is added before the ReLU, of the result's shape, or None.
+    layer(x, other): x float [B, C, h, w]; other: what is added before the ReLU, or None.
     """
 
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool):
         super().__init__()
-        weight, bias = convolution.weight, convolution.bias
-        if norm is not None:
-            statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            weight, bias = fuse_conv_bn_weights(weight, bias, *statistics)
-        self.weight = weight.detach().contiguous(memory_format=torch.channels_last)
-        self.bias = None if bias is None else bias.detach()
-        self.padding, self.stride = _padding(convolution), convolution.stride
-        self.around = ()  # what goes round x before, where it is not zeros
-        if convolution.padding_mode != "zeros":
-            (high, wide), self.padding = self.padding, (0, 0)
-            self.around = (wide, wide, high, high), convolution.padding_mode
-        self.dilation, self.groups = convolution.dilation, convolution.groups
-        self.last = "relu" if relu else None
+        self.convolution = convolution if norm is None else fuse_conv_bn_eval(convolution, norm)
+        self.relu = relu
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-        x = F.pad(x, *self.around) if self.around else x
-        if not fusible(x):
-            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-            y = y if other is None else y + other
-            return y.relu_() if self.last else y
-        operands = self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-        if other is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, *operands, self.last or "none", [], None)
-        return torch.ops.mkldnn._convolution_pointwise.binary(x, other, *operands, "add", 1.0, self.last, [], None)
+        y = self.convolution(x)
+        if other is not None:
+            y = y.add_(other) if y.shape == other.shape else y + other
+        return y.relu_() if self.relu else y
 
 
 def fused(net: nn.Module, x: torch.Tensor) -> Callable[[torch.Tensor], list[torch.Tensor] | torch.Tensor]:
     """What gives net(x), x float [B, C, H, W], fastest: net itself, or what was made of its present weights.
 
-    It is net itself where x is not `fusible`, for networks of other PARTS, in training mode or with hooks, and for
-    weights that were made in inference mode, which do not tell whether they have changed.
+    It is net itself where gradients are kept, a graph is recorded, or precision is lower than float32, for networks of
+    other PARTS, in training mode or with hooks, and for weights that were made in inference mode, which do not tell
+    whether they have changed.
     """
     if torch.is_grad_enabled():
         forget(net)
-    if not fusible(x) or any(value.is_inference() for value in _values(net)):
+        return net
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        return net
+    if any(value.is_inference() or value.dtype in (torch.float16, torch.bfloat16) for value in _values(net)):
         return net
     if any(part.training or part._forward_hooks or part._forward_pre_hooks for part in net.modules()):
         return net
     return of_present_weights(net, fuse) or net
-
-
-def fusible(x: torch.Tensor) -> bool:
-    """Whether PyTorch does a convolution of x with what follows in one pass: on a CPU of its kinds, in float32, where
-    neither gradients are kept nor a graph is recorded.
-    """
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    )
 
 
 def forget(net: nn.Module) -> None:
@@ -115,8 +87,8 @@ def _values(net: nn.Module) -> list[torch.Tensor]:
 def fuse(net: nn.Module) -> nn.Module | None:
     """The network with fused convolutions, of its present weights; None where it is of other PARTS."""
     modules = dict(net.named_modules())
-    if not all(type(module) in PARTS for module in modules.values() if not any(module.children())):
-        return None  # without having to trace it
+    if not all(type(module) in PARTS for module in modules.values() if not list(module.children())):
+        return None
     try:
         graph = fx.Tracer().trace(net)
     except (fx.proxy.TraceError, AttributeError, NameError, RuntimeError, TypeError, ValueError):
@@ -170,17 +142,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 def _is_known(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether a node is one of PARTS, as their classes have it, a sum, a ReLU, or the graph's begin or end."""
     if module is None:
-        return node.op in ("placeholder", "output") or node.target in (operator.add, F.relu)
+        written_over = node.kwargs.get("inplace") or node.args[1:] == (True,)  # F.relu may be asked to
+        return node.op in ("placeholder", "output") or (node.target in (operator.add, F.relu) and not written_over)
     fixed = not isinstance(module, nn.BatchNorm2d) or module.running_mean is not None
-    padded = not isinstance(module, nn.Conv2d) or _padding(module) is not None
-    return type(module) in PARTS and fixed and padded
-
-
-def _padding(convolution: nn.Conv2d) -> tuple[int, ...] | None:
-    """Zeros on both sides; None where there are to be more on one of them."""
-    if convolution.padding == "valid":
-        return (0, 0)
-    if convolution.padding != "same":
-        return convolution.padding
-    whole = [step * (size - 1) for step, size in zip(convolution.dilation, convolution.kernel_size, strict=True)]
-    return None if any(side % 2 for side in whole) else tuple(side // 2 for side in whole)
+    return type(module) in PARTS and fixed and not node.kwargs

@@ -5,6 +5,7 @@ permutation of the channels (FrEIA's "all-in-one" block, which their official co
 PyramidFlow uses the invertible 1x1 convolution. All that enters a likelihood is computed in float32.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from itertools import repeat
@@ -16,7 +17,7 @@ from torch import nn
 
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone, fill_network, hold_statistics
-from adlib.features.fusion import FusedConvolution, forget, fuse, of_present_weights
+from adlib.features.fusion import forget, of_present_weights
 
 # Soft clamps of a log-scale: the identity near 0 (times a constant), bounded far away, so that exp() stays finite.
 # tanh(a) is written as 2 * sigmoid(2 a) - 1.
@@ -121,11 +122,11 @@ class FoldedCoupling(nn.Module):
         self.scale, self.offset = scale[:passed], block.offset[:passed]
         # The scale of what is changed, times exp() of the clamp, is exp(added + doubled * sigmoid(raw)).
         self.added, self.doubled = scale[passed:].log() - block.limit, 2 * block.limit
-        head, last = block.subnet[:-1], block.subnet[-1]
-        self.head, self.last = fuse(head) or head, FusedConvolution(last, None, relu=False)
+        self.head, self.last = block.subnet[:-1], copy.deepcopy(block.subnet[-1]).requires_grad_(False)
         factors = torch.cat([scale.new_full((changed,), 0.2 / block.width), 0.1 * scale[passed:]])
-        self.last.weight = self.last.weight * factors[:, None, None, None]
-        self.last.bias = self.last.bias * factors + F.pad(block.offset[passed:], (changed, 0))
+        self.last.weight *= factors[:, None, None, None]
+        self.last.bias *= factors
+        self.last.bias += F.pad(block.offset[passed:], (changed, 0))
 
     def forward(self, x, condition=None):
         # gather() takes half the time of index_select(), and makes the halves dense, as convolutions want them.

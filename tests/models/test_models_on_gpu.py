@@ -14,14 +14,6 @@ from adlib.models import model_class
 from adlib.samples import select
 
 
-@pytest.fixture
-def unfused(monkeypatch):
-    """unfused(): from here on a CPU does the operations that a GPU is asked for. For trainings that are compared: some,
-    of adversaries among them, make much of how a sum was rounded.
-    """
-    return lambda: monkeypatch.setattr("adlib.features.fusion.fusible", lambda _: False)
-
-
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
     root = make_tree(tmp_path_factory.mktemp("tree"), train=2, normal=1, anomalous=1)
@@ -41,7 +33,7 @@ def fitted(name, splits, device):
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_method_learns_and_scores_on_a_gpu_and_goes_to_the_cpu_and_back(name, splits, tmp_path, unfused):
+def test_method_learns_and_scores_on_a_gpu_and_goes_to_the_cpu_and_back(name, splits, tmp_path):
     _, test = splits
     with gpu():
         model = fitted(name, splits, "cuda")
@@ -58,7 +50,6 @@ def test_method_learns_and_scores_on_a_gpu_and_goes_to_the_cpu_and_back(name, sp
         back = load_model(file).predict(test, device="cuda", batch_size=4, progress=False)
     np.testing.assert_allclose(scored.scores, back.scores, rtol=1e-4)
     if is_pretended():  # a real one draws other random numbers
-        unfused()
         expected = fitted(name, splits, "cpu").predict(test, device="cpu", batch_size=4, progress=False)
         np.testing.assert_allclose(scored.scores, expected.scores, rtol=1e-3)
 
@@ -85,7 +76,7 @@ def choices():
 
 
 @pytest.mark.parametrize(("name", "chosen"), ELSEWHERE)
-def test_what_defaults_do_not_reach_is_on_the_gpu_what_it_is_on_the_cpu(name, chosen, splits, unfused):
+def test_what_defaults_do_not_reach_is_on_the_gpu_what_it_is_on_the_cpu(name, chosen, splits):
     train, test = splits
     images = test if "auxiliary" in create_model(name).parameters else train
 
@@ -98,11 +89,10 @@ def test_what_defaults_do_not_reach_is_on_the_gpu_what_it_is_on_the_cpu(name, ch
     with gpu():
         found = scored("cuda")
     if is_pretended():  # a real one draws other random numbers
-        unfused()
         np.testing.assert_allclose(found, scored("cpu"), rtol=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "chosen"), [pytest.param(*one, id=f"{one[0]}-{one[1]}") for one in choices()])
-def test_every_choice_of_a_method_is_on_the_gpu_what_it_is_on_the_cpu(name, chosen, splits, unfused):
-    test_what_defaults_do_not_reach_is_on_the_gpu_what_it_is_on_the_cpu(name, chosen, splits, unfused)
+def test_every_choice_of_a_method_is_on_the_gpu_what_it_is_on_the_cpu(name, chosen, splits):
+    test_what_defaults_do_not_reach_is_on_the_gpu_what_it_is_on_the_cpu(name, chosen, splits)
