@@ -54,11 +54,10 @@ def frozen_features(
 def features_of(detector: Detector, batch: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
     """The feature maps of a batch, whether it holds them already or is of images float [B, 3, H, W].
 
-    Both in the layout of backbones: by another one, what follows would be rounded otherwise.
+    Always in convolutions' layout: by another one, what follows would be rounded otherwise.
     """
-    if isinstance(batch, torch.Tensor):
-        return detector.backbone_(batch)
-    return [stage.contiguous(memory_format=torch.channels_last) for stage in batch]
+    features = detector.backbone_(batch) if isinstance(batch, torch.Tensor) else batch
+    return [stage.contiguous(memory_format=torch.channels_last) for stage in features]
 
 
 def check_shapes(features: list[torch.Tensor], shapes: list[tuple[int, int, int]]) -> None:
