@@ -2,7 +2,7 @@
 
 With fixed statistics a batch norm is a scale and an offset per channel, which go into the weights and the bias of the
 convolution before it; the sum and the ReLU behind it write over its result. What comes out is the network's up to
-rounding.
+rounding. The convolutions' weights are then held twice, of a ResNet-18 up to layer3 11 MB, of a wide ResNet-50 99 MB.
 """
 
 import operator
