@@ -145,9 +145,9 @@ class FoldedCoupling(nn.Module):
 
 def folded(flow: "Flow") -> list[FoldedCoupling]:
     """The blocks of a flow for prediction, each with the permutation of the one before."""
-    orders = [torch.arange(len(flow.blocks[0].order), device=flow.blocks[0].order.device)]
-    orders += [block.order for block in flow.blocks]
-    return [FoldedCoupling(block, order) for block, order in zip(flow.blocks, orders, strict=False)]
+    first = torch.arange(len(flow.blocks[0].order), device=flow.blocks[0].order.device)
+    orders = [first, *(block.order for block in flow.blocks[:-1])]
+    return [FoldedCoupling(block, order) for block, order in zip(flow.blocks, orders, strict=True)]
 
 
 class Flow(nn.Module):
