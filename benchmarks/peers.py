@@ -3,11 +3,11 @@
     python benchmarks/peers.py [--methods padim cfa] [--turns 5] [--size 256] [--threads 2] [--env FOLDER] [--out FILE]
 
 Every method that both have, on the same ResNet-18 (random weights: speed does not depend on them), in batches of 8.
-Each side runs in a fresh process, and both take turns: a turn is the prediction of a batch, one training step, or with
-a method that has no steps the whole fit of 16 images. The first turns warm up and do not count; the table has
-medians, and the median of the turns' ratios. Our step is what `fit` does between two calls of its loss, loader and
-synthesis included; anomalib's is its module's own `training_step` with its own optimisers, without Lightning, on a
-batch that lies in memory and is normalised already.
+Each side predicts in one fresh process and trains in another, and both take turns: a turn is the prediction of a batch,
+one training step, or with a method that has no steps the whole fit of 16 images. The first turns warm up and do not
+count; the table has medians, and the median of the turns' ratios. Our step is what `fit` does between two calls of its
+loss, loader and synthesis included; anomalib's is its module's own `training_step` with its own optimisers, without
+Lightning, on a batch that lies in memory and is normalised already.
 
 The bound is the time of our convolutions and matrix products alone: those of one turn are recorded, and in each turn
 run again by themselves, on tensors of the same shapes and layouts. Where ours takes more than one and a half times as
@@ -37,6 +37,7 @@ from functools import partial
 from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import torch
 from metrics import HERE, prepare_environment, version
@@ -88,7 +89,7 @@ PAIRS = {
 
 class Side:
     """What the parent says: "turn" and "bound" (both answered in seconds), "memory" (the peak), "record" (a turn whose
-    products make the bound) and "next".
+    products make the bound) and "profile" (one that tells where the time goes).
     """
 
     def __init__(self):
@@ -112,7 +113,7 @@ class Side:
         Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
 
     def next(self, record: "Products | None") -> str:
-        """The next word, once all questions are answered that need no work."""
+        """The word of the next work, once all questions are answered that need none."""
         while (word := self.listen()) in ("bound", "memory"):
             if word == "bound":
                 self.answer(seconds=record.seconds())
@@ -120,11 +121,12 @@ class Side:
                 self.answer(memory=(resident("VmHWM") - self.base) / 2**20)
         return word
 
-    def serve(self, work) -> None:
-        """Do one piece of work for every word."""
+    def serve(self, work) -> NoReturn:
+        """Do one piece of work for every word, until there are no more: see `listen`."""
         record = None
         self.begin()
-        while (word := self.next(record)) != "next":
+        while True:
+            word = self.next(record)
             if word == "record":
                 record = Products()
                 with record:
@@ -139,11 +141,6 @@ class Side:
             start = time.perf_counter()
             work()
             self.answer(seconds=time.perf_counter() - start)
-        self.answer()
-
-
-class Enough(Exception):
-    """Ends a training of which all is known."""
 
 
 class Gate:
@@ -164,9 +161,6 @@ class Gate:
         else:
             self.side.begin()
         self.word = self.side.next(self.record)
-        if self.word == "next":
-            self.side.answer()
-            raise Enough
         if self.word == "record":
             self.record = Products()
             self.record.__enter__()
@@ -267,7 +261,7 @@ def rest(seen) -> str:
 # --- ours
 
 
-def run_ours(side: Side, method: str, folder: Path, size: int, stages: list[str]) -> None:
+def run_ours(side: Side, method: str, folder: Path, size: int, stage: str) -> None:
     import adlib
     from adlib.kept_memory import freed_memory_kept
     from adlib.samples import select
@@ -289,17 +283,13 @@ def run_ours(side: Side, method: str, folder: Path, size: int, stages: list[str]
             counts.pop("steps", None)
         return adlib.create_model(method, **chosen, **counts)
 
-    batch = torch.stack([images.pixels(index) for index in range(BATCH)])
-    predict = partial(model(1).fit(images, progress=False).score_batch, batch)
-    if "prediction" in stages:
+    if stage == "prediction":
+        batch = torch.stack([images.pixels(index) for index in range(BATCH)])
+        predict = partial(model(1).fit(images, progress=False).score_batch, batch)
         with torch.inference_mode(), freed_memory_kept():  # as in predict()
             side.serve(predict)
-    del predict
-    if "training" not in stages:
-        return
     if pair.whole_fit:
         side.serve(lambda: model(1).fit(images, progress=False))
-        return
 
     def gated(detector, images, loss, *given, update=None, **options):
         gate = Gate(side, update or loss)
@@ -308,16 +298,13 @@ def run_ours(side: Side, method: str, folder: Path, size: int, stages: list[str]
     for module in list(sys.modules.values()):
         if module and module.__name__.startswith("adlib.") and getattr(module, "train", None) is whole:
             module.train = gated
-    try:
-        model(10_000).fit(images, progress=False)
-    except Enough:
-        return
+    model(10_000).fit(images, progress=False)
 
 
 # --- anomalib's
 
 
-def run_theirs(side: Side, method: str, folder: Path, size: int, stages: list[str]) -> None:
+def run_theirs(side: Side, method: str, folder: Path, size: int, stage: str) -> None:
     import timm
     import torchvision
 
@@ -372,14 +359,11 @@ def run_theirs(side: Side, method: str, folder: Path, size: int, stages: list[st
     module = fitted() if pair.whole_fit else make()
     module.eval()
     batch = next(batches()).image
-    if "prediction" in stages:
+    if stage == "prediction":
         with torch.inference_mode():
             side.serve(lambda: module.model(batch))
-    if "training" not in stages:
-        return
     if pair.whole_fit:
         side.serve(fitted)
-        return
     module.train()
     optimisers = configured(module)
     module.optimizers = lambda *given, **options: optimisers if len(optimisers) > 1 else optimisers[0]
@@ -426,10 +410,10 @@ def configured(module) -> list[torch.optim.Optimizer]:
 class Process:
     """One side in a fresh process."""
 
-    def __init__(self, python, which: str, method: str, folder: Path, given):
-        self.errors = Path(folder, f"{which}-{method}.log")
+    def __init__(self, python, which: str, method: str, stage: str, folder: Path, given):
+        self.errors = Path(folder, f"{which}-{method}-{stage}.log")
         command = [str(python), __file__, "--side", which, "--methods", method, "--folder", str(folder)]
-        command += ["--size", str(given.size), "--threads", str(given.threads), "--stages", *given.stages]
+        command += ["--size", str(given.size), "--threads", str(given.threads), "--stages", stage]
         environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": str(given.threads)}
         with self.errors.open("w") as log:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
@@ -453,39 +437,34 @@ class Process:
             self.process.wait()
 
 
-def compare(method: str, python, folder: Path, given) -> list[dict]:
-    """Two rows, of prediction and of training; a stage that one side cannot do ends them."""
-    rows = []
-    ours = Process(sys.executable, "ours", method, folder, given)
-    theirs = Process(python, "theirs", method, folder, given) if python else None
+def compare(method: str, stage: str, python, folder: Path, given) -> dict:
+    """A row: both sides in fresh processes, so that neither what another stage left in memory nor its gaps count."""
+    taken: dict[str, list[float]] = {"ours": [], "theirs": [], "bound": []}
+    row = {"method": method, "stage": stage}
+    ours = Process(sys.executable, "ours", method, stage, folder, given)
+    theirs = Process(python, "theirs", method, stage, folder, given) if python else None
     try:
-        for stage in given.stages:
-            taken: dict[str, list[float]] = {"ours": [], "theirs": [], "bound": []}
-            row = {"method": method, "stage": stage}
-            for turn in range(given.turns + given.warmup):
-                for name, one, word in (("ours", ours, "turn"), ("theirs", theirs, "turn"), ("bound", ours, "bound")):
-                    if one and (name != "bound" or turn >= given.warmup):
-                        seconds = one.say(word)["seconds"]
-                        if turn >= given.warmup:
-                            taken[name].append(seconds)
-                if turn == given.warmup - 1:
-                    row["memory"] = ours.say("memory")["memory"]  # without what recording takes
-                    ours.say("record")
-                    row |= ours.say("profile")
-            row |= {name: statistics.median(values) for name, values in taken.items() if values}
-            row["over"] = statistics.median(map(operator.truediv, taken["ours"], taken["bound"]))
-            if theirs:
-                row["ratio"] = statistics.median(map(operator.truediv, taken["theirs"], taken["ours"]))
-                row["their_memory"] = theirs.say("memory")["memory"]
-                theirs.say("next")
-            ours.say("next")
-            rows.append(row)
-            print(json.dumps(row), file=sys.stderr, flush=True)
+        for turn in range(given.turns + given.warmup):
+            for name, one, word in (("ours", ours, "turn"), ("theirs", theirs, "turn"), ("bound", ours, "bound")):
+                if one and (name != "bound" or turn >= given.warmup):
+                    seconds = one.say(word)["seconds"]
+                    if turn >= given.warmup:
+                        taken[name].append(seconds)
+            if turn == given.warmup - 1:
+                row["memory"] = ours.say("memory")["memory"]  # without what recording takes
+                ours.say("record")
+                row |= ours.say("profile")
+        row |= {name: statistics.median(values) for name, values in taken.items() if values}
+        row["over"] = statistics.median(map(operator.truediv, taken["ours"], taken["bound"]))
+        if theirs:
+            row["ratio"] = statistics.median(map(operator.truediv, taken["theirs"], taken["ours"]))
+            row["their_memory"] = theirs.say("memory")["memory"]
     finally:
         for one in (ours, theirs):
             if one:
                 one.close()
-    return rows
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
 
 
 def table(rows: list[dict], stage: str) -> list[str]:
@@ -532,7 +511,7 @@ def main() -> None:
         torch.set_num_threads(given.threads)
         side = Side()
         {"ours": run_ours, "theirs": run_theirs}[given.side](
-            side, given.methods[0], given.folder, given.size, given.stages
+            side, given.methods[0], given.folder, given.size, given.stages[0]
         )
         return
     python, why = prepare_environment(given.env.resolve())
@@ -542,14 +521,15 @@ def main() -> None:
         folder = Path(scratch)
         prepare(folder, given.size)
         for method in given.methods:
-            try:
-                found = compare(method, python, folder, given)
-            except RuntimeError as error:
-                failures.append(f"{method} failed: {error}")
-                continue
-            rows = [row for row in rows if row["method"] != method or row["stage"] not in given.stages] + found
-            if given.out:
-                given.out.write_text(json.dumps(rows))
+            for stage in given.stages:
+                try:
+                    found = compare(method, stage, python, folder, given)
+                except RuntimeError as error:
+                    failures.append(f"{method}, {stage}, failed: {error}")
+                    continue
+                rows = [row for row in rows if (row["method"], row["stage"]) != (method, stage)] + [found]
+                if given.out:
+                    given.out.write_text(json.dumps(rows))
     versions = f"torch {torch.__version__}, anomalib {version(python, 'anomalib') if python else '-'}"
     print(f"{datetime.date.today()}, {given.threads} threads of {os.cpu_count()} cores, load average ", end="")
     print(

@@ -214,7 +214,7 @@ class GANomaly(AdversarialDetector):
     def optimisers(self, learning_rate: float) -> list[torch.optim.Adam]:
         """Of generator and discriminator."""
         networks = self.networks().values()
-        return [torch.optim.Adam(network.parameters(), learning_rate, self.betas) for network in networks]
+        return [torch.optim.Adam(network.parameters(), learning_rate, self.betas, fused=True) for network in networks]
 
     def diversity(self, images: ImageSet) -> float:
         """Of the reconstructions of training images."""
