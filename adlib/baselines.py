@@ -96,17 +96,20 @@ def trivial_metrics(
     """The metrics that the baselines reach on the images of some predictions, as `adlib.evaluate` gives them.
 
     images, training: as of `trivial_predictions`. Returns {"": {baseline: metrics}} of all images, and where they are
-    of several categories the same by category: {"bottle": {baseline: metrics}, ...}, or of several sub-classes or
-    modalities of one category by these: {"/subclass1": ...}. Undefined metrics, those of pixels without maps among
-    them, are left out, and so are thresholds.
+    of several categories the same by category: {"bottle": {baseline: metrics}, ...}, and of sub-classes or modalities
+    by these: {"/subclass1": ...} of one category, {"cloth/subclass1": ...} of several. Undefined metrics, those of
+    pixels without maps among them, are left out, and so are thresholds.
     """
     said = trivial_predictions(predictions, images, training)
     names, groups = predictions.samples["category"], predictions.samples["group"]
     parts = {"": np.ones(len(names), bool)}
-    if names.nunique() > 1:
+    joint = names.nunique() > 1
+    if joint:
         parts |= {name: (names == name).to_numpy() for name in sorted(names.unique())}
-    elif groups.nunique() > 1:
-        parts |= {f"/{name}": (groups == name).to_numpy() for name in sorted(groups.unique())}
+    if joint or groups.nunique() > 1:
+        within = (names if joint else "") + "/" + groups
+        inner = within[(groups != "") & (groups != names)]
+        parts |= {name: (within == name).to_numpy() for name in sorted(inner.unique())}
     masks = predictions.masks if predictions.maps is not None else None
     return {
         part: {name: _metrics(each.select(rows), None if masks is None else masks[rows]) for name, each in said.items()}

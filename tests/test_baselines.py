@@ -132,3 +132,11 @@ def test_sub_classes_of_one_category_are_scored_by_themselves_too(tmp_path):
         "/two": 0,
     }
     assert baseline_table({"image_auroc": 0.5}, metrics).index.tolist()[:2] == ["this run", "mean grey"]
+
+
+def test_sub_classes_of_several_categories_are_not_mixed(tmp_path):
+    pictures = {"a": flat(10), "b": flat(50, 60), "c": flat(200), "d": flat(150, 140)}
+    predictions, _ = predictions_of(tmp_path, pictures, ["cloth", "cloth", "metal", "metal"])
+    predictions.samples["group"] = "one"
+    found = {part: values["mean grey"]["image_auroc"] for part, values in trivial_metrics(predictions).items()}
+    assert found == {"": 0.5, "cloth": 1, "metal": 0, "cloth/one": 1, "metal/one": 0}

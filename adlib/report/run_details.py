@@ -14,36 +14,59 @@ from adlib.errors import InputError
 from adlib.metrics import decision_metrics, threshold_best_f1
 from adlib.models import model_class
 from adlib.predictions import Predictions
-from adlib.report.tables import read_plan
+from adlib.report.tables import part_of, read_plan
 from adlib.runs.record import FINISHED
 from adlib.runs.run import Run
 from adlib.runs.store import Store
+from adlib.runs.titles import told_apart
 
 NONE = HTML("<p>None of these runs is done.</p>")
 
 
-def finished_cells(paper: str, out: str | Path, tables: Sequence[str] | None = None) -> Iterator[tuple[dict, dict]]:
-    """(cell of the plan, record) of every finished run behind a paper's tables, each run once."""
+ALL = "all"  # the category of a run on all of a dataset's together
+
+
+def finished_cells(
+    paper: str, out: str | Path, tables: Sequence[str] | None = None, by_category: bool = False
+) -> Iterator[tuple[dict, dict]]:
+    """(cell of the plan, record) of every finished run behind a paper's tables, each run once.
+
+    The cell is the first that the run fills. by_category: a run on several categories comes once for each of its
+    cells' categories instead of once as the category "all".
+    """
     store, seen = Store(Path(out) / "runs"), set()
     for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
         record = store.record(cell["key"]) if cell["key"] else None
-        wanted = (tables is None or cell["table"] in tables) and cell["key"] not in seen
+        once = cell["key"], cell["category"] if by_category else ""
+        wanted = (tables is None or cell["table"] in tables) and once not in seen
         if wanted and record is not None and record["status"] == FINISHED:
-            seen.add(cell["key"])
-            yield cell, record
+            seen.add(once)
+            yield cell if by_category or not record.get("categories") else cell | {"category": ALL}, record
+
+
+def _settings(paper: str, out: str | Path) -> dict[str, list[str]]:
+    """key of a run -> the settings of all rows that it fills, in the plan's order."""
+    found: dict[str, dict] = {}
+    for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
+        found.setdefault(cell["key"], {})[cell["setting"]] = None
+    return {key: list(settings) for key, settings in found.items()}
 
 
 def pooled_table(paper: str, out: str | Path, metric: str = "image_auroc") -> pd.DataFrame | HTML:
     """A metric over all test images of a category together beside its mean over the groups, in percent, per run.
 
     Columns: category, method, seed, groups (how many), pooled, mean over groups, difference. Groups in which the metric
-    is undefined are left out of the mean. A sentence where no run has groups.
+    is undefined are left out of the mean. A sentence where no category has several groups.
     """
     rows = []
-    for cell, record in finished_cells(paper, out):
-        values = [part[metric] for part in record["groups"].values() if part.get(metric) is not None]
-        if values and record["metrics"].get(metric) is not None:
-            pooled, mean = 100 * record["metrics"][metric], 100 * float(np.mean(values))
+    for cell, record in finished_cells(paper, out, by_category=True):
+        groups = record["groups"]
+        if record.get("categories"):  # of this category alone
+            groups = {name: part for name, part in groups.items() if name.startswith(f"{cell['category']}/")}
+        values = [part[metric] for part in groups.values() if part.get(metric) is not None]
+        pooled = part_of(record, cell["category"]).get(metric)
+        if len(groups) > 1 and values and pooled is not None:
+            pooled, mean = 100 * pooled, 100 * float(np.mean(values))
             row = {name: cell[name] for name in ("category", "method", "seed")} | {"groups": len(values)}
             rows.append(row | {"pooled": pooled, "mean over groups": mean, "difference": pooled - mean})
     return pd.DataFrame(rows).round(2) if rows else NONE
@@ -55,9 +78,7 @@ def recall_by_defect(paper: str, out: str | Path, tables: Sequence[str]) -> pd.D
     Columns: category, setting (of every row that the run fills), seed, what the method chose by its seed (numbers of
     injected defects and epochs, where it says so), then "<defect>, n = <test images>". A sentence where no run is done.
     """
-    rows, store, settings = [], Store(Path(out) / "runs"), {}
-    for cell in (read_plan(paper, out) or {"cells": []})["cells"]:
-        settings.setdefault(cell["key"], {})[cell["setting"]] = None
+    rows, store, settings = [], Store(Path(out) / "runs"), _settings(paper, out)
     for cell, record in finished_cells(paper, out, tables):
         found = Predictions.load(store.path(cell["key"]) / "predictions")
         threshold = record["metrics"]["image_f1max_threshold"]
@@ -77,16 +98,19 @@ def stored_predictions(
 ) -> Predictions | None:
     """The predictions of a method's first finished run behind a paper's tables, of that category, and of that setting
     if there is one; None without a run.
+
+    Of a run on several categories those of all its images. A run may fill rows of several settings.
     """
+    settings = _settings(paper, out)
     keys = [
-        (cell["category"] == category, cell["setting"] == setting, cell["key"])
-        for cell, _ in finished_cells(paper, out)
+        cell["key"]
+        for cell, _ in finished_cells(paper, out, by_category=True)
         if cell["method"] == method and category in (None, cell["category"])
     ]
     if not keys:
         return None
-    best = max(keys, key=lambda key: key[:2])
-    return Predictions.load(Store(Path(out) / "runs").path(best[2]) / "predictions")
+    key = max(keys, key=lambda key: setting in settings[key])
+    return Predictions.load(Store(Path(out) / "runs").path(key) / "predictions")
 
 
 def segmentations(paper: str, method: str, out: str | Path, each: int = 5):
@@ -131,13 +155,19 @@ def below_limits(table: pd.DataFrame, metric: str, limits: Mapping[str, float]) 
         for column in ("published", "ours"):
             normal, alarms = (counted.reindex(rows.index) for counted in _normal_images(table, column))
             rates = rows[column].astype(float)
-            if metric == "fpr":
-                rates = (100 * alarms / normal).combine_first(rates)
-            answers = pd.Series(np.where(rates < limit, "yes", "no"), index=rows.index)
-            few = 100 / normal > limit
-            answers[few] = normal[few].map("{:.0f} are too few".format)
-            found[f"{column} below {limit:g} ({name})"] = answers.mask(rows[column].isna(), "")
+            exact = (100 * alarms / normal).combine_first(rates) if metric == "fpr" else rates
+            found[f"{column} below {limit:g} ({name})"] = _below(exact, normal, limit).mask(rates.isna(), "")
     return pd.DataFrame(found, index=rows.index)
+
+
+def _below(rates: pd.Series, normal: pd.Series, limit: float) -> pd.Series:
+    """Of rates in percent "yes" below the limit, else "no", "" of NaN; "20 are too few" where one alarm among as many
+    normal images is above it. normal: how many these were; NaN where that is not known.
+    """
+    answers = pd.Series(np.where(rates < limit, "yes", "no"), index=rates.index)
+    few = 100 / normal > limit
+    answers[few] = normal[few].map("{:.0f} are too few".format)
+    return answers.mask(rates.isna(), "")
 
 
 def _normal_images(table: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
@@ -153,10 +183,11 @@ def real_defect_runs(paper: str, out: str | Path) -> pd.DataFrame | HTML:
 
     These are runs with the setting train_real, those that paste the real defects' pictures as textures, and those that
     learn from real defects alone (mixed_supervised with synthetic=False); and the same methods' runs without any, to
-    compare with. Columns: category, method, learned (what tells the run apart, or the paper's row), whose ("published",
-    "ours" or "ours, phantom"), seed, mcc (a fraction), recall and fpr in percent, recall of each kind of defect in
-    percent, and whether fpr is below each of the paper's limits. Ours at the threshold of best F1 on the test images
-    (an oracle), as the paper's. A sentence where no such run is done.
+    compare with. Columns: category, method, learned (what tells the run apart, in brackets what it set where that is
+    not enough; or the paper's row), whose ("published", "ours" or "ours, phantom"), seed, mcc (a fraction), recall and
+    fpr in percent, recall of each kind of defect in percent, and whether fpr is below each of the paper's limits, as
+    `below_limits` answers. Ours at the threshold of best F1 on the test images (an oracle), as the paper's. A sentence
+    where no such run is done.
     """
     about, store = papers.protocol(paper), Store(Path(out) / "runs")
     datasets = {dataset for table in about["tables"].values() for dataset in table["datasets"]}
@@ -166,19 +197,20 @@ def real_defect_runs(paper: str, out: str | Path) -> pd.DataFrame | HTML:
     ours = [
         (run, record) for run, record in ours if run.method in methods and (_learned_from(run) or not _injects(run))
     ]
-    rows = []
+    rows, apart = [], _told_apart(ours)
     for run, record in ours:
         found = Predictions.load(store.path(record["key"]) / "predictions")
-        whose = "ours, phantom" if record["data"]["phantom"] else "ours"
-        rows += [row | {"whose": whose} for row in _decisions(run, found)]
+        own = {"whose": "ours, phantom" if record["data"]["phantom"] else "ours", "learned": apart[record["key"]]}
+        rows += [row | own for row in _decisions(run, found)]
     if not rows:
         return HTML("<p>No run that learns from real defects in another way is done.</p>")
     rows = _published_decisions(paper, {row["category"] for row in rows}) + rows
     table = pd.DataFrame(rows).sort_values("category", kind="stable", ignore_index=True)
     for name, limit in papers.stated(paper, "fpr_limits").items():
-        answers = np.where(table["fpr"] < limit, "yes", "no")
-        table[f"fpr below {limit:g} ({name})"] = np.where(table["fpr"].isna(), "", answers)
-    table["seed"] = table["seed"].astype("Int64")
+        normal = table["tn"] + table["fp"]
+        exact = (100 * table["fp"] / normal).combine_first(table["fpr"])
+        table[f"fpr below {limit:g} ({name})"] = _below(exact, normal, limit)
+    table = table.drop(columns=["tn", "fp"]).astype({"seed": "Int64"})
     return table.round({column: 2 if column in ("mcc", "fpr") else 1 for column in table.columns})
 
 
@@ -199,14 +231,27 @@ def _learned_from(run: Run) -> str:
     return ""
 
 
+def _told_apart(runs: list[tuple[Run, dict]]) -> dict[str, str]:
+    """key -> how a run learned from real defects, and what it set where others of the method and place did it so."""
+    said, places = {}, {}
+    for run, record in runs:
+        said[record["key"]] = learned = _learned_from(run) or "none"
+        places.setdefault((run.method, run.dataset, run.category, run.seed, learned), []).append(record)
+    for records in (alike for alike in places.values() if len(alike) > 1):
+        for record, text in zip(records, told_apart(records), strict=True):
+            said[record["key"]] += f" ({text})"
+    return said
+
+
 def _decisions(run: Run, found: Predictions) -> Iterator[dict]:
     """Decisions of a run, one row per category."""
     for category, samples in found.samples.reset_index(drop=True).groupby("category"):
         labels, scores = samples["label"].to_numpy(), found.scores[samples.index]
         threshold = threshold_best_f1(labels, scores)
         values = decision_metrics(labels, scores, threshold)
-        row = {"category": category, "method": run.method, "learned": _learned_from(run) or "none", "whose": ""}
-        row |= {"seed": run.seed, "mcc": values["mcc"]} | {name: 100 * values[name] for name in ("recall", "fpr")}
+        row = {"category": category, "method": run.method, "learned": "", "whose": "", "seed": run.seed}
+        row |= {"mcc": values["mcc"]} | {name: 100 * values[name] for name in ("recall", "fpr")}
+        row |= {name: values[name] for name in ("tn", "fp")}
         for defect, group in samples[labels == 1].groupby("defect"):
             row[f"recall of {defect}"] = 100 * float((found.scores[group.index] >= threshold).mean())
         yield row
@@ -218,11 +263,12 @@ def _published_decisions(paper: str, categories: set[str]) -> list[dict]:
     printed = papers.published(paper)
     printed = printed[printed["table"].isin(tables) & printed["category"].isin(categories)]
     keys = ["category", "method", "setting"]
-    wide = printed[printed["metric"].isin(["mcc", "recall", "fpr"])].pivot(index=keys, columns="metric", values="value")
+    wanted = ["mcc", "recall", "fpr", "tn", "fp"]
+    wide = printed[printed["metric"].isin(wanted)].pivot(index=keys, columns="metric", values="value")
     order = printed[keys].drop_duplicates().itertuples(index=False, name=None)
     rows = wide.loc[[key for key in order if key in wide.index]].reset_index().to_dict("records")
     return [
         {"category": row["category"], "method": row["method"], "learned": row["setting"], "whose": "published"}
-        | {name: row[name] for name in ("mcc", "recall", "fpr") if name in row}
+        | {name: row[name] for name in wanted if name in row}
         for row in rows
     ]

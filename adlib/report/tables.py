@@ -144,8 +144,7 @@ def unit(metric: str) -> str:
 
 def _lacks(record: dict, category: str) -> bool:
     """Whether a run on several sub-classes or categories had no image of this one."""
-    category, _, group = category.partition("/")
-    parts, name = (record.get("groups"), group) if group else (record.get("categories"), category)
+    parts, name = _parts(record, category)
     return bool(parts) and name not in parts
 
 
@@ -193,12 +192,19 @@ def _our_interval(record: dict, category: str, metric: str) -> tuple[float, floa
 
 def part_of(record: dict, category: str) -> dict:
     """Metrics by name, and "intervals", of the part of a record that stands for a category or sub-class of a table."""
-    category, _, group = category.partition("/")
-    if group:
-        return record.get("groups", {}).get(group, {})
-    if record.get("categories"):
-        return record["categories"].get(category, {})
+    parts, name = _parts(record, category)
+    if parts or "/" in category:
+        return parts.get(name, {})
     return record["metrics"] | record.get("oracle", {}) | {"intervals": record.get("intervals", {})}
+
+
+def _parts(record: dict, category: str) -> tuple[dict, str]:
+    """A record's parts of which a category or sub-class is one, and its name there."""
+    joint, group = record.get("categories", {}), category.partition("/")[2]
+    if not group:
+        return joint, category
+    # A joint run has sub-classes of several categories, which may be called the same.
+    return record.get("groups", {}), category if joint else group
 
 
 def _joint_state(states: list[str]) -> str:

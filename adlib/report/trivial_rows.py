@@ -19,10 +19,13 @@ def trivial_part(record: dict, category: str) -> dict[str, dict]:
     """{baseline: metrics as fractions} of the part of a record that stands for a category of a table, or for one of its
     sub-classes ("cloth/subclass4"); {} where it has none.
     """
-    found, (category, _, group) = record.get("baselines", {}), category.partition("/")
-    if group:
-        return found.get(f"/{group}", {})
-    return found.get("" if record["run"]["category"] else category, {})
+    found, (whole, _, group) = record.get("baselines", {}), category.partition("/")
+    alone = bool(record["run"]["category"])
+    if not group:
+        return found.get("" if alone else whole, {})
+    if alone and list(record.get("groups", {})) == [group]:  # its only one
+        return found.get("", {})
+    return found.get(f"/{group}" if alone else category, {})
 
 
 def trivial_rows(cells: pd.DataFrame, out: str | Path = "reports") -> pd.DataFrame:

@@ -61,8 +61,25 @@ class Recorder:
     def by_category(self, predictions) -> dict[str, dict]:
         """Metrics of each category of a joint run, for the record, as it keeps them; {} of one category."""
         return self._once(
-            "categories", predictions, lambda: _metrics_by("category", predictions, self.run.pro_variants)
+            "categories",
+            predictions,
+            lambda: _metrics_by(predictions.known.samples["category"], predictions, self.run.pro_variants),
         )
+
+    def by_group(self, predictions, metrics: dict) -> dict[str, dict]:
+        """Metrics of each sub-class or modality, for the record: by its name, in a joint run by "category/name".
+
+        Of a category with but one they are the whole's, which `metrics` are. Samples whose group is their category, or
+        that have none, are no sub-class.
+        """
+        samples = predictions.known.samples
+        joint = samples["category"].nunique() > 1
+        inner = (samples["group"] != "") & (samples["group"] != samples["category"])
+        names = (samples["category"] + "/" + samples["group"] if joint else samples["group"]).where(inner, "")
+        if not joint and inner.all() and names.nunique() == 1:
+            whole = _without_nan(metrics) | _oracle_decisions(predictions, metrics)
+            return {names.iloc[0]: whole | {"intervals": self.intervals(predictions)}}
+        return _metrics_by(names, predictions, self.run.pro_variants)
 
     def _once(self, name: str, predictions, compute: Callable[[], dict]) -> dict:
         """What compute() gives, once for the same predictions: the notebook shows it, then the record keeps it."""
@@ -111,7 +128,7 @@ class Recorder:
             "oracle": _oracle_decisions(predictions, metrics),
             "baselines": self.trivial(predictions),
             "categories": self.by_category(predictions),
-            "groups": _metrics_by("group", predictions, self.run.pro_variants),
+            "groups": self.by_group(predictions, metrics),
             "seconds": self.seconds,
             "resumed": self.resumed,
             "shared": _shared(model),
@@ -191,18 +208,19 @@ def _oracle_decisions(predictions, metrics: dict) -> dict:
     return _without_nan(decision_metrics(predictions.samples["label"].to_numpy(), predictions.scores, threshold))
 
 
-def _metrics_by(column: str, predictions, pro_variants) -> dict[str, dict]:
-    """Metrics, oracle decisions and "intervals" of each category of a joint run, or of each sub-class or modality of a
-    category, by itself; {} where there is only one.
+def _metrics_by(names, predictions, pro_variants) -> dict[str, dict]:
+    """Metrics, oracle decisions and "intervals" of each part of the images of known label by itself; {} where there is
+    only one.
+
+    names: a pandas Series, of each of these images the name of its part; "" for those of none.
     """
     from adlib.predictions import evaluate
 
     predictions = predictions.known
-    names = predictions.samples[column]
     if names.nunique() < 2:
         return {}
     found = {}
-    for name in sorted(names.unique()):
+    for name in sorted(set(names) - {""}):
         part = predictions.select(names == name)
         metrics = evaluate(part, pro_variants=pro_variants)
         found[name] = _without_nan(metrics) | _oracle_decisions(part, metrics) | {"intervals": _intervals(part)}

@@ -52,7 +52,7 @@ def best_trivial(study: str, out: str | Path, metric: str) -> pd.DataFrame:
     the mean over the categories). Datasets of which no baseline has the metric are left out.
     """
     rows, seen = [], set()
-    for cell, record in finished_cells(study, out):
+    for cell, record in finished_cells(study, out, by_category=True):
         place = cell["dataset"], cell["category"]
         if place not in seen:
             seen.add(place)

@@ -24,13 +24,13 @@ MARGIN = 1.0  # percentage points that count as nothing
 
 
 def learning_curve(out: str | Path, metric: str = "image_auroc", study: str = NAME) -> pd.DataFrame:
-    """What every finished run of the study reached, one row per run.
+    """What every finished run of the study reached, one row per run, and per category of one on several.
 
     Columns: dataset, category, method, seed, asked (the limit of training images; NaN for all of them), learned (how
     many they were), value (percent). Runs in which the metric is undefined are left out.
     """
     rows = []
-    for cell, record in finished_cells(study, out):
+    for cell, record in finished_cells(study, out, by_category=True):
         value = part_of(record, cell["category"]).get(metric)
         if value is None:
             continue
@@ -46,11 +46,20 @@ def losses(curve: pd.DataFrame) -> pd.DataFrame:
     """What fewer images cost against all of them, one row per dataset, method and number, the largest first.
 
     curve: of `learning_curve`. A loss is the value with all images minus that with fewer, of one category and seed. It
-    is averaged over the categories of a seed, and the interval is Student's over the seeds.
-    Columns: dataset, method, asked (NaN for all), images (the most that a category learned), value (mean), loss, low,
-    high (percentage points), categories, seeds. Seeds that lack a category are left out.
+    is averaged over the categories of a seed that learned fewer, for those that have no more lose nothing; the interval
+    is Student's over the seeds.
+    Columns: dataset, method, asked (NaN for all), images (the most that a category learned), value (mean over the same
+    categories), loss, low, high (percentage points), categories, seeds. Seeds that lack a category are left out.
     """
-    found = differences(curve, "asked", math.nan)
+    place = [*GROUP, "category"]
+    whole = curve[curve["asked"].isna()]
+    had = curve[place].merge(whole.groupby(place, as_index=False)["learned"].max(), how="left")["learned"].to_numpy()
+    found = [differences(whole, "asked", math.nan)]
+    for asked in sorted(curve["asked"].dropna().unique()):
+        cut = curve[(had > asked) & (curve["asked"].isna() | (curve["asked"] == asked))]
+        level = differences(cut, "asked", math.nan)
+        found.append(level[level["asked"] == asked])
+    found = pd.concat(found, ignore_index=True)
     images = curve.groupby([*GROUP, "asked"], as_index=False, dropna=False)["learned"].max()
     table = found.merge(images.rename(columns={"learned": "images"}), on=[*GROUP, "asked"])
     table = table.assign(loss=0 - table["difference"], low=-table["high"], high=-table["low"])

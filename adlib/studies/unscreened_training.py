@@ -29,13 +29,13 @@ DRAW = [*GROUP, "category", "seed"]
 
 
 def runs(out: str | Path, study: str = NAME) -> pd.DataFrame:
-    """The finished runs of the study, one row each, but those whose share is less than one image.
+    """The finished runs of the study, one row per run and category, but those whose share is less than one image.
 
     Columns: dataset, method, category, seed, share (of unscreened defects that was asked for), unscreened and learned
     (defects, and all images, that were learned from), predictions (their folder).
     """
     store, rows = Store(Path(out) / "runs"), []
-    for cell, record in finished_cells(study, out):
+    for cell, record in finished_cells(study, out, by_category=True):
         share = record["run"]["settings"].get("train_contamination") or 0.0
         training = record["data"]["training"][cell["category"]]
         if share and not training["unscreened"]:
@@ -53,12 +53,18 @@ def common_predictions(table: pd.DataFrame) -> Iterator[tuple[dict, dict[float, 
     draw: dataset, method, category, seed. The images are in the same order at every share.
     """
     for draw, mine in table.groupby(DRAW, sort=False):
-        found = {row.share: Predictions.load(row.predictions).known for row in mine.itertuples()}
+        found = {row.share: _of_category(row) for row in mine.itertuples()}
         common = set.intersection(*(set(each.samples["image"]) for each in found.values()))
         yield (
             dict(zip(DRAW, draw, strict=True)),
             {share: _ordered(each, common) for share, each in sorted(found.items())},
         )
+
+
+def _of_category(row) -> Predictions:
+    """The images of known label of a run's category: a run on several has those of others too."""
+    found = Predictions.load(row.predictions).known
+    return found.select((found.samples["category"] == row.category).to_numpy())
 
 
 def _ordered(predictions: Predictions, images: set[str]) -> Predictions:

@@ -331,6 +331,22 @@ def test_a_sub_class_that_the_data_lack_is_said_to_be_missing(tmp_path):
     assert (page.count(">undefined<"), page.count(">no data<")) == (1, 3)
 
 
+def test_sub_classes_of_a_joint_run_are_those_of_their_own_category(tmp_path):
+    """All three products have a first sub-class: each has the number of its own."""
+    groups = {f"{name}/subclass1": {"image_auroc": value} for name, value in (("cloth", 0.6), ("wafer", 0.9))}
+    joint = {"categories": {"cloth": {"image_auroc": 0.7}, "wafer": {"image_auroc": 0.8}}, "groups": groups}
+    left = leave_run(tmp_path, "", 0.5, dataset="texture_ad", **joint)
+    place = {"paper": "texture_ad", "method": "simplenet"}
+    cells = [left | place | {"table": table, "category": name} for table, name in (("2", "cloth"), ("3", "wafer"))]
+    (tmp_path / "plans").mkdir()
+    write_json(tmp_path / "plans" / "texture_ad.json", {"paper": "texture_ad", "cells": cells})
+    for table, name, value in (("2", "cloth", 60), ("3", "wafer", 90)):
+        found = comparison("texture_ad", table, tmp_path).query("metric == 'image_auroc' and method == 'simplenet'")
+        found = found.set_index("category")
+        assert found.loc[f"{name}/subclass1", "ours"] == pytest.approx(value)
+        assert found.loc[f"{name}/subclass2", "state"] == "no data"
+
+
 def test_a_paper_without_runs_claims_nothing(tmp_path):
     assert "None of our runs" in paper_banner("cxr_ad", tmp_path).data
     leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9)])

@@ -11,13 +11,16 @@ from adlib.runs.record import write_json
 
 
 def leave_runs(out, paper: str, table: str, runs: list[dict], phantom=None) -> None:
-    """A plan of a paper and its finished records. runs: method, dataset, category, baselines; joint for all of them."""
+    """A plan of a paper and its finished records. runs: method, dataset, category, baselines, perhaps groups;
+    joint for all of them.
+    """
     cells = []
     for number, run in enumerate(runs):
         place = {name: run[name] for name in ("method", "dataset", "category")}
         own = place | {"category": "" if run.get("joint") else run["category"]}
         data = {"fingerprint": "d0", "phantom": phantom}
-        record = finished_record(f"{number:016x}", own, data=data, baselines=run["baselines"])
+        more = {"baselines": run["baselines"], "groups": run.get("groups", {})}
+        record = finished_record(f"{number:016x}", own, data=data, **more)
         folder = Store(out / "runs").path(record["key"])
         folder.mkdir(parents=True)
         write_json(folder / "record.json", record)
@@ -88,6 +91,24 @@ def test_sub_classes_and_joint_runs_have_their_own_parts(tmp_path):
     rows = trivial_rows(cells, tmp_path / "joint").set_index(["category", "metric"])
     assert rows.loc[("AI", "pro"), "aupro"] == 25
     assert rows["ours"].isna().all()
+
+
+def test_the_only_sub_class_and_those_of_a_joint_run_have_baselines(tmp_path):
+    place = {"method": "uflow", "dataset": "texture_ad", "category": "cloth"}
+    whole = {"": {"spread": {"image_auroc": 0.5}}}
+    groups = {"groups": {"subclass4": {"image_auroc": 0.6}}}
+    leave_runs(tmp_path, "texture_ad", "2", [place | groups | {"baselines": whole}])
+    found = trivial_rows(comparison("texture_ad", "2", tmp_path), tmp_path).set_index(["category", "metric"])["ours"]
+    assert found["cloth/subclass4", "image_auroc"] == 50
+    assert "cloth/subclass1" not in found.index
+
+    parts = whole | {name: {"spread": {"image_auroc": 0.7}} for name in ("cloth", "metal")}
+    parts |= {"cloth/subclass1": {"spread": {"image_auroc": 0.9}}, "metal/subclass1": {"spread": {"image_auroc": 0.1}}}
+    joint = place | {"method": "simplenet", "joint": True, "baselines": parts}
+    leave_runs(tmp_path / "joint", "texture_ad", "2", [joint])
+    cells = comparison("texture_ad", "2", tmp_path / "joint")
+    found = trivial_rows(cells, tmp_path / "joint").set_index(["category", "metric"])["ours"]
+    assert found["cloth/subclass1", "image_auroc"] == pytest.approx(90)
 
 
 def test_without_any_run_there_are_none(tmp_path):

@@ -86,6 +86,30 @@ def test_sub_classes_are_scored_by_themselves(recorder):
     assert {name: values["image_auroc"] for name, values in groups.items()} == {"a": 1, "b": 0}
 
 
+def test_sub_classes_of_a_joint_run_are_of_one_category_each(recorder):
+    """Two products have a sub-class "a" each: one is found, the other's scores are the wrong way round."""
+
+    def scored(predictions):
+        labels, categories = np.array([0, 0, 1, 1] * 2), np.repeat(["cloth", "metal"], 4)
+        samples = predictions.samples.assign(category=categories, group="a", label=labels)
+        scores = np.where(categories == "cloth", labels, 1 - labels).astype(np.float32)
+        return Predictions(scores, None, samples, predictions.settings)
+
+    groups = finish(recorder, scored)["groups"]
+    assert {name: values["image_auroc"] for name, values in groups.items()} == {"cloth/a": 1, "metal/a": 0}
+
+
+def test_the_only_sub_class_of_a_category_has_its_metrics(recorder):
+    def alone(predictions):
+        samples = predictions.samples.assign(group="subclass4")
+        return Predictions(predictions.scores, predictions.maps, samples, predictions.settings)
+
+    record = finish(recorder, alone)
+    assert list(record["groups"]) == ["subclass4"]
+    whole = record["metrics"] | record["oracle"] | {"intervals": record["intervals"]}
+    assert record["groups"]["subclass4"] == whole
+
+
 def test_vanished_and_cut_masks_are_counted_and_warned_of(recorder):
     def tiny(predictions):
         settings = predictions.settings | {"size": 2, "mask_resize": "nearest"}

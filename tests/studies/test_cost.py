@@ -1,11 +1,14 @@
 """Cost: what is beaten is cheaper's and better's, and times that others shortened are not told."""
 
+import json
 import math
 
 import pytest
 from stored import run_notebook, store_study
 
 from adlib.reproduce import cache_for
+from adlib.runs.record import write_json, write_record
+from adlib.runs.store import Store
 from adlib.studies import best_trivial
 from adlib.studies import cost as study
 
@@ -98,3 +101,19 @@ def test_methods_are_set_beside_the_best_trivial_baseline_of_the_same_images(tmp
     assert "file size reaches image AUROC 75.0" in sentence
     assert sentence.endswith("No better: padim (70.0).")
     assert best_trivial(study.NAME, tmp_path, "image_ap").empty
+
+
+def test_the_baselines_of_a_run_on_several_categories_count_for_each_of_them(tmp_path):
+    """A joint run fills a cell per category: the best is that of the mean over them, not of the first."""
+    parts = {"one": {"spread": {"image_auroc": 1}, "mean grey": {"image_auroc": 0.8}}}
+    parts["two"] = {"spread": {"image_auroc": 0.5}, "mean grey": {"image_auroc": 0.9}}
+    run = {"method": "uniad", "dataset": "folder", "category": "one", "record": {"baselines": parts}}
+    store_study(tmp_path, study.NAME, [run])
+    folder = Store(tmp_path / "runs").path("0" * 16)
+    record = json.loads((folder / "record.json").read_text())
+    write_record(folder, record | {"run": record["run"] | {"category": ""}})
+    file = tmp_path / "plans" / f"{study.NAME}.json"
+    plan = json.loads(file.read_text())
+    write_json(file, plan | {"cells": [*plan["cells"], plan["cells"][0] | {"category": "two"}]})
+    (row,) = best_trivial(study.NAME, tmp_path, "image_auroc").to_dict("records")
+    assert (row["baseline"], row["value"]) == ("mean grey", pytest.approx(85))

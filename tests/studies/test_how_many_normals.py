@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 from stored import run_notebook, store_study
 
@@ -47,6 +48,21 @@ def test_a_loss_is_taken_within_a_draw_and_its_interval_is_students(out):
     reach = 4.302653 * 0.1 / math.sqrt(3)  # t of 2 degrees of freedom, standard deviation of 0.5, 0.4, 0.6
     assert four[["low", "high"]].tolist() == pytest.approx([0.5 - reach, 0.5 + reach])
     assert table.loc["padim", 9][["loss", "low", "high"]].tolist() == [0, 0, 0]
+
+
+def test_a_category_that_has_no_more_images_does_not_dilute_a_loss():
+    """Of a set of 20 and one of 200 images only the larger learns fewer when 50 are asked for: it loses 3."""
+    rows = [
+        {"category": category, "seed": seed, "asked": asked, "learned": min(asked or there, there), "value": value}
+        for seed in (0, 1)
+        for category, there, values in (("small", 20, (90, 90, 80)), ("large", 200, (95, 92, 75)))
+        for asked, value in zip((None, 50, 10), values, strict=True)
+    ]
+    curve = pd.DataFrame(rows).assign(dataset="folder", method="padim").astype({"asked": float})
+    table = study.losses(curve).set_index("images")
+    assert table.loc[50, ["loss", "value", "categories"]].tolist() == [3, 92, 1]
+    assert table.loc[10, ["loss", "value", "categories"]].tolist() == [15, 77.5, 2]
+    assert table.loc[200, ["loss", "value", "categories"]].tolist() == [0, 92.5, 2]
 
 
 def test_enough_is_the_smallest_number_down_to_which_every_interval_lies_below_the_margin(out):
