@@ -3,22 +3,28 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
 from adlib import papers, phantoms
-from adlib.datasets import facts, load_samples
+from adlib.datasets import FOLDER_OPTIONS, facts, load_samples
 from adlib.datasets.folder import is_own_set
 from adlib.errors import InputError
 from adlib.models import list_models, model_class
 from adlib.papers.settings import settings as paper_settings
 from adlib.processes import in_processes
-from adlib.runs.profile import Profile, list_profiles, read_profile  # noqa: F401  the last two are asked for here
+from adlib.runs.profile import (  # noqa: F401  list_profiles and read_profile are asked for here
+    Profile,
+    list_profiles,
+    parameter_names,
+    read_profile,
+)
 from adlib.runs.record import FAILED, write_json
 from adlib.runs.run import IMAGE_SETTINGS, Run
+from adlib.runs.settings import DATA_SETTINGS
 from adlib.runs.store import Store
 from adlib.runs.titles import distinct_titles
 from adlib.training_set import SYNTHETIC, TRAINING_SETTINGS
@@ -124,10 +130,10 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
     are one set of a person's own, a table that has the dataset "folder" is of this alone.
     """
     cells = []
-    there = cache(lambda name, root: set(load_samples(name, root)["category"]) if root.exists() else set())
     asked, alone = profile, profile.data != "phantoms" and is_own_set(Path(profile.data))
     for paper in names:
         protocol, profile = adapted(paper, asked)
+        there = cache(partial(_categories_there, settings=profile.settings))
         seeds = profile.seeds or papers.replicates(paper) or 1
         joint = protocol.get("joint", []) if profile.joint is None else profile.joint
         for table, spec in protocol["tables"].items():
@@ -151,6 +157,17 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
                     cells.append(cell)
     _share_where_all_are_injected(cells)
     return cells
+
+
+def _categories_there(dataset: str, root: Path, settings: dict) -> set[str]:
+    """The categories of a dataset on disk, read with the settings for all runs on it; none where it is not there."""
+    return set(load_samples(dataset, root, **_data_options(dataset, settings))["category"]) if root.exists() else set()
+
+
+def _data_options(dataset: str, settings: dict) -> dict:
+    """Of settings meant for all runs, how this dataset is read: what speaks of folders is of "folder" alone."""
+    of_others = () if dataset == "folder" else FOLDER_OPTIONS
+    return {name: value for name, value in settings.items() if name in DATA_SETTINGS and name not in of_others}
 
 
 def _share_where_all_are_injected(cells: list[Cell]) -> None:
@@ -187,12 +204,14 @@ def _categories(table: dict, dataset: str) -> list[str]:
 
 def cell_settings(cell: Cell, category: str, row: dict, profile: Profile) -> dict:
     """What the run of a cell sets: what the paper's protocol does (adlib.papers.settings), then what the profile does
-    for all methods that have such a parameter, what it does for this method, and what makes the table's row.
+    for all methods that have such a parameter and for how the data are read, what it does for this method, and what
+    makes the table's row.
 
     category: of the run, "" for all together.
     """
     own = paper_settings(cell.paper, cell.method, cell.dataset, category)
-    return own | _accepted(cell.method, profile.settings) | profile.methods.get(cell.method, {}) | row
+    for_all = _accepted(cell.method, profile.settings) | _data_options(cell.dataset, profile.settings)
+    return own | for_all | profile.methods.get(cell.method, {}) | row
 
 
 def _fill(
@@ -213,9 +232,7 @@ def _fill(
 
 def _accepted(method: str, settings: dict) -> dict:
     """Of settings meant for all methods, those that this one has."""
-    import inspect
-
-    known = [*inspect.signature(model_class(method).__init__).parameters, *IMAGE_SETTINGS, *TRAINING_SETTINGS]
+    known = [*parameter_names(model_class(method)), *IMAGE_SETTINGS, *TRAINING_SETTINGS]
     return {name: value for name, value in settings.items() if name in known}
 
 

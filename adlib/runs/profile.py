@@ -3,6 +3,7 @@
 A profile is plain data that overrides parameters; no code asks which one it is.
 """
 
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import yaml
 
 from adlib.datasets import list_datasets
 from adlib.errors import InputError, did_you_mean
-from adlib.models import list_models
+from adlib.models import list_models, usable_models
 from adlib.runs.environment import REPOSITORY
+from adlib.runs.settings import DATA_SETTINGS, IMAGE_SETTINGS
+from adlib.training_set import TRAINING_SETTINGS
 
 PROFILES = REPOSITORY / "nbconfig" / "profiles"
 
@@ -23,10 +26,11 @@ class Profile:
     data: "phantoms", or where the datasets lie (one folder each). seeds: how many; if not given, a paper's own number
     of replicates, else one. phantoms: options of drawing, by dataset. difficulty: of drawn data in benchmark runs,
     "hard" or "plain" (adlib.phantoms.plain); data notebooks always show the hard ones. settings: overrides for all
-    methods that have such a parameter. methods: overrides by method. categories: method -> on how many categories of
-    each dataset it runs, "other" standing for all methods that are not named; on all of them if the profile says
-    nothing. joint: the methods of which one model learns all categories of a dataset together, where a paper has them;
-    if not given, as each paper says. No limit of categories concerns these, except 0, which leaves a method out.
+    methods that have such a parameter, and of how images, training sets and data are read. methods: overrides by
+    method. categories: method -> on how many categories of each dataset it runs, "other" standing for all methods that
+    are not named; on all of them if the profile says nothing. joint: the methods of which one model learns all
+    categories of a dataset together, where a paper has them; if not given, as each paper says. No limit of categories
+    concerns these, except 0, which leaves a method out.
     """
 
     name: str
@@ -45,6 +49,19 @@ class Profile:
         return self.categories.get(method, self.categories.get("other"))
 
 
+_OF_ALL = (*IMAGE_SETTINGS, *TRAINING_SETTINGS, *DATA_SETTINGS)  # settings of runs, whatever the method
+
+
+def parameter_names(method: type) -> list[str]:
+    """The names of a method's parameters, of the class that `adlib.models.model_class` gives."""
+    return list(inspect.signature(method.__init__).parameters)[1:]
+
+
+def _is_setting(name: object) -> bool:
+    """Whether a run of some method takes a setting of this name. Loads methods until one does."""
+    return name in _OF_ALL or any(name in parameter_names(method) for _, method in usable_models())
+
+
 def list_profiles() -> list[str]:
     return sorted(file.stem for file in PROFILES.glob("*.yaml"))
 
@@ -60,7 +77,7 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         _check_profile(content)
-        profile = Profile(file.stem, **content)
+        profile = Profile(file.stem, **{name: value for name, value in content.items() if value is not None})
     except (TypeError, ValueError, OSError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{file} is not a profile: {str(error) or 'it is nested too deeply'}.") from error
     if data is not None:
@@ -99,6 +116,14 @@ def _check_names(profile: Profile, file: Path) -> None:
             if name not in known:
                 near = did_you_mean(name, known)
                 raise InputError(f"{file} is not a profile: {of} names {name!r}, which does not exist.{near}")
+    for name in profile.settings or ():
+        if not _is_setting(name):
+            known = {*_OF_ALL, *(parameter for _, method in usable_models() for parameter in parameter_names(method))}
+            near = did_you_mean(name, sorted(known))
+            raise InputError(
+                f"{file} is not a profile: settings names {name!r}, which is no parameter of any method and no setting "
+                f"of images, training sets or data.{near}"
+            )
     for name, limit in (profile.categories or {}).items():
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise InputError(

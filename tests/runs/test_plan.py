@@ -54,6 +54,28 @@ def test_a_joint_method_has_one_run_per_dataset_and_seed(data):
     assert {cell.missing for cell in cells if not cell.run} == {"no data"}
 
 
+def test_settings_for_all_say_how_data_are_read_too(data):
+    """What speaks of folders is of "folder" alone, whose layout is not given."""
+    settings = {"mask_rule": "dark", "items": r"(\d+)", "normal_names": "fine", "coreset_ratio": 0.5, "size": 48}
+    cells, _ = cells_of(data, "uniad", settings=settings)
+    run = next(cell.run for cell in cells if cell.run)
+    assert run.data_settings == {"mask_rule": "dark", "items": r"(\d+)"}
+    assert set(run.samples["mask_rule"]) == {"dark"}
+    assert run.settings["size"] == TINY["size"]  # the method's own
+    assert "coreset_ratio" not in run.settings  # uniad has none
+
+
+def test_the_categories_of_a_set_of_ones_own_are_read_with_the_settings_for_all(tmp_path):
+    part = make_tree(tmp_path, "part", train=2) / "part"
+    for split in ("train", "test"):
+        (part / split / "good").rename(part / split / "fine")
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps({"settings": {"normal_names": "fine"}, "methods": None}))
+    cells = plan(["study/what_is_missed"], read_profile(str(file), data=part), tmp_path)
+    assert {(cell.dataset, cell.category, cell.missing) for cell in cells} == {("folder", "part", "")}
+    assert all((cell.run.samples["split"] == "train").sum() == 2 for cell in cells)
+
+
 def test_a_joint_run_learns_every_category_whatever_the_limit_but_none(data):
     limited, _ = cells_of(data, "uniad", categories={"other": 1})
     assert {cell.category for cell in limited if cell.run} == {"AI", "CS"}

@@ -334,6 +334,12 @@ def test_profiles_are_named_and_checked(tmp_path):
         ({"seeds": "many"}, "is not a profile"),
         ({"phantoms": {"mvtec": {}}}, "phantoms names 'mvtec'"),
         ({"data": 3}, "is not a profile"),
+        ({"settings": {"size": 64, "sise": 64}}, "settings names 'sise', .* Did you mean 'size'"),
+        ({"settings": {"coreset_rati": 0.5}}, "settings names 'coreset_rati', .* Did you mean 'coreset_ratio'"),
+        ({"settings": {"mask_rul": "dark"}}, "settings names 'mask_rul', .* Did you mean 'mask_rule'"),
+        ({"settings": {"train_limits": 5}}, "settings names 'train_limits', .* Did you mean 'train_limit'"),
+        ({"settings": {"self": 5}}, "settings names 'self', which is no parameter of any method"),
+        ({"settings": {5: 5}}, "settings names '5', which is no parameter of any method"),
     ],
 )
 def test_a_profile_of_wrong_values_is_refused_in_a_sentence(tmp_path, content, message):
