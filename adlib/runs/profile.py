@@ -21,16 +21,18 @@ PROFILES = REPOSITORY / "nbconfig" / "profiles"
 
 @dataclass
 class Profile:
-    """What a YAML file in nbconfig/profiles says.
+    """What a YAML file in nbconfig/profiles says, or one of somebody's own.
 
-    data: "phantoms", or where the datasets lie (one folder each). seeds: how many; if not given, a paper's own number
-    of replicates, else one. phantoms: options of drawing, by dataset. difficulty: of drawn data in benchmark runs,
-    "hard" or "plain" (adlib.phantoms.plain); data notebooks always show the hard ones. settings: overrides for all
-    methods that have such a parameter, and of how images, training sets and data are read. methods: overrides by
-    method. categories: method -> on how many categories of each dataset it runs, "other" standing for all methods that
-    are not named; on all of them if the profile says nothing. joint: the methods of which one model learns all
-    categories of a dataset together, where a paper has them; if not given, as each paper says. No limit of categories
-    concerns these, except 0, which leaves a method out.
+    name: of a built-in one its word ("smoke"), of others that of the file ("smoke.yaml"): what is said and done of a
+    built-in profile by its name is never of a file that happens to be called so. data: "phantoms", or where the
+    datasets lie (one folder each). seeds: how many; if not given, a paper's own number of replicates, else one.
+    phantoms: options of drawing, by dataset. difficulty: of drawn data in benchmark runs, "hard" or "plain"
+    (adlib.phantoms.plain); data notebooks always show the hard ones. settings: overrides for all methods that have such
+    a parameter, and of how images, training sets and data are read. methods: overrides by method. categories: method ->
+    on how many categories of each dataset it runs, "other" standing for all methods that are not named; on all of them
+    if the profile says nothing. joint: the methods of which one model learns all categories of a dataset together,
+    where a paper has them; if not given, as each paper says. No limit of categories concerns these, except 0, which
+    leaves a method out.
     """
 
     name: str
@@ -77,7 +79,7 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         _check_profile(content)
-        profile = Profile(file.stem, **{name: value for name, value in content.items() if value is not None})
+        profile = Profile(_name_of(file), **{name: value for name, value in content.items() if value is not None})
     except (TypeError, ValueError, OSError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{file} is not a profile: {str(error) or 'it is nested too deeply'}.") from error
     if data is not None:
@@ -88,6 +90,12 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
     if not profile.data:
         raise InputError(f"Profile {profile.name} needs data: give --data DIR, with one folder per dataset in it.")
     return profile
+
+
+def _name_of(file: Path) -> str:
+    """A profile's name, see Profile; a built-in one has its own by its path too."""
+    there = file.resolve()
+    return there.stem if there.parent == PROFILES.resolve() else file.name
 
 
 def _check_profile(content: object) -> None:

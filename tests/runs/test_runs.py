@@ -16,10 +16,12 @@ from conftest import REPOSITORY, finished_record, make_tree
 
 from adlib import InputError, Predictions, evaluate
 from adlib.features import backbones
+from adlib.report.provenance import profile_sentence
 from adlib.runs import Run, Store
 from adlib.runs.batch import run_all
 from adlib.runs.execute import execute
-from adlib.runs.plan import distinct_runs, list_profiles, plan, read_profile, state
+from adlib.runs.plan import adapted, distinct_runs, list_profiles, plan, read_profile, state
+from adlib.runs.profile import PROFILES
 from adlib.runs.record import failure, write_json
 from adlib.runs.settings import parse_settings
 
@@ -317,6 +319,18 @@ def test_profiles_are_named_and_checked(tmp_path):
         read_profile("fast")
     with pytest.raises(InputError, match="needs data: give --data DIR"):
         read_profile("paper")
+
+
+def test_a_file_that_is_called_as_a_built_in_profile_does_not_pass_for_it(tmp_path):
+    for name in ("paper", "smoke"):
+        (tmp_path / f"{name}.yaml").write_text("settings: {size: 64}")
+        own = read_profile(str(tmp_path / f"{name}.yaml"), data=tmp_path)
+        assert own.name == f"{name}.yaml"
+        assert f"Profile {name}.yaml: its budgets" in profile_sentence([own.name])
+        assert adapted("study/how_many_normals", own)[1] == own  # the study's word is on the built-in one
+        built_in = read_profile(str(PROFILES / f"{name}.yaml"), data=tmp_path)
+        assert built_in == read_profile(name, data=tmp_path)
+        assert built_in.name == name
 
 
 @pytest.mark.parametrize(
