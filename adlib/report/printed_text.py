@@ -42,7 +42,8 @@ def _trivial(trivial: pd.DataFrame, several: bool) -> str:
     values = trivial["ours"].fillna(trivial["aupro"])
     metric = trivial["metric"].replace({"pro": "aupro"}).map(metric_label)
     place = [place_label(*place, several) for place in zip(trivial["dataset"], trivial["category"], strict=True)]
-    texts = trivial.assign(column=pd.Series(place, trivial.index) + " " + metric, text=values.map("{:.2f}".format))
+    text = values.map("{:.2f}".format) + trivial["state"].map({"partly": " partly"}).fillna("")
+    texts = trivial.assign(column=pd.Series(place, trivial.index) + " " + metric, text=text)
     wide = texts.pivot(index="method", columns="column", values="text")
     wide = wide.reindex(index=texts["method"].unique(), columns=texts["column"].unique())
     return wide.rename_axis(index=None, columns=None).to_string(na_rep="-")

@@ -254,7 +254,8 @@ def _ours(view: _View, cell: dict, below: str = "", attributes: str = "") -> str
     """Ours with two decimals (counts with none), linked to its runs; or why there is none."""
     if pd.isna(cell["ours"]):
         state = "undefined" if cell["state"] == "done" else cell["state"]
-        if cell["state"] == "done" and pd.isna(cell["published"]):
+        beside = pd.notna(cell["aupro"])  # what there is of it is in the column of AUPRO
+        if (cell["state"] == "done" or beside) and pd.isna(cell["published"]):
             return '<td class="missing">–</td>'
         return f'<td class="missing">{_state(state, cell, view.home)}</td>'
     spread = f" ± {cell['sd']:.2f}" if pd.notna(cell["sd"]) else ""

@@ -20,10 +20,11 @@ def long_form(cells: pd.DataFrame) -> pd.DataFrame:
 
 def wide_form(cells: pd.DataFrame) -> pd.DataFrame:
     """A row per dataset, category, setting and metric, a column per method, in the table's order: "published / ours",
-    each "-" where there is none.
+    each "-" where there is none, and "(partly)" behind a mean of ours that lacks seeds or categories.
     """
     keys = ["dataset", "category", *(["setting"] if cells["setting"].any() else []), "metric"]
-    said = cells.assign(cell=_said(cells["published"]) + " / " + _said(cells["ours"]))
+    partly = (cells["state"].eq("partly") & cells["ours"].notna()).map({True: " (partly)", False: ""})
+    said = cells.assign(cell=_said(cells["published"]) + " / " + _said(cells["ours"]) + partly)
     order = said[keys].drop_duplicates()
     wide = said.drop_duplicates([*keys, "method"]).pivot(index=keys, columns="method", values="cell")
     wide = wide.reindex(pd.MultiIndex.from_frame(order))[list(dict.fromkeys(said["method"]))]

@@ -48,12 +48,12 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     no_interval says why where a record does. difference: ours - published, in percentage points; of an average that
     lacks categories, over those that both have; NaN for counts, and where ours is of drawn data. aupro: beside PRO,
     which is ours by the paper's own definition (`pro` in paper.yaml), the area under the curve up to a false-positive
-    rate of 0.3; NaN for other metrics. state: "done", "partly" (an average that lacks categories, or seeds missing),
-    "to do", "failed", "not implemented", "no data", "not in this profile", or what a run lacks without which it stands
-    for nothing ("needs CLIP's weights"). phantom: whether any of our numbers comes from drawn data. runs: keys of the
-    runs behind ours (or of those that failed) which have left a notebook, separated by blanks. code: states of adlib
-    that made ours, one a line. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test
-    images: an oracle.
+    rate of 0.3; NaN for other metrics. state: "done", "partly" (a mean that lacks seeds or categories, since they are
+    missing or since the metric is undefined there), "to do", "failed", "not implemented", "no data", "not in this
+    profile", or what a run lacks without which it stands for nothing ("needs CLIP's weights"). phantom: whether any of
+    our numbers comes from drawn data. runs: keys of the runs behind ours (or of those that failed) which have left a
+    notebook, separated by blanks. code: states of adlib that made ours, one a line. Decision metrics (MCC, recall ...)
+    are ours at the threshold of best F1 on the test images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
@@ -124,6 +124,7 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
         ours=("value", "mean"),
         sd=("value", "std"),
         seeds=("value", "count"),
+        asked=("value", "size"),
         low=("low", "min"),
         high=("high", "max"),
         no_interval=("no_interval", "first"),
@@ -134,7 +135,8 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
     )
     means.loc[means["seeds"] != 1, ["low", "high"]] = float("nan")  # the spread over seeds stands for it
     means.loc[means["seeds"] != 1, "no_interval"] = ""
-    return means.reset_index()
+    means.loc[(means["state"] == "done") & means["seeds"].between(1, means["asked"] - 1), "state"] = "partly"
+    return means.drop(columns="asked").reset_index()
 
 
 def unit(metric: str) -> str:
@@ -227,12 +229,14 @@ def _joint_lines(texts: pd.Series) -> str:
 def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
     """Add the category "average" to each dataset, setting, method and metric: the mean over its categories.
 
-    The mean covers the categories that are done; `state` is "partly" unless all are.
+    The mean covers the categories that are done and in which the metric is defined; `state` is "partly" unless all are.
     """
     rows = []
     for (dataset, setting, method, metric), group in cells.groupby(
         ["dataset", "setting", "method", "metric"], sort=False
     ):
+        state = _joint_state(list(group["state"]))
+        lacking = group["ours"].isna()
         rows.append(
             {
                 "dataset": dataset,
@@ -246,7 +250,7 @@ def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
                 "low": float("nan"),
                 "high": float("nan"),
                 "no_interval": "",
-                "state": _joint_state(list(group["state"])),
+                "state": "partly" if state == "done" and lacking.any() and not lacking.all() else state,
                 "phantom": group["phantom"].any(),
                 "runs": _joint_runs(group["runs"]),
                 "code": _joint_lines(group["code"]),

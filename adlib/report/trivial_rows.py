@@ -32,14 +32,16 @@ def trivial_rows(cells: pd.DataFrame, out: str | Path = "reports") -> pd.DataFra
     """Rows like those of `adlib.report.tables.comparison`, of methods "baseline: mean grey" and so on.
 
     cells: of a `comparison`. ours: on the images of the first finished run of each category, in the plan's order, as
-    that run saw them (size, crop), in percent; in the category "average" the mean over these. In a table of PRO,
-    `ours` is NaN, and `aupro` the area under the curve up to 0.3. Decision metrics are left out, and so is what a
-    baseline does not have: all but the deviation map score no pixels.
+    that run saw them (size, crop), in percent; in the category "average" the mean over these, with the state "partly"
+    unless they are all that the table has. In a table of PRO, `ours` is NaN, and `aupro` the area under the curve up to
+    0.3. Decision metrics are left out, and so is what a baseline does not have: all but the deviation map score no
+    pixels.
     """
     paper, table = cells["paper"].iloc[0], cells["table"].iloc[0]
     places = cells[["dataset", "category", "metric"]].drop_duplicates()
     records, values = _first_records(paper, table, out), {}
-    for dataset, category, metric in places[places["category"] != "average"].itertuples(index=False):
+    each = places[places["category"] != "average"]
+    for dataset, category, metric in each.itertuples(index=False):
         record = records.get((dataset, category.partition("/")[0]))
         for name, metrics in (trivial_part(record, category) if record else {}).items():
             own = {"ours": metrics.get(metric), "aupro": metrics.get("aupro") if metric == "pro" else None}
@@ -51,10 +53,13 @@ def trivial_rows(cells: pd.DataFrame, out: str | Path = "reports") -> pd.DataFra
         columns=["method", "dataset", "category", "metric", "ours", "aupro", "phantom"],
     )
     means = found.groupby(["method", "dataset", "metric"], sort=False, as_index=False).agg(
-        ours=("ours", "mean"), aupro=("aupro", "mean"), phantom=("phantom", "any")
+        ours=("ours", "mean"), aupro=("aupro", "mean"), phantom=("phantom", "any"), covered=("category", "size")
     )
-    rows = places.merge(pd.concat([found, means.assign(category="average")]), on=["dataset", "category", "metric"])
-    rows = rows.assign(method=PREFIX + rows["method"].astype(str), paper=paper, table=table, seeds=1, state="done")
+    means = means.merge(each.groupby(["dataset", "metric"], as_index=False).agg(all=("category", "size")))
+    states = ["partly" if partly else "done" for partly in means["covered"] < means["all"]]
+    means = means.drop(columns=["covered", "all"]).assign(category="average", state=states)
+    rows = places.merge(pd.concat([found.assign(state="done"), means]), on=["dataset", "category", "metric"])
+    rows = rows.assign(method=PREFIX + rows["method"].astype(str), paper=paper, table=table, seeds=1)
     rows = rows.reindex(columns=cells.columns).assign(phantom=rows["phantom"].astype(bool))
     empty = ["setting", "no_interval", "runs", "code"]
     return rows.assign(**{name: "" for name in empty}).astype({"ours": float, "aupro": float, "published": float})

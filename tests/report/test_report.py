@@ -31,6 +31,7 @@ from adlib.report import (
 )
 from adlib.report.notebooks import notebook_title, render_notebook, without_row_numbers
 from adlib.report.pages import render_report
+from adlib.report.ranks import best
 from adlib.report.table_notes import shared_runs
 from adlib.runs import Run, Store
 from adlib.runs.record import failure, write_json
@@ -110,6 +111,31 @@ def test_average_says_when_categories_are_missing(tmp_path):
     assert found["ours"] == pytest.approx(80)
     assert found["state"] == "partly"
     assert "80.00 (partly)<br>" in show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+
+
+def test_a_mean_that_lacks_what_is_undefined_is_marked_and_never_the_best(tmp_path):
+    found = [
+        leave_run(tmp_path, "UB", None),
+        *(leave_run(tmp_path, name, 0.9) for name in ("DC", "CDIP", "CFP16", "CFP20")),
+    ]
+    parts = {each: {"image_auroc": 0.4} for each in ("UB", "DC", "CDIP", "CFP16", "CFP20")}
+    joint = leave_run(tmp_path, "", 0.4, seed=1, categories=parts)
+    others = [joint | {"category": name, "method": "onenip", "seed": 0} for name in parts]
+    leave_plan(tmp_path, found + others)
+    table = comparison("cxr_ad", "II", tmp_path)
+    assert row(table, "average")["ours"] == pytest.approx(90)
+    assert row(table, "average")["state"] == "partly"
+    assert row(table, "UB")["state"] == "done"
+    assert row(table, "average", method="onenip")["state"] == "done"
+    assert {"average", "UB"} & {key[1] for key in best(table, "ours") if key[3] == "patchcore"} == set()
+    page = show_comparison(table, "image_auroc").data
+    assert "90.00 (partly)<br>" in page
+    assert row(table, "average", "pixel_auroc")["state"] == "done"  # which is defined in all
+
+    leave_plan(tmp_path, [leave_run(tmp_path, "DC", 0.9), leave_run(tmp_path, "DC", None, seed=1)])
+    assert row(comparison("cxr_ad", "II", tmp_path), "DC")["state"] == "partly"  # of two seeds one
+    leave_plan(tmp_path, [leave_run(tmp_path, "DC", None), leave_run(tmp_path, "DC", None, seed=1)])
+    assert row(comparison("cxr_ad", "II", tmp_path), "DC")["state"] == "done"
 
 
 def test_a_misprinted_average_carries_its_recomputed_mean(tmp_path):

@@ -22,6 +22,15 @@ def test_a_wide_table_has_a_column_per_method_and_loses_no_number(cells):
     assert row[printed["method"]] == f"{printed['published']:.2f} / -"
 
 
+def test_a_wide_table_marks_means_of_ours_that_lack_something(cells):
+    there = cells["method"].eq("patchcore") & cells["category"].eq("average") & cells["dataset"].eq("cxr_ad")
+    ours = cells["ours"].mask(there, 57.9)
+    wide = wide_form(cells.assign(ours=ours, state=cells["state"].mask(there, "partly")))
+    row = wide[(wide["dataset"] == "cxr_ad") & (wide["category"] == "average") & (wide["metric"] == "image_auroc")]
+    assert row["patchcore"].item() == "56.58 / 57.90 (partly)"
+    assert wide_form(cells).map(str).map(lambda text: "partly" in text).to_numpy().sum() == 0
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_has_a_line_per_row(cells, form):
     for table in (long_form(cells), wide_form(cells)):

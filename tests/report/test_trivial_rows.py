@@ -54,6 +54,30 @@ def test_each_baseline_has_a_row_in_percent_of_the_first_run_of_each_category_an
     assert set(pixels["ours"]) == {75}
 
 
+def test_their_average_says_when_categories_are_missing(out, tmp_path):
+    cells = comparison("cxr_ad", "II", out)
+    rows = trivial_rows(cells, out)
+    assert set(rows.loc[rows["category"] == "average", "state"]) == {"partly"}  # two of five
+    assert set(rows.loc[rows["category"] != "average", "state"]) == {"done"}
+    assert "<td>50.00 (partly)</td>" in show_table("cxr_ad", "II", out).data
+    text = printed_text(cells, cells.iloc[:0], rows).split("no detectors\n")[1]
+    assert "50.00 partly" in text
+    assert text.count("partly") == 3  # mean grey, and the deviation map by images and by pixels
+
+    place = {"method": "uniad", "dataset": "cxr_ad", "joint": True}
+    parts = {name: {"spread": {"image_auroc": 0.5}} for name in ("UB", "DC", "CDIP", "CFP16", "CFP20")}
+    leave_runs(tmp_path / "all", "cxr_ad", "II", [place | {"category": name, "baselines": parts} for name in parts])
+    rows = trivial_rows(comparison("cxr_ad", "II", tmp_path / "all"), tmp_path / "all")
+    assert set(rows["state"]) == {"done"}
+
+
+def test_where_pro_has_no_average_of_theirs_aupro_is_marked_alone(tmp_path):
+    joint = {"method": "uniad", "dataset": "three_cad", "category": "AI", "joint": True}
+    leave_runs(tmp_path, "three_cad", "4", [joint | {"baselines": {"AI": {"spread": {"aupro": 0.25}}}}])
+    page = show_table("three_cad", "4", tmp_path).data.split("Trivial baselines")[-1]
+    assert '<td class="missing">–</td><td>25.00 (partly)</td>' in page
+
+
 def test_they_stand_apart_from_what_is_published_and_are_not_among_the_methods(out):
     assert not comparison("cxr_ad", "II", out)["method"].str.startswith("baseline").any()
     page = show_table("cxr_ad", "II", out).data
