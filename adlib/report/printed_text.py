@@ -3,16 +3,17 @@
 import pandas as pd
 
 from adlib.report.labels import metric_label, place_label, row_label
-from adlib.report.tables import unit
+from adlib.report.tables import KEYS, unit
 
 
 def printed_text(cells: pd.DataFrame, known: pd.DataFrame, trivial: pd.DataFrame | None = None) -> str:
     """One table, without a title. cells: of `comparison`. known: of `known_answers`, of any tables. trivial: of
     `trivial_rows`.
 
-    Each number as "published | ours (difference)", or with the reason why there is none of ours; on drawn data the
-    published alone, and apart whether our runs found what was drawn. Each metric below the other where a table has
-    several categories. Trivial baselines stand in a block of their own.
+    Each number as "published | ours (difference)", or with the reason why there is none of ours; where the difference
+    of averages is over some of the categories alone, it says over how many. On drawn data the published alone, and
+    apart whether our runs found what was drawn. Each metric below the other where a table has several categories.
+    Trivial baselines stand in a block of their own.
     """
     known = known[known["table"].isin(cells["table"]) & known["paper"].isin(cells["paper"])]
     drawn = bool(cells["phantom"].any()) or not known.empty
@@ -22,7 +23,10 @@ def printed_text(cells: pd.DataFrame, known: pd.DataFrame, trivial: pd.DataFrame
         row=[row_label(method, setting) for method, setting in zip(cells["method"], cells["setting"], strict=True)],
         metric=cells["metric"].map(metric_label),
         place=[place_label(*place, several) for place in zip(cells["dataset"], cells["category"], strict=True)],
-        text=[_cell(cell, drawn) for cell in cells.to_dict("records")],
+        text=[
+            _cell(cell, drawn, over)
+            for cell, over in zip(cells.to_dict("records"), differences_over(cells), strict=True)
+        ],
     )
     column = "metric" if places == 1 else "place"
     blocks = []
@@ -49,7 +53,23 @@ def _trivial(trivial: pd.DataFrame, several: bool) -> str:
     return wide.rename_axis(index=None, columns=None).to_string(na_rep="-")
 
 
-def _cell(cell: dict, drawn: bool) -> str:
+def differences_over(cells: pd.DataFrame) -> list[str]:
+    """Of each row of a `comparison`, over which part of its categories its difference is, where that is not what the
+    numbers beside it are of: "2 of 5 categories" for an average, "" for all other rows.
+    """
+    keys = [key for key in KEYS if key != "category"]
+    average = cells["category"] == "average"
+    each = cells["difference"].where(~average).groupby([cells[key] for key in keys])
+    both, all_ = each.transform("count"), each.transform("size") - 1
+    part = average & cells["difference"].notna() & (both < all_)
+    return [
+        f"{count} of {total} categories" if partly else ""
+        for partly, count, total in zip(part, both, all_, strict=True)
+    ]
+
+
+def _cell(cell: dict, drawn: bool, over: str = "") -> str:
+    """The text of one cell. over: of `differences_over`."""
     published = "-" if pd.isna(cell["published"]) else f"{cell['published']:.10g}"
     if drawn:
         return published
@@ -57,7 +77,8 @@ def _cell(cell: dict, drawn: bool) -> str:
         return f"{published} | {'undefined' if cell['state'] == 'done' else cell['state']}"
     digits = 0 if unit(cell["metric"]) == "count" else 2
     spread = "" if pd.isna(cell["sd"]) else f" ± {cell['sd']:.2f}"
-    difference = "" if pd.isna(cell["difference"]) else f" ({cell['difference']:+.{digits}f})"
+    over = f" over {over}" * bool(over)
+    difference = "" if pd.isna(cell["difference"]) else f" ({cell['difference']:+.{digits}f}{over})"
     partly = " partly" if cell["state"] == "partly" else ""
     aupro = "" if pd.isna(cell["aupro"]) else f", AUPRO {cell['aupro']:.2f}"
     return f"{published} | {cell['ours']:.{digits}f}{spread}{difference}{partly}{aupro}"

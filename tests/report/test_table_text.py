@@ -31,6 +31,24 @@ def test_a_wide_table_marks_means_of_ours_that_lack_something(cells):
     assert wide_form(cells).map(str).map(lambda text: "partly" in text).to_numpy().sum() == 0
 
 
+def test_a_difference_of_averages_over_some_categories_says_over_how_many(cells):
+    """The average of patchcore is printed as 56.58, of all five: (90 - 99.43 + 70 - 56.28) / 2 is of two of them."""
+    image = cells[
+        (cells["metric"] == "image_auroc") & (cells["method"] == "patchcore") & (cells["dataset"] == "cxr_ad")
+    ]
+    category, nothing = image["category"], pd.DataFrame(columns=COLUMNS)
+    some = image.assign(
+        ours=category.map({"UB": 90.0, "DC": 70.0, "average": 80.0}),
+        difference=category.map({"UB": -9.43, "DC": 13.72, "average": 2.145}),
+        state=category.map({"UB": "done", "DC": "done", "average": "partly"}).fillna("no data"),
+    )
+    text = printed_text(some, nothing)
+    assert "56.58 | 80.00 (+2.15 over 2 of 5 categories) partly" in text
+    assert text.count(" over ") == 1
+    whole = image.assign(ours=image["published"] + 1, difference=1.0, state="done")
+    assert "56.58 | 57.58 (+1.00)" in printed_text(whole, nothing)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_has_a_line_per_row(cells, form):
     for table in (long_form(cells), wide_form(cells)):
