@@ -323,15 +323,21 @@ def _decimals(value: float) -> int:
 
 
 def _linked_cell(text: str, cell: dict, home: str) -> str:
-    return _linked(text, cell["runs"].split(), cell["method"], cell["dataset"], cell["category"], home)
+    # Runs on all categories together are called by their dataset alone, with a comma behind it (adlib.runs.titles).
+    category = "" if cell["joint"] and cell["category"] != "average" else cell["category"]
+    return _linked(text, cell["runs"].split(), cell["method"], cell["dataset"], category, home)
 
 
 def _linked(text: str, keys: list[str], method: str, dataset: str, category: str, home: str) -> str:
-    """A text as a link to its run, or to the list of its runs; without one where there is no run."""
+    """A text as a link to its run, or to the list of its runs; without one where there is no run.
+
+    category: of the runs; "" for all together, "average" for runs of whatever category.
+    """
     if not keys:
         return escape(text)
     if len(keys) == 1:
         return f'<a href="{escape(home)}html/runs/{escape(keys[0])}.html">{escape(text)}</a>'
-    place = dataset + (f"/{category.partition('/')[0]}," if category != "average" else "")
+    of = category.partition("/")[0]
+    place = dataset if category == "average" else f"{dataset}/{of}," if of else f"{dataset},"
     query = urlencode({"find": f"{method} on {place}"}, quote_via=quote)
     return f'<a href="{escape(home)}index.html?{escape(query)}#runs" title="{len(keys)} runs">{escape(text)}</a>'

@@ -12,7 +12,7 @@ _LATEX |= {sign: "\\" + sign for sign in "&%$#_{}"}
 def long_form(cells: pd.DataFrame) -> pd.DataFrame:
     """A row per cell and metric of `adlib.report.tables.comparison`, without the columns that say nothing here."""
     return cells.drop(
-        columns=["paper", "table", "phantom", "recomputed", "runs", "code"]
+        columns=["paper", "table", "phantom", "recomputed", "runs", "joint", "code"]
         + ["setting"] * (not cells["setting"].any())
         + ["aupro"] * ("pro" not in set(cells["metric"]))
     )

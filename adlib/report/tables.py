@@ -41,7 +41,7 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
 
     out: the folder with runs/ and plans/.
     Columns: paper, table, dataset, category, setting, method, metric, published, recomputed, ours, sd, seeds, low,
-    high, no_interval, difference, aupro, state, phantom, runs, code.
+    high, no_interval, difference, aupro, state, phantom, runs, joint, code.
     published: as printed, percent but for MCC and counts; NaN for a dash. recomputed: in average rows the mean of the
     printed categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for
     one). low, high: of one run, its 95 % bootstrap interval over the test images (image metrics), else NaN, and
@@ -52,8 +52,9 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     missing or since the metric is undefined there), "to do", "failed", "not implemented", "no data", "not in this
     profile", or what a run lacks without which it stands for nothing ("needs CLIP's weights"). phantom: whether any of
     our numbers comes from drawn data. runs: keys of the runs behind ours (or of those that failed) which have left a
-    notebook, separated by blanks. code: states of adlib that made ours, one a line. Decision metrics (MCC, recall ...)
-    are ours at the threshold of best F1 on the test images: an oracle.
+    notebook, separated by blanks. joint: whether these are runs on all categories together. code: states of adlib that
+    made ours, one a line. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test images:
+    an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
@@ -70,13 +71,14 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     joined = printed[[*KEYS, "value"]].rename(columns={"value": "published"}).merge(ours, on=KEYS, how="left")
     joined = joined.merge(beside[[*KEYS, "aupro"]], on=KEYS, how="left")
     joined["state"] = joined["state"].fillna("to do")
-    joined["phantom"] = joined["phantom"].eq(True)
+    joined[["phantom", "joint"]] = joined[["phantom", "joint"]].eq(True)
     joined["difference"] = _difference(joined)
     joined["recomputed"] = _recomputed(joined)
     joined[["runs", "code"]] = joined[["runs", "code"]].fillna("")
     joined["no_interval"] = joined["no_interval"].fillna("")
     ours = ["ours", "sd", "seeds", "low", "high", "no_interval", "difference", "aupro", "state", "phantom", "runs"]
-    return joined.assign(paper=paper, table=table)[["paper", "table", *KEYS, "published", "recomputed", *ours, "code"]]
+    columns = ["paper", "table", *KEYS, "published", "recomputed", *ours, "joint", "code"]
+    return joined.assign(paper=paper, table=table)[columns]
 
 
 def comparisons(out: str | Path = "reports") -> pd.DataFrame:
@@ -108,6 +110,7 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
             done, state = False, dash(record)
         phantom = bool(done and record["data"]["phantom"])
         run = cell["key"] if record and (store.path(cell["key"]) / "run.ipynb").exists() else ""
+        joint = record is not None and not record["run"]["category"]
         code = record_code(record) if done else ""
         groups = [name for name in categories if name.startswith(f"{cell['category']}/")]
         for category in groups or [cell["category"]]:
@@ -117,8 +120,8 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
                 value = _our_value(record, category, pro if metric == "pro" else metric) if done else float("nan")
                 low, high, why = _our_interval(record, category, metric) if done else (float("nan"), float("nan"), "")
                 key = [cell["dataset"], category, cell["setting"], cell["method"], metric]
-                rows.append([*key, value, low, high, why, now, phantom, run, code])
-    columns = [*KEYS, "value", "low", "high", "no_interval", "state", "phantom", "runs", "code"]
+                rows.append([*key, value, low, high, why, now, phantom, run, joint, code])
+    columns = [*KEYS, "value", "low", "high", "no_interval", "state", "phantom", "runs", "joint", "code"]
     seeds = pd.DataFrame(rows, columns=columns)
     means = seeds.groupby(KEYS, sort=False).agg(
         ours=("value", "mean"),
@@ -131,6 +134,7 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
         state=("state", lambda states: _joint_state(list(states))),
         phantom=("phantom", "any"),
         runs=("runs", _joint_runs),
+        joint=("joint", "any"),
         code=("code", _joint_lines),
     )
     means.loc[means["seeds"] != 1, ["low", "high"]] = float("nan")  # the spread over seeds stands for it
@@ -253,6 +257,7 @@ def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
                 "state": "partly" if state == "done" and lacking.any() and not lacking.all() else state,
                 "phantom": group["phantom"].any(),
                 "runs": _joint_runs(group["runs"]),
+                "joint": group["joint"].any(),
                 "code": _joint_lines(group["code"]),
             }
         )

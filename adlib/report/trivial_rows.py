@@ -60,7 +60,7 @@ def trivial_rows(cells: pd.DataFrame, out: str | Path = "reports") -> pd.DataFra
     means = means.drop(columns=["covered", "all"]).assign(category="average", state=states)
     rows = places.merge(pd.concat([found.assign(state="done"), means]), on=["dataset", "category", "metric"])
     rows = rows.assign(method=PREFIX + rows["method"].astype(str), paper=paper, table=table, seeds=1)
-    rows = rows.reindex(columns=cells.columns).assign(phantom=rows["phantom"].astype(bool))
+    rows = rows.reindex(columns=cells.columns).assign(phantom=rows["phantom"].astype(bool), joint=False)
     empty = ["setting", "no_interval", "runs", "code"]
     return rows.assign(**{name: "" for name in empty}).astype({"ours": float, "aupro": float, "published": float})
 

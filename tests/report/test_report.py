@@ -35,6 +35,7 @@ from adlib.report.ranks import best
 from adlib.report.table_notes import shared_runs
 from adlib.runs import Run, Store
 from adlib.runs.record import failure, write_json
+from adlib.runs.titles import stored_titles
 
 
 def leave_run(out, category, image_auroc, seed=0, dataset="cxr_ad", phantom=None, **more):
@@ -212,6 +213,31 @@ def test_numbers_link_to_the_run_or_to_the_list_of_their_runs(tmp_path):
     assert '<a href="../index.html?find=patchcore%20on%20cxr_ad%2FUB%2C#runs" title="2 runs">90.00 ± 0.00</a>' in page
     assert '<a href="../index.html?find=patchcore%20on%20cxr_ad#runs" title="3 runs">80.00</a>' in page
     assert ">70.00<br>" in page
+
+
+def test_links_to_several_runs_find_the_titles_that_these_have_in_the_list(tmp_path):
+    """The list keeps the rows whose title has all words of `find` (tables.js)."""
+    parts = {name: {"image_auroc": 0.8} for name in ("UB", "DC")}
+    joint = [leave_run(tmp_path, "", 0.8, seed, categories=parts) for seed in (0, 1)]
+    alone = [leave_run(tmp_path, "CFP16", 0.8, seed) for seed in (0, 1)]
+    for each in [*joint, *alone]:
+        (tmp_path / "runs" / each["key"] / "run.ipynb").write_text("{}")
+    # Of the joint runs one category alone is in the table: what a link finds must not hang on the others.
+    leave_plan(tmp_path, [*(each | {"category": "UB"} for each in joint), *alone])
+    store = Store(tmp_path / "runs")
+    records = {each["key"]: store.record(each["key"]) for each in [*joint, *alone]}
+    titles = dict(zip(records, stored_titles(list(records.values())), strict=True))
+    assert titles[joint[0]["key"]] == "patchcore on cxr_ad, seed 0"
+
+    table = comparison("cxr_ad", "II", tmp_path)
+    assert row(table, "UB")["joint"]
+    assert not row(table, "CFP16")["joint"]
+    for category, runs in (("UB", joint), ("CFP16", alone), ("average", joint + alone)):
+        page = show_comparison(table[table["category"] == category], "image_auroc").data
+        (query,) = set(re.findall(r'index\.html\?find=([^"]*)#runs', page))
+        words = unquote(query).lower().split()
+        found = {key for key, title in titles.items() if all(word in title.lower() for word in words)}
+        assert found == {each["key"] for each in runs}
 
 
 @pytest.mark.parametrize(
