@@ -2,6 +2,7 @@
 
 from adlib.report.banner import banner
 from adlib.report.facts import (
+    across_banner,
     baseline_table,
     category_table,
     fact_table,
@@ -46,6 +47,7 @@ from adlib.report.training_preview import paper_training_preview, training_previ
 
 __all__ = [
     "LOWER_IS_BETTER",
+    "across_banner",
     "banner",
     "baseline_table",
     "below_limits",

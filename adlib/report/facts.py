@@ -195,6 +195,15 @@ def paper_banner(paper: str, out: str | Path, tables: list[str] | None = None) -
     return banner([*warnings_of(paper, out, tables), profile_sentence([profile_of(paper, out)])])
 
 
+def across_banner(out: str | Path) -> HTML:
+    """As `paper_banner`, above numbers of all papers together."""
+    done = [paper for paper in papers.list_papers() if _records(paper, out)]
+    if not done:
+        return HTML("<p>None of our runs is done: the numbers are the published ones alone.</p>")
+    warnings = [text for paper in done for text in warnings_of(paper, out)]
+    return banner([*warnings, profile_sentence(profile_of(paper, out) for paper in done)])
+
+
 def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> pd.DataFrame:
     """The finished runs behind a paper's tables, one row each: metrics in percent (MCC a fraction), seconds of fit and
     predict. NaN stands for numbers that are not to be compared (adlib.report.tables.compared).

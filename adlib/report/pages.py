@@ -53,12 +53,14 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
     more, notebooks = _notebook_pages(out)
     _render_all([*jobs, *more], damaged, processes)
     executed = {name: _problem(name, notebook, damaged) for name, notebook in notebooks.items()}
-    plans = {name: plan for name in papers.list_papers() if (plan := _plan(name, out, damaged)) is not None}
-    studies = [_study(name, executed) for name in papers.list_studies() if _plan(name, out, damaged) is not None]
+    planned = [*papers.list_papers(), *papers.list_studies()]
+    planned = {name: plan for name in planned if (plan := _plan(name, out, damaged)) is not None}
+    plans = {name: plan for name, plan in planned.items() if not papers.is_study(name)}
+    studies = [_study(name, executed) for name in planned if papers.is_study(name)]
     known = known_answers(out, [name for name, readable in plans.items() if readable])
 
     warnings = [text for record in records if record["status"] != FAILED for text in record["warnings"]]
-    profiles = sorted({profile_of(name, out) for name, readable in plans.items() if readable} - {""})
+    profiles = sorted({profile_of(name, out) for name, readable in planned.items() if readable} - {""})
     warnings.append(profile_sentence(profiles))
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("adlib", "report"), autoescape=True, undefined=jinja2.StrictUndefined

@@ -15,7 +15,9 @@ from scipy.stats import t as student
 from adlib.predictions import Predictions
 from adlib.report.banner import banner
 from adlib.report.facts import warnings_of
+from adlib.report.provenance import profile_sentence
 from adlib.report.run_details import finished_cells
+from adlib.report.tables import profile_of
 from adlib.report.trivial_rows import trivial_part
 from adlib.runs.store import Store
 
@@ -26,7 +28,7 @@ def study_banner(study: str, out: str | Path) -> HTML:
     """The banner above a study's numbers, of its finished runs; without any, how to do them."""
     if not any(True for _ in finished_cells(study, out)):
         return HTML(f"<p>No run of this study is done: <code>adlib reproduce {escape(study)}</code> does them.</p>")
-    return banner(warnings_of(study, out))
+    return banner([*warnings_of(study, out), profile_sentence([profile_of(study, out)])])
 
 
 def first_predictions(study: str, out: str | Path) -> Iterator[tuple[str, str, str, Predictions]]:

@@ -18,6 +18,7 @@ from conftest import finished_record
 from adlib import InputError
 from adlib.papers import protocol
 from adlib.report import (
+    across_banner,
     banner,
     comparison,
     metric_table,
@@ -645,9 +646,10 @@ def test_a_profile_that_is_not_the_papers_is_named(tmp_path):
     for name, named in (("paper", False), ("smoke", True), ("<b>", True)):
         write_json(tmp_path / "plans" / "cxr_ad.json", {"paper": "cxr_ad", "profile": name, "cells": cells})
         pages = show_table("cxr_ad", "II", tmp_path).data, paper_banner("cxr_ad", tmp_path).data
-        pages += (render_report(tmp_path).read_text(),)
-        assert [f"Profile {escape(name)}: " in page for page in pages] == [named] * 3
+        pages += (render_report(tmp_path).read_text(), across_banner(tmp_path).data)
+        assert [f"Profile {escape(name)}: " in page for page in pages] == [named] * 4
         assert f"Runs done: 1, profile {escape(name)}." in pages[2]
+    assert "None of our runs is done" in across_banner(tmp_path / "none").data
 
 
 def test_numbers_that_are_not_to_be_compared_are_in_no_list(tmp_path):

@@ -6,12 +6,16 @@ import shutil
 import pytest
 import yaml
 from conftest import REPOSITORY, make_tree
+from stored import store_study
 
 from adlib import InputError, papers
 from adlib.papers import list_papers, list_studies, protocol, published
 from adlib.report.known_answers import known_answers
+from adlib.report.pages import render_report
 from adlib.runs.plan import adapted, plan, read_profile
+from adlib.runs.record import write_json
 from adlib.runs.store import Store
+from adlib.studies import study_banner
 
 
 @pytest.mark.parametrize("name", list_studies())
@@ -36,6 +40,17 @@ def test_a_study_has_a_question_and_a_notebook_and_no_published_numbers(name):
     assert name not in list_papers()
     with pytest.raises(InputError, match="has no published numbers"):
         published(name)
+
+
+def test_the_banner_of_a_study_names_the_profile_as_those_of_papers_do(tmp_path):
+    name, run = "study/how_many_normals", {"method": "patchcore", "dataset": "cxr_ad", "category": "UB"}
+    assert "No run of this study is done" in study_banner(name, tmp_path).data
+    store_study(tmp_path, name, [run])  # under the profile "test"
+    assert "Profile test: its budgets, image sizes and other settings" in study_banner(name, tmp_path).data
+    assert "Profile test: its budgets" in render_report(tmp_path).read_text()
+    file = tmp_path / "plans" / f"{name}.json"
+    write_json(file, json.loads(file.read_text()) | {"profile": "paper"})
+    assert "Real data, trained weights." in study_banner(name, tmp_path).data
 
 
 def test_an_unknown_study_is_told_the_near_one():
