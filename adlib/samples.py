@@ -289,3 +289,15 @@ def fingerprint(samples: pd.DataFrame) -> str:
     }
     content |= {column: samples[column].astype(str).tolist() for column in samples if column not in content}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_fingerprints(samples: pd.DataFrame) -> dict[str, str]:
+    """The fingerprints of the files alone: of the "images" of a samples table and of their "masks", "" without any.
+
+    Apart, because a mask that is corrected changes no score. Raises InputError for a file that cannot be read.
+    """
+    files = {f"{column}s": samples.loc[samples[column] != "", column] for column in ("image", "mask")}
+    return {
+        name: fingerprint(pd.DataFrame({"image": column, "mask": ""})) if len(column) else ""
+        for name, column in files.items()
+    }

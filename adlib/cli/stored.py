@@ -93,6 +93,8 @@ def compare(
     found = compare_runs(Store(out.expanduser().resolve() / "runs"), first, second, pixels, replicates)
     for name, title in (("first", found.first), ("second", found.second)):
         print(printable(f"{name:6} {title}"))
+    if found.warning:
+        print(printable(f"warning: {found.warning}"), file=sys.stderr)
     print(f"{found.images} images that both have and whose label is known; difference: first - second, in percent.")
     print(found.table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.3g}"))
 

@@ -10,6 +10,7 @@ import pandas as pd
 from adlib.errors import InputError
 from adlib.predictions import Predictions
 from adlib.report.banner import banner
+from adlib.runs.changed_files import change_warning
 from adlib.runs.record import FAILED, FINISHED
 from adlib.runs.store import Store
 from adlib.runs.titles import distinct_tails, told_apart
@@ -169,7 +170,10 @@ class RunInspector(widgets.VBox):
             shown = adlib.inspect(load_runs(self.out, records), notes=notes_file(self.out), root=self.root)
         except InputError as error:
             return [widgets.HTML(f'<p role="alert">{escape(str(error))}</p>')]
-        return [widgets.HTML(banner(text for record in records for text in record["warnings"]).data), shown]
+        store = Store(self.out / "runs")
+        changed = change_warning(store.path(record["key"]) / "predictions" for record in records)
+        warnings = [text for record in records for text in record["warnings"]]
+        return [widgets.HTML(banner([*warnings, changed]).data), shown]
 
     def _change(self, _) -> None:
         old, self.place.children = self.place.children, self._view()

@@ -1,10 +1,12 @@
 """Two stored runs on the same images, compared: the differences of their metrics with paired intervals."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from adlib.errors import InputError
+from adlib.runs.changed_files import changed_files
 from adlib.runs.selection import one_key
 from adlib.runs.store import Store
 from adlib.runs.titles import stored_titles
@@ -16,12 +18,14 @@ class Comparison:
 
     table: a row per metric with the columns metric, first, second, difference (first - second), low and high (the
     paired bootstrap's 95 % interval of the difference), p_value. All but the p-value in percent.
+    warning: why it is not known that both runs saw the same pictures; "" where they did.
     """
 
     first: str
     second: str
     images: int
     table: pd.DataFrame
+    warning: str = ""
 
 
 def compare_runs(
@@ -30,7 +34,9 @@ def compare_runs(
     """Compare two finished runs on the images that both have and whose label is known (adlib.metrics.compare_images).
 
     first, second: keys or beginnings. pixels: pixel metrics too, where both have maps of one size.
-    Raises InputError for a run that is not finished, for two without a common image, and where labels or maps differ.
+    Raises InputError for a run that is not finished, for two without a common image, and where labels or maps differ;
+    for runs that did not see the same pictures because these were changed in between, and, with pixels, for masks that
+    were changed since.
     """
     from adlib.metrics import compare_images, compare_pixels
     from adlib.predictions import Predictions
@@ -42,13 +48,21 @@ def compare_runs(
     for key in keys:
         if not store.is_finished(key):
             raise InputError(f"The run {key} is not finished: there is nothing to compare.")
+    folders = [store.path(key) / "predictions" for key in keys]
     titles = stored_titles([store.record(key) for key in keys])
-    one, other = _shared(*(Predictions.load(store.path(key) / "predictions").known for key in keys), keys)
+    one, other = _shared(*(Predictions.load(folder).known for folder in folders), keys)
+    warning = _other_pictures(store, keys, folders)
     labels, things = one.samples["label"].to_numpy(), items(one.samples)
     found = compare_images(labels, one.scores, other.scores, replicates, seed, items=things)
     if pixels:
         if not (one.judges_pixels and other.judges_pixels) or one.maps.shape != other.maps.shape:
             raise InputError("Pixels can be compared only where both runs have maps of one size that outline defects.")
+        for key, folder in zip(keys, folders, strict=True):
+            if "masks" in (changed_files(folder) or ()):
+                raise InputError(
+                    f"The masks of the run {key} have changed since it was done, so that pixels would be counted "
+                    "otherwise than in its record: do it again."
+                )
         if one.masks is None or (one.masks != other.masks).any():
             raise InputError("Pixels can be compared only where both runs were scored against the same masks.")
         found |= compare_pixels(one.masks, one.maps, other.maps, replicates, seed, items=things)
@@ -58,7 +72,33 @@ def compare_runs(
         for metric, values in found.items()
         if metric != "reasons" and isinstance(values, dict)
     ]
-    return Comparison(*titles, len(labels), pd.DataFrame(rows))
+    return Comparison(*titles, len(labels), pd.DataFrame(rows), warning)
+
+
+def _other_pictures(store: Store, keys: list[str], folders: list[Path]) -> str:
+    """A warning where two runs may have seen other pictures in files of one name, "" where they saw the same.
+
+    Raises InputError where the pictures were changed between the runs, or since.
+    """
+    data = [store.record(key)["data"] for key in keys]
+    scored = [about.get("scored", {}).get("images") for about in data]
+    if data[0]["fingerprint"] == data[1]["fingerprint"] or (scored[0] and scored[0] == scored[1]):
+        return ""
+    # Runs may as well have scored other sets of images, a category and all of them, say: what both have is the same
+    # if neither set has changed since.
+    changed = [changed_files(folder) for folder in folders]
+    for key, files in zip(keys, changed, strict=True):
+        if files and "images" in files:
+            raise InputError(
+                f"The images that the run {key} scored have changed since, so the two runs are not known to have seen "
+                "the same pictures: do it again."
+            )
+    if None not in changed:
+        return ""
+    return (
+        f"The data of the two runs differ (fingerprints {data[0]['fingerprint']} and {data[1]['fingerprint']}): it is "
+        "not known whether images of one name are the same pictures."
+    )
 
 
 def _shared(one, other, keys: list[str]):

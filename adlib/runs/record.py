@@ -100,7 +100,7 @@ class Recorder:
 
     def finish(self, model, predictions, metrics: dict, out: str | Path = "") -> dict:
         """The record of a run that ended well; written with its predictions into the folder `out` if one is given."""
-        from adlib.samples import count, phantom_facts
+        from adlib.samples import count, file_fingerprints, phantom_facts
 
         metrics = dict(metrics)
         record = {
@@ -112,6 +112,7 @@ class Recorder:
             "images": predictions.settings,
             "data": {
                 "fingerprint": self.run.fingerprint,
+                "scored": file_fingerprints(predictions.samples),
                 "phantom": phantom_facts(self.run.samples),
                 "counts": count(self.run.samples).to_dict("index"),
                 "training": describe_training_set(self.run.all_samples, self.run.samples),

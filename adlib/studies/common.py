@@ -19,16 +19,22 @@ from adlib.report.provenance import profile_sentence
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import profile_of
 from adlib.report.trivial_rows import trivial_part
+from adlib.runs.changed_files import change_warning
 from adlib.runs.store import Store
 
 LEVEL = 0.95  # of every interval
 
 
 def study_banner(study: str, out: str | Path) -> HTML:
-    """The banner above a study's numbers, of its finished runs; without any, how to do them."""
-    if not any(True for _ in finished_cells(study, out)):
+    """The banner above a study's numbers, of its finished runs, and whether their files have changed since; without
+    any run, how to do them.
+    """
+    store = Store(Path(out) / "runs")
+    folders = [store.path(record["key"]) / "predictions" for _, record in finished_cells(study, out)]
+    if not folders:
         return HTML(f"<p>No run of this study is done: <code>adlib reproduce {escape(study)}</code> does them.</p>")
-    return banner([*warnings_of(study, out), profile_sentence([profile_of(study, out)])])
+    profile = profile_sentence([profile_of(study, out)])
+    return banner([*warnings_of(study, out), change_warning(folders), profile])
 
 
 def first_predictions(study: str, out: str | Path) -> Iterator[tuple[str, str, str, Predictions]]:

@@ -24,6 +24,7 @@ from adlib.images import ImageSet
 from adlib.metrics.bootstrap import draw_counts
 from adlib.predictions import Predictions
 from adlib.report.region_breakdown import measured_regions
+from adlib.runs.changed_files import changed_files
 from adlib.screening import HeldOut, choose_threshold
 from adlib.studies.common import LEVEL, first_predictions, plain_log, share_interval
 
@@ -40,8 +41,8 @@ RIDGE = 1.0  # how strongly the model's coefficients, per standard deviation, ar
 def verdicts(out: str | Path, rate: float = 0.1, study: str = NAME) -> pd.DataFrame:
     """Every defect with every method's verdict on it, one row for each.
 
-    Methods without maps, images without masks and categories without normal test images are left out. Of several seeds
-    of a method the first is taken.
+    Methods without maps, images without masks and categories without normal test images are left out, and runs whose
+    images or masks have changed since (`left_out` says which). Of several seeds of a method the first is taken.
     Columns: dataset, category, image, region (its number in the image), kind (of defect), area (percent of the
     picture), contrast (percent: |inside - surroundings| / surroundings, mean luminance; NaN where undefined), place
     (distance of the defect's middle from the picture's, 0 to 1 in a corner), left, top, right, bottom (of its box, as
@@ -75,12 +76,15 @@ def verdicts(out: str | Path, rate: float = 0.1, study: str = NAME) -> pd.DataFr
 
 
 def _lacks(predictions: Predictions) -> str:
-    """What predictions lack to be judged defect by defect, "" for nothing."""
+    """Why stored predictions cannot be judged defect by defect, "" where they can."""
     if not predictions.judges_pixels:
-        return "maps that outline defects"
+        return "there are no maps that outline defects"
     if not (predictions.samples["label"] == 0).any():
-        return "normal test images"
-    return "" if (predictions.samples["mask"] != "").any() else "masks of the defects"
+        return "there are no normal test images"
+    if not (predictions.samples["mask"] != "").any():
+        return "there are no masks of the defects"
+    changed = changed_files(predictions.folder)
+    return f"the {' and '.join(changed)} have changed since they were scored" if changed else ""
 
 
 def left_out(out: str | Path, study: str = NAME) -> list[str]:
@@ -90,7 +94,7 @@ def left_out(out: str | Path, study: str = NAME) -> list[str]:
         if lacks := _lacks(predictions):
             found.setdefault((dataset, category, lacks), []).append(method)
     return [
-        f"{dataset}/{category} is left out for {', '.join(methods)}: there are no {lacks}."
+        f"{dataset}/{category} is left out for {', '.join(methods)}: {lacks}."
         for (dataset, category, lacks), methods in found.items()
     ]
 

@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_tree
+from PIL import Image
 
 from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
 from adlib.runs import Recorder, Run, Store
+from adlib.runs.changed_files import changed_files
 from adlib.runs.execute import _complete
 from adlib.runs.paired import compare_runs
+from adlib.runs.record import write_record
 from adlib.runs.selection import sorted_runs
 from adlib.samples import select
 
@@ -260,6 +263,62 @@ def test_two_stored_runs_are_compared_on_the_images_whose_label_is_known(stored,
     assert compare_runs(store, other.key, third.key, replicates=100).images == 8
     with pytest.raises(InputError, match="outline defects"):
         compare_runs(store, other.key, third.key, pixels=True, replicates=100)
+
+
+def stored_again(store, record, seed):
+    """The key of a further run of the same settings, of the files as they are now."""
+    run = Run(**record["run"] | {"seed": seed})
+    with store.claim(run.key) as folder:
+        finish(Recorder(run), lambda predictions: predictions, folder)
+        (folder / "run.ipynb").write_text("{}")
+        _complete(folder, [], maps=True)
+    return run.key
+
+
+def change(file):
+    """Turn a picture upside down."""
+    Image.open(file).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(file)
+
+
+def test_runs_that_saw_other_pictures_in_files_of_one_name_are_not_compared(stored):
+    store, folder = stored
+    record = json.loads((folder / "record.json").read_text())
+    assert changed_files(folder / "predictions") == []
+    change(record["run"]["root"] + "/thing/test/square/000.png")
+    assert changed_files(folder / "predictions") == ["images"]
+    other = stored_again(store, record, 7)
+    with pytest.raises(InputError, match=f"The images that the run {folder.name} scored have changed since"):
+        compare_runs(store, folder.name, other)
+
+
+def test_corrected_masks_leave_scores_comparable_and_pixels_not(stored):
+    store, folder = stored
+    record = json.loads((folder / "record.json").read_text())
+    change(record["run"]["root"] + "/thing/ground_truth/square/000_mask.png")
+    assert changed_files(folder / "predictions") == ["masks"]
+    other = stored_again(store, record, 7)
+    assert compare_runs(store, folder.name, other, replicates=100).images == 8
+    with pytest.raises(InputError, match=f"The masks of the run {folder.name} have changed since it was done"):
+        compare_runs(store, folder.name, other, pixels=True, replicates=100)
+
+
+def test_other_training_images_leave_runs_comparable(stored):
+    store, folder = stored
+    record = json.loads((folder / "record.json").read_text())
+    change(record["run"]["root"] + "/thing/train/good/000.png")
+    found = compare_runs(store, folder.name, stored_again(store, record, 7), replicates=100)
+    assert (found.images, found.warning) == (8, "")
+
+
+def test_records_of_versions_before_are_compared_with_a_warning_where_their_data_differ(stored):
+    store, folder = stored
+    record = json.loads((folder / "record.json").read_text())
+    other = stored_again(store, record, 7)
+    assert compare_runs(store, folder.name, other, replicates=100).warning == ""
+    data = {"fingerprint": "d1", "phantom": None}
+    write_record(folder, {name: value for name, value in record.items() if name != "checksum"} | {"data": data})
+    found = compare_runs(store, folder.name, other, replicates=100)
+    assert found.warning.startswith("The data of the two runs differ (fingerprints d1 and ")
 
 
 def test_runs_are_sorted_by_a_metric_with_those_that_lack_it_last():

@@ -9,7 +9,8 @@ from PIL import Image
 from stored import run_notebook, store_study
 
 from adlib import Predictions
-from adlib.samples import make_samples
+from adlib.samples import file_fingerprints, make_samples
+from adlib.studies import study_banner
 from adlib.studies import what_is_missed as study
 
 SIDE = 32
@@ -78,6 +79,28 @@ def test_a_set_without_masks_is_told_to_be_left_out(tmp_path):
     assert study.verdicts(tmp_path).empty
     said = ["folder/cloth is left out for padim, cfa: there are no masks of the defects."]
     assert study.left_out(tmp_path) == said
+
+
+def test_a_run_whose_masks_were_moved_since_is_left_out_and_warned_of(tmp_path):
+    out = tmp_path / "runs_of"
+    stored(out)
+    samples = Predictions.load(out / "runs" / f"{0:016x}" / "predictions").samples
+    runs = [
+        {"dataset": "three_cad", "category": "cloth", "method": method}
+        | {"data": {"scored": file_fingerprints(samples)}}
+        | {"predictions": Predictions(np.arange(5.0), np.zeros((5, SIDE, SIDE)), samples, {"size": [SIDE, SIDE]})}
+        for method in ("patchcore", "padim")
+    ]
+    store_study(tmp_path / "later", study.NAME, runs)
+    assert study.left_out(tmp_path / "later") == []
+    assert "Changed data" not in study_banner(study.NAME, tmp_path / "later").data
+    mask = np.roll(np.array(Image.open(out / "mask.png")), 9, axis=1)
+    Image.fromarray(mask).save(out / "mask.png")
+    said = "three_cad/cloth is left out for patchcore, padim: the masks have changed since they were scored."
+    assert study.left_out(tmp_path / "later") == [said]
+    assert study.verdicts(tmp_path / "later").empty
+    warned = study_banner(study.NAME, tmp_path / "later").data
+    assert "Changed data: the masks of 2 runs are no longer those that were scored." in warned
 
 
 def test_conclusions_count_defects_and_name_the_lone_finder():
