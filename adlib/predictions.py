@@ -31,6 +31,7 @@ class Predictions:
     folder: where they were loaded from, or None.
     outlines: whether the maps outline defects (adlib.detector.Facts). Where not, they explain the score: they are for
         looking at, and no metric of pixels is defined.
+    maps_dropped: whether there were maps that were not kept (`drop_maps`).
     """
 
     scores: np.ndarray
@@ -39,6 +40,7 @@ class Predictions:
     settings: dict = field(default_factory=dict)
     folder: Path | None = None
     outlines: bool = True
+    maps_dropped: bool = False
 
     def __post_init__(self):
         self.scores = np.asarray(self.scores, np.float32)
@@ -68,6 +70,13 @@ class Predictions:
         """Whether there are maps that outline defects, so that pixels can be called by them and be counted."""
         return self.maps is not None and self.outlines
 
+    @property
+    def no_maps(self) -> str:
+        """Why there are no maps, in a few words; "" where there are."""
+        if self.maps is not None:
+            return ""
+        return "its maps were not kept" if self.maps_dropped else "the method gives no maps"
+
     @cached_property
     def images(self):
         """The ImageSet that was predicted on."""
@@ -92,6 +101,7 @@ class Predictions:
         table = self.samples.assign(score=[f"{score:.9g}" for score in self.scores])
         table.to_csv(partial / "samples.csv", index=False)
         settings = self.settings if self.outlines else self.settings | {"outlines": False}
+        settings = settings | {"maps_dropped": True} if self.maps_dropped else settings
         (partial / "settings.json").write_text(json.dumps(settings))
         if self.maps is not None:
             np.save(partial / "maps.npy", np.asarray(self.maps, np.float32))
@@ -119,14 +129,23 @@ class Predictions:
             settings = read_json(folder / "settings.json")
             if not isinstance(settings, dict):
                 raise InputError("settings.json holds no object")
-            outlines = bool(settings.pop("outlines", True))
+            outlines, dropped = bool(settings.pop("outlines", True)), bool(settings.pop("maps_dropped", False))
             settings = settings and {"mask_resize": "nearest"} | settings  # the only way there was before it was told
             maps_file = folder / "maps.npy"
             maps = np.load(maps_file, mmap_mode="r") if maps_file.exists() else None
             scores = table.pop("score").to_numpy(np.float32)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold predictions saved by adlib: {str(error).rstrip('.')}.") from error
-        return cls(scores, maps, table, settings, folder, outlines)
+        return cls(scores, maps, table, settings, folder, outlines, dropped)
+
+
+def drop_maps(folder: Path) -> None:
+    """Delete the maps of saved predictions, if there are some, and leave word that there were."""
+    if (folder / "maps.npy").exists():
+        settings = read_json(folder / "settings.json") | {"maps_dropped": True}
+        write_text(folder / "settings.json", json.dumps(settings))
+        (folder / "maps.npy").unlink()
+        seal(folder)
 
 
 def seal(folder: Path) -> None:
@@ -182,7 +201,7 @@ def evaluate(predictions: Predictions, masks: np.ndarray | None = None, pro_vari
     pixel_names = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", *pro_variants)
     missing = ""
     if predictions.maps is None:
-        missing = "the method gives no maps"
+        missing = predictions.no_maps
     elif not predictions.outlines:
         missing = "the method's maps explain its score and outline nothing"
     elif masks is None and (masks := predictions.masks) is None:

@@ -93,6 +93,10 @@ class Joined:
             maps.base.madvise(mmap.MADV_DONTNEED)
         return found
 
+    def maps_dropped(self, method: int) -> bool:
+        """Whether a method gave maps that were not kept."""
+        return list(self._predictions.values())[method].maps_dropped
+
     def outlines(self, method: int) -> bool:
         """Whether a method's maps outline defects, so that a threshold makes a mask of them."""
         return list(self._predictions.values())[method].judges_pixels

@@ -131,11 +131,14 @@ def draw_sample(
             drawn, truth, scores, joined.frame(number, index), (low, high), decision.mask_threshold, look
         )
         verdict = f"{decision.outcome}: {OUTCOMES[decision.outcome]}, score {decision.score:.5g}"
-        kind = "this method gives no anomaly map" if scores is None else "anomaly map over the image"
+        none, lacks = "no anomaly map of", "no map"
+        if joined.maps_dropped(number):
+            none, lacks = "no anomaly map was kept of", "its map was not kept"
+        kind = none if scores is None else "anomaly map over the image"
         ends = {"low": "", "high": ""} if scores is None else {"low": f"{low:.4g}", "high": f"{high:.4g}"}
         return {
             "title": title,
-            "caption": verdict + (" (no map)" if scores is None else ""),
+            "caption": verdict + (f" ({lacks})" if scores is None else ""),
             "alt": f"{title}, {kind} {said}{marked}; {verdict}.",
             "png": render.png(panel),
         } | ends

@@ -117,14 +117,16 @@ def segmentations(paper: str, method: str, out: str | Path, each: int = 5):
     """Anomalous images with the highest scores, and below each the method's map cut at a threshold, truth outlined.
 
     The threshold is that of best pixel F1 on these test images: an oracle. Returns a Figure, or a sentence where no run
-    with maps is done. MIIC, Fig. 1.
+    is done, and where there are no maps of it. MIIC, Fig. 1.
     """
     from adlib.figures import show_segmentations, telling_samples
     from adlib.metrics import pixel_metrics
 
     found = stored_predictions(paper, method, out)
-    if found is None or found.maps is None:
+    if found is None:
         return NONE
+    if found.maps is None:
+        return HTML(f"<p>There is no map to look at: {found.no_maps}.</p>")
     threshold = pixel_metrics(found.images.masks(), found.maps)["pixel_f1max_threshold"]
     return show_segmentations(found, telling_samples(found, each)["found"], threshold)
 

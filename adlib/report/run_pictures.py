@@ -179,7 +179,7 @@ def _draw(rows: list[tuple[str, str, dict[str, _Run]]], columns: list[str], miss
             if column not in runs:
                 _say(axis, missing.get((category, column), "not in this table"), aspect)
             elif runs[column].predictions.maps is None:
-                _say(axis, "no map", aspect)
+                _say(axis, "map not kept" if runs[column].predictions.maps_dropped else "no map", aspect)
             else:
                 if (category, column) not in ranges:
                     ranges[category, column] = _range(runs[column])

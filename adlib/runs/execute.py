@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adlib.errors import InputError
 from adlib.file_hashes import file_hash
-from adlib.predictions import seal
+from adlib.predictions import drop_maps
 from adlib.runs import kernels
 from adlib.runs.attempts import Attempts, now
 from adlib.runs.conditions import USUAL, Conditions
@@ -112,8 +112,7 @@ def _complete(folder: Path, earlier: list[dict], maps: bool) -> None:
     for left in folder.glob("checkpoint*"):
         left.unlink()
     if not maps:
-        (folder / "predictions" / "maps.npy").unlink(missing_ok=True)
-        seal(folder / "predictions")
+        drop_maps(folder / "predictions")
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     files = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
     kept = {name: size for name, size in files.items() if name == "run.ipynb" or name.startswith("predictions/")}

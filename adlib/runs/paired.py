@@ -56,7 +56,15 @@ def compare_runs(
     found = compare_images(labels, one.scores, other.scores, replicates, seed, items=things)
     if pixels:
         if not (one.judges_pixels and other.judges_pixels) or one.maps.shape != other.maps.shape:
-            raise InputError("Pixels can be compared only where both runs have maps of one size that outline defects.")
+            dropped = [
+                f" Those of the run {key} were not kept."
+                for key, each in zip(keys, (one, other), strict=True)
+                if each.maps_dropped
+            ]
+            raise InputError(
+                "Pixels can be compared only where both runs have maps of one size that outline defects."
+                + "".join(dropped)
+            )
         for key, folder in zip(keys, folders, strict=True):
             if "masks" in (changed_files(folder) or ()):
                 raise InputError(

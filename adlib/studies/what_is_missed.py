@@ -77,6 +77,8 @@ def verdicts(out: str | Path, rate: float = 0.1, study: str = NAME) -> pd.DataFr
 
 def _lacks(predictions: Predictions) -> str:
     """Why stored predictions cannot be judged defect by defect, "" where they can."""
+    if predictions.maps_dropped:
+        return "the maps were not kept"
     if not predictions.judges_pixels:
         return "there are no maps that outline defects"
     if not (predictions.samples["label"] == 0).any():

@@ -355,6 +355,18 @@ def test_nothing_is_drawn_before_a_browser_shows_it(inspector):
     assert all(thumbnail["jpeg"] for thumbnail in inspector.strip.thumbnails)
 
 
+def test_a_map_that_was_not_kept_is_no_map_that_the_method_lacks(first, tmp_path):
+    said = {}
+    for dropped in (False, True):
+        found = inspect(replace(first, maps=None, maps_dropped=dropped), threshold=0.5, notes=tmp_path / "notes.csv")
+        found.draw()
+        said[dropped] = found.canvas.panels[1]["alt"] + found.canvas.panels[1]["caption"]
+    assert "no anomaly map of " in said[False]
+    assert "(no map)" in said[False]
+    assert "no anomaly map was kept of " in said[True]
+    assert "(its map was not kept)" in said[True]
+
+
 def test_panels_have_text_alternatives_and_values(inspector):
     inspector.go(4)
     inspector.draw()

@@ -236,7 +236,12 @@ def test_a_run_without_maps_is_whole_without_them(recorder, tmp_path):
         finish(recorder, lambda predictions: predictions, folder)
         _complete(folder, [], maps=False)
     assert store.damaged() == {}
-    assert Predictions.load(store.path(recorder.run.key) / "predictions").maps is None
+    found = Predictions.load(store.path(recorder.run.key) / "predictions")
+    assert found.maps is None
+    assert found.maps_dropped
+    assert evaluate(found)["reasons"]["pixel_auroc"] == "its maps were not kept"
+    found.save(tmp_path / "copy")
+    assert Predictions.load(tmp_path / "copy").maps_dropped
 
 
 def test_two_stored_runs_are_compared_on_the_images_whose_label_is_known(stored, tmp_path):
@@ -299,6 +304,15 @@ def test_corrected_masks_leave_scores_comparable_and_pixels_not(stored):
     other = stored_again(store, record, 7)
     assert compare_runs(store, folder.name, other, replicates=100).images == 8
     with pytest.raises(InputError, match=f"The masks of the run {folder.name} have changed since it was done"):
+        compare_runs(store, folder.name, other, pixels=True, replicates=100)
+
+
+def test_pixels_of_a_run_whose_maps_were_not_kept_are_not_compared(stored):
+    store, folder = stored
+    record = json.loads((folder / "record.json").read_text())
+    other = stored_again(store, record, 7)
+    _complete(store.path(other), [], maps=False)
+    with pytest.raises(InputError, match=f"Those of the run {other} were not kept"):
         compare_runs(store, folder.name, other, pixels=True, replicates=100)
 
 

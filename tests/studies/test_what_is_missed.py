@@ -9,6 +9,7 @@ from PIL import Image
 from stored import run_notebook, store_study
 
 from adlib import Predictions
+from adlib.predictions import drop_maps
 from adlib.samples import file_fingerprints, make_samples
 from adlib.studies import study_banner
 from adlib.studies import what_is_missed as study
@@ -79,6 +80,13 @@ def test_a_set_without_masks_is_told_to_be_left_out(tmp_path):
     assert study.verdicts(tmp_path).empty
     said = ["folder/cloth is left out for padim, cfa: there are no masks of the defects."]
     assert study.left_out(tmp_path) == said
+
+
+def test_a_run_whose_maps_were_not_kept_is_told_so(tmp_path):
+    stored(tmp_path / "runs_of")
+    drop_maps(tmp_path / "runs_of" / "runs" / f"{0:016x}" / "predictions")
+    said = ["three_cad/cloth is left out for patchcore: the maps were not kept."]
+    assert study.left_out(tmp_path / "runs_of") == said
 
 
 def test_a_run_whose_masks_were_moved_since_is_left_out_and_warned_of(tmp_path):
