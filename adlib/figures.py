@@ -19,7 +19,8 @@ from matplotlib.ticker import MaxNLocator
 
 from adlib.analysis import largest_defect, read_grey
 from adlib.decoding.pictures import decode
-from adlib.decoding.resizing import frame
+from adlib.decoding.resizing import crop_corner, frame
+from adlib.decoding.tiles import corners, share
 from adlib.figure_style import ANOMALOUS, INK, NORMAL, finish
 from adlib.images import ImageSet, read_image, read_mask
 from adlib.predictions import Predictions, oracle_threshold
@@ -124,7 +125,7 @@ def show_samples(samples: pd.DataFrame, columns: int = 6, rows: int = 2, seed: i
 
 def show_seen(images: ImageSet, count: int = 4, seed: int = 0) -> Figure:
     """What a detector sees of images: each as stored, with what is cut off darkened (above), and as it goes into the
-    network, with its size (below). The images are drawn at random.
+    network, with its size (below): of images with tiles the tile in their middle. The images are drawn at random.
     """
     chosen = sorted(np.random.default_rng(seed).permutation(len(images))[:count].tolist())
     figure, axes = _grid(2, max(1, len(chosen)))
@@ -142,8 +143,12 @@ def show_seen(images: ImageSet, count: int = 4, seed: int = 0) -> Figure:
         above.imshow(np.dstack([np.zeros((height, width, 3)), np.where(seen, 0, 0.65)]))
         title = [f"{height} x {width}, {seen.mean():.0%} seen", scaled]
         _title(above, "\n".join(filter(None, title)))
-        below.imshow(images.pixels(index).permute(1, 2, 0).numpy())
-        _title(below, f"{images.whole[0]} x {images.whole[1]}")
+        below.imshow(_scored_item(images, index, None)["image"].permute(1, 2, 0).numpy())
+        size = f"{images.shape[0]} x {images.shape[1]}"
+        if images.tile is not None:
+            number = len(corners(images.whole, images.tile))
+            size = f"{images.tile[0]} x {images.tile[0]}, one of {number} tiles of {size}"
+        _title(below, size)
     return _placed(figure, axes)
 
 
@@ -264,27 +269,51 @@ def show_segmentations(predictions: Predictions, indices: list[int], threshold: 
 def show_illustrations(model, predictions: Predictions, indices: list[int]) -> Figure | None:
     """The pictures that a method makes on its way to its scores (Detector.illustrate), one column per sample.
 
-    The images stand in the first row with the ground truth outlined, and one row per kind of picture below. None for a
-    method that makes no pictures, and for no samples.
+    The images stand in the first row with the ground truth outlined, and one row per kind of picture below. They are
+    what the detector looked at: of images with tiles the tile in which the map is highest. None for a method that makes
+    no pictures, and for no samples.
     """
     import torch
 
     if not indices:
         return None
-    items = [predictions.images[index] for index in indices]
+    images = ImageSet(predictions.samples, **predictions.seen_settings)
+    title = "image" if images.tile is None else f"its tile of {images.tile[0]} x {images.tile[0]} with the highest map"
+    items = [_scored_item(images, index, predictions.maps) for index in indices]
     batch = torch.stack([item["image"] for item in items])
     with torch.inference_mode():
         pictures = model.illustrate(batch.to(model.device_))
     if not pictures:
         return None
     figure, axes = _grid(1 + len(pictures), len(indices))
-    for row, (name, shown) in zip(axes, {"image": batch, **pictures}.items(), strict=True):
+    for row, (name, shown) in zip(axes, {title: batch, **pictures}.items(), strict=True):
         for axis, picture in zip(row, shown, strict=True):
             axis.imshow(picture.float().cpu().clamp(0, 1).permute(1, 2, 0).numpy())
         _title(row[0], name, loc="left")
     for axis, item in zip(axes[0], items, strict=True):
         _outline(axis, item["mask"].numpy())
     return _placed(figure, axes)
+
+
+def _scored_item(images: ImageSet, index: int, maps: np.ndarray | None) -> dict:
+    """The item of an ImageSet as a detector looked at it; of tiles the one in which the map float [H, W] is highest,
+    where neighbours overlap that to which the tile counts more, and without maps the middle one.
+
+    maps: of the images, or of as much of their middle as is judged.
+    """
+    if images.tile is None:
+        return images[index]
+    places, side = corners(images.whole, images.tile), images.tile[0]
+    best = len(places) // 2
+    if maps is not None:
+        found = np.asarray(maps[index], np.float32)
+        whole = np.full(images.whole, found.min(), np.float32)
+        top, left = crop_corner(images.whole, found.shape)
+        whole[top : top + found.shape[0], left : left + found.shape[1]] = found
+        above = whole - whole.min()
+        peaks = [(above[top : top + side, left : left + side] * share(images.tile)).max() for top, left in places]
+        best = int(np.argmax(peaks))
+    return ImageSet(images.samples.iloc[[index]], **images.settings).tiles()[best]
 
 
 def score_histogram(predictions: Predictions, thresholds: dict[str, float] | None = None) -> Figure:

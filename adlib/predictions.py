@@ -32,6 +32,7 @@ class Predictions:
     outlines: whether the maps outline defects (adlib.detector.Facts). Where not, they explain the score: they are for
         looking at, and no metric of pixels is defined.
     maps_dropped: whether there were maps that were not kept (`drop_maps`).
+    seen: settings of the images that the detector looked at, where `settings` are of the part of them that it judges.
     """
 
     scores: np.ndarray
@@ -41,6 +42,7 @@ class Predictions:
     folder: Path | None = None
     outlines: bool = True
     maps_dropped: bool = False
+    seen: dict | None = None
 
     def __post_init__(self):
         self.scores = np.asarray(self.scores, np.float32)
@@ -84,6 +86,11 @@ class Predictions:
 
         return ImageSet(self.samples, **self.settings)
 
+    @property
+    def seen_settings(self) -> dict:
+        """Settings of the ImageSet that the detector looked at: `settings`, or with more around what is judged."""
+        return self.settings if self.seen is None else self.seen
+
     @cached_property
     def masks(self) -> np.ndarray | None:
         """bool [N, H, W]: the ground truth at the maps' size, read once; None where an anomalous image lacks one."""
@@ -102,6 +109,7 @@ class Predictions:
         table.to_csv(partial / "samples.csv", index=False)
         settings = self.settings if self.outlines else self.settings | {"outlines": False}
         settings = settings | {"maps_dropped": True} if self.maps_dropped else settings
+        settings = settings if self.seen is None else settings | {"seen": self.seen}
         (partial / "settings.json").write_text(json.dumps(settings))
         if self.maps is not None:
             np.save(partial / "maps.npy", np.asarray(self.maps, np.float32))
@@ -130,13 +138,14 @@ class Predictions:
             if not isinstance(settings, dict):
                 raise InputError("settings.json holds no object")
             outlines, dropped = bool(settings.pop("outlines", True)), bool(settings.pop("maps_dropped", False))
+            seen = settings.pop("seen", None)
             settings = settings and {"mask_resize": "nearest"} | settings  # the only way there was before it was told
             maps_file = folder / "maps.npy"
             maps = np.load(maps_file, mmap_mode="r") if maps_file.exists() else None
             scores = table.pop("score").to_numpy(np.float32)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder} does not hold predictions saved by adlib: {str(error).rstrip('.')}.") from error
-        return cls(scores, maps, table, settings, folder, outlines, dropped)
+        return cls(scores, maps, table, settings, folder, outlines, dropped, seen)
 
 
 def drop_maps(folder: Path) -> None:

@@ -151,3 +151,12 @@ def test_a_figure_shows_what_is_cut_off(tree):
     for settings, share in (({"size": 32, "crop": 16}, "25% seen"), ({"size": 32}, "100% seen")):
         figure = show_seen(ImageSet(samples, **settings), count=1)
         assert share in figure.axes[0].get_title()
+
+
+def test_a_figure_shows_a_tile_where_tiles_are_what_goes_into_the_network(tree):
+    images = ImageSet(own_samples(own_run(tree)), size=48, tile=(16, 0))
+    below = show_seen(images, count=1).axes[1]
+    assert below.get_title() == "16 x 16, one of 9 tiles of 48 x 48"
+    index = np.random.default_rng(0).permutation(len(images))[0]
+    middle = images.pixels(index).permute(1, 2, 0).numpy()[16:32, 16:32]
+    assert np.array_equal(below.images[0].get_array(), middle)

@@ -42,6 +42,14 @@ def test_without_maps_or_masks_pixel_metrics_are_nan_with_a_reason(perfect):
         assert reason in metrics["reasons"]["aupro"]
 
 
+def test_predictions_know_what_was_seen_around_what_is_judged_also_when_stored(perfect, tmp_path):
+    assert perfect.seen_settings == perfect.settings
+    whole = perfect.settings | {"crop": None}
+    loaded = Predictions.load(replace(perfect, seen=whole).save(tmp_path / "seen"))
+    assert loaded.images.shape == (24, 24)
+    assert ImageSet(loaded.samples, **loaded.seen_settings).shape == (32, 32)
+
+
 def test_maps_that_outline_nothing_have_no_pixel_metric_also_when_stored(perfect, tmp_path):
     explaining = replace(perfect, outlines=False)
     loaded = Predictions.load(explaining.save(tmp_path / "predictions"))

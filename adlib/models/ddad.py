@@ -307,7 +307,7 @@ class DDAD(Detector):
             return found
         inner = slice(self.border, -self.border or None)
         maps = np.ascontiguousarray(found.maps[:, inner, inner])
-        return replace(found, maps=maps, settings=found.settings | {"crop": maps.shape[1:]})
+        return replace(found, maps=maps, settings=found.settings | {"crop": maps.shape[1:]}, seen=found.settings)
 
     def illustrate(self, batch):
         return {"denoised": (self.denoised(batch) + 1) / 2}

@@ -22,24 +22,26 @@ if TYPE_CHECKING:  # the other reports need neither torch nor matplotlib
 def training_preview(model: "Detector", images: "ImageSet", count: int = 6, seed: int = 0) -> "Figure":
     """Normal image, mask and what the network sees of it, one column for each of some training images.
 
-    model: a detector, fitted or not. images: what it is fitted on. count: how many, chosen at random. seed: of the fit,
-    whose first epoch sees exactly these pictures; DeSTSeg's first stage does.
+    model: a detector, fitted or not. images: what it is fitted on, of images with tiles these. count: how many, chosen
+    at random. seed: of the fit, whose first epoch sees exactly these pictures; DeSTSeg's first stage does.
     Methods that synthesise features instead of pictures say so below. Their blobs, if they have any, are like those of
     the training, not the same ones. A method without synthetic images shows its images.
     """
     import matplotlib.pyplot as plt
 
+    first = "image" if images.tile is None else f"tile of {images.tile[0]} x {images.tile[0]}"
+    images = images.tiles()
     chosen = sorted(np.random.default_rng(seed).permutation(len(images))[:count].tolist())
     note = getattr(model, "feature_synthesis", "")
     if hasattr(model, "synthetic_images"):
         synthetic = model.synthetic_images(images, seed)
         items = [synthetic[index] for index in chosen]
-        rows = ["image", "mask", "what the network sees"]
+        rows = [first, "mask", "what the network sees"]
         if all(item["image"].equal(item["normal"]) for item in items) and note:
             rows.pop()
     else:
         items = [{"normal": images.pixels(index)} for index in chosen]
-        rows = ["image"]
+        rows = [first]
         note = note or f"{model.name} offers no synthetic images to show: it is fitted on images like these."
 
     figure, axes = plt.subplots(

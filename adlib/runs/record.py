@@ -109,7 +109,7 @@ class Recorder:
             "key": self.run.key,
             "run": self.run.as_dict(),
             "parameters": model.parameters,
-            "images": predictions.settings,
+            "images": predictions.seen_settings,
             "data": {
                 "fingerprint": self.run.fingerprint,
                 "scored": file_fingerprints(predictions.samples),

@@ -1,5 +1,6 @@
 """What is special about RIAD, DDAD and MSAD: masks and edges, noise and denoising, angles around a centre."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.figure
@@ -11,6 +12,7 @@ from conftest import make_tree, untrained
 from torch import nn
 
 from adlib import ImageSet, InputError, Predictions, create_model, evaluate, load_model, load_samples
+from adlib.detector import Detector
 from adlib.figures import show_illustrations, show_predictions
 from adlib.models.ddad import feature_distance, pixel_distance
 from adlib.models.msad import UnitFeatures, mean_shifted_loss, random_view
@@ -156,6 +158,47 @@ def test_a_report_shows_what_a_method_makes_of_images(fitted, test):
     assert denoised.shape == (4, 3, 32, 32)
     assert show_illustrations(fitted("msad"), predictions, [0]) is None
     assert show_illustrations(fitted("riad"), predictions, []) is None
+
+
+class Looking(Detector):
+    """A method whose maps are the green channel, and whose illustration is what it was given."""
+
+    name = "looking"
+
+    def fit_images(self, images, val, progress): ...
+
+    def score_batch(self, batch):
+        return batch[:, 1].amax((1, 2)), batch[:, 1]
+
+    def illustrate(self, batch):
+        self.given = batch
+        return {"given": batch}
+
+
+def test_what_is_illustrated_is_what_was_scored(test):
+    ddad = create_model("ddad", **SMALL["ddad"] | {"border": 2, "crop_maps": True})
+    ddad.device_, ddad.fitted_, ddad.to = torch.device("cpu"), True, lambda device: None
+    ddad.score_batch = lambda batch: (batch[:, 0].amax((1, 2)), batch[:, 0])
+    predictions = ddad.predict(test, device="cpu", progress=False)
+    looking = Looking()
+    looking.device_ = torch.device("cpu")
+    show_illustrations(looking, predictions, [0, 3])
+    assert looking.given.equal(stacked(test)[[0, 3]])  # whole, although 28 x 28 pixels of each are judged
+    assert predictions.images.shape == predictions.maps.shape[1:] == (28, 28)
+    assert predictions.seen_settings == test.settings
+
+
+def test_of_tiles_the_one_with_the_highest_map_is_illustrated(test):
+    tiled = ImageSet(test.samples, size=64, tile=(32, 8))
+    looking = Looking().fit(ImageSet(test.samples[test.samples["label"] == 0], size=64, tile=(32, 8)), device="cpu")
+    predictions = looking.predict(tiled, device="cpu", progress=False)
+    maps = np.zeros_like(predictions.maps)
+    maps[0, 60, 3], maps[1, 2, 34] = 1, 1  # in the first tile of the last row, and in the second of the first
+    figure = show_illustrations(looking, replace(predictions, maps=maps), [0, 1])
+    tiles = tiled.tiles()
+    assert looking.given.equal(torch.stack([tiles.pixels(6), tiles.pixels(9 + 1)]))
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert titles[0] == "its tile of 32 x 32 with the highest map"
 
 
 # RIAD

@@ -61,6 +61,21 @@ def test_the_preview_shows_what_the_first_epoch_sees(name, train):
         assert torch.equal(normal[~mask], seen[~mask])
 
 
+def test_the_preview_of_images_with_tiles_shows_tiles(train):
+    tiled = ImageSet(train.samples, size=64, tile=(32, 0))
+    model = create_model("draem", **PASTING["draem"][0])
+    synthetic = model.synthetic_images(tiled.tiles(), 3)
+    figure = training_preview(model, tiled, count=16, seed=3)
+    columns = pictures(figure)
+    assert len(columns) == 16
+    for index, (normal, mask, seen) in enumerate(columns):
+        item = synthetic[index]
+        assert torch.equal(item["image"].permute(1, 2, 0), seen)
+        assert normal.shape == (32, 32, 3)
+        assert mask.shape == (32, 32)
+    assert figure.axes[0].get_ylabel() == "tile of 32 x 32"
+
+
 def test_methods_that_change_features_say_so(train):
     model = create_model("supersimplenet", **R18, threshold=0.0)
     noisy = [training_preview(model, train, count=4, seed=seed) for seed in range(3)]

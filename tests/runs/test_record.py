@@ -195,6 +195,8 @@ def test_how_images_were_resized_is_in_the_record_and_makes_another_run(recorder
     record = finish(recorder, lambda found: Predictions(found.scores, found.maps, found.samples, images.settings))
     assert record["images"]["resize"] == "lanczos"
     assert record["images"]["sides"] == "shorter"
+    whole = finish(recorder, lambda found: replace(found, seen=found.settings | {"crop": [30, 30]}))
+    assert whole["images"]["crop"] == [30, 30]
 
 
 @pytest.fixture
