@@ -97,6 +97,7 @@ class Detector:
     why_no_graph: str = ""  # a sentence why the method cannot be exported (adlib.export); "" where that can be tried
     threshold_: dict | None = None  # adlib.screening.Threshold as plain values, where one was chosen
     scored_parts = Parts()  # how many images were scored at once, where a GPU's memory was short
+    chosen_epoch: int | None = None  # from 1: whose weights remained, where images chose it (adlib.training.loop)
     feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
     learns_from: tuple[
         str, ...
@@ -146,8 +147,10 @@ class Detector:
 
     @property
     def choices(self) -> dict:
-        """What fit drew by its seed and a record should name, such as images that became prompts; {} for most."""
-        return {}
+        """What fit drew by its seed or found in the images and a record should name, such as images that became
+        prompts, or the "epoch" (from 1) whose weights remained where images chose it; {} for most.
+        """
+        return {} if self.chosen_epoch is None else {"epoch": self.chosen_epoch}
 
     @property
     def warnings(self) -> list[str]:
@@ -192,7 +195,7 @@ class Detector:
         self.device_ = choose_device(device)
         self.seed_ = seed
         self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
-        self.fitted_ = False
+        self.fitted_, self.chosen_epoch = False, None
         self.images_, self.threshold_ = images.settings, None
         self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
         self.fitted_ = True

@@ -218,7 +218,7 @@ class GLASS(PastingDetector, SimpleNet):
     backbone, weights, stages, embedding_size, hidden: as of SimpleNet.
     hypothesis: where near anomalies are kept. "manifold": at a distance within `shell` of the normal patch they came
         from. "hypersphere": between one and two radii from the centre, and far ones between two and four. "auto": as
-        the spectrum of the mean training image says.
+        the spectrum of the mean training image says (`choices` tells).
     noise: standard deviation of the noise from which near anomalies start; absolute, as `shell` is.
     ascent_steps, ascent_rate, project_every: steps of gradient ascent, their length, and how often they are kept off.
     radius_quantile: of the normal patches' distances to the centre; the radius.
@@ -269,7 +269,8 @@ class GLASS(PastingDetector, SimpleNet):
         self.to(self.device_)
         features = frozen_features(self, images, self.cache_gib, progress)
         epoch_steps = min(-(-len(images) // self.batch_size), self.epoch_images // self.batch_size + 1)
-        self.centre_ = Centre(self.mean_patches(features), epoch_steps) if self.on_hypersphere(images) else None
+        self.hypersphere_ = self.on_hypersphere(images)
+        self.centre_ = Centre(self.mean_patches(features), epoch_steps) if self.hypersphere_ else None
         self.losses_ = train(
             self,
             OverlaidImages(synthetic, features),
@@ -287,6 +288,13 @@ class GLASS(PastingDetector, SimpleNet):
             progress=progress,
         )
         del self.centre_
+
+    @property
+    def choices(self):
+        decided = getattr(self, "hypersphere_", None)
+        if self.hypothesis != "auto" or decided is None:
+            return super().choices
+        return super().choices | {"hypothesis": "hypersphere" if decided else "manifold"}
 
     def synthetic_images(self, images, seed):
         overlay = LocalOverlay(self.texture_source(), self.foreground)

@@ -182,8 +182,9 @@ class MixedSupervised(Detector):
 
     @property
     def choices(self) -> dict:
-        """The files of the real defects that were injected, and after how many epochs training ended."""
-        return {"real defects": getattr(self, "real_", []), "epochs": len(getattr(self, "losses_", []))}
+        """The files of the real defects that were injected, after how many epochs training ended, which was best."""
+        drawn = {"real defects": getattr(self, "real_", []), "epochs": len(getattr(self, "losses_", []))}
+        return drawn | super().choices
 
     @property
     def warnings(self) -> list[str]:

@@ -226,7 +226,7 @@ class OneNIP(FeatureReconstruction, PastingDetector):
 
     @property
     def choices(self):
-        return {"prompts": self.prompt_names_} if hasattr(self, "prompt_names_") else {}
+        return super().choices | ({"prompts": self.prompt_names_} if hasattr(self, "prompt_names_") else {})
 
     def fit_images(self, images, val, progress):
         pieces = CutPaste3Way(CutPaste(jitter=0.4, hue=0.1), CutPasteScar(jitter=0.4, hue=0.1))

@@ -15,13 +15,14 @@ class Checkpoint:
     """Progress on disk: the file detector.checkpoint_ (with the stage's name behind it, if any), or nothing if None.
 
     parts: kind -> objects with state_dict and load_state_dict; losses: the history and the sums of the running epoch;
-    training: what else must be equal for a file to be resumed from. best: the lowest value of `validate` and the
-    weights that had it. Read with weights_only=True; written beside and renamed, so that it is always whole.
+    training: what else must be equal for a file to be resumed from. best: the lowest value of `validate`, the
+    weights that had it and their epoch from 1. Read with weights_only=True; written beside and renamed, so that it is
+    always whole.
     """
 
     def __init__(self, detector: Detector, dataset: Dataset, parts: dict[str, list], losses, training: dict):
         self.parts, self.losses, self.device = parts, losses, detector.device_
-        self.best: tuple[float, dict | None] = (float("inf"), None)
+        self.best: tuple[float, dict | None, int | None] = (float("inf"), None, None)
         self.finished = False
         about = {} if detector.checkpoint_ is None else about_training(detector, dataset, **training)
         whole = Unfinished(detector.checkpoint_, about, detector.checkpoint_interval)
@@ -38,7 +39,7 @@ class Checkpoint:
         torch.set_rng_state(saved["random"])
         if self.device.type == "cuda" and saved["random_cuda"] is not None:
             torch.cuda.set_rng_state(saved["random_cuda"], self.device)
-        self.best, self.finished = tuple(saved["best"]), saved["finished"]
+        self.best, self.finished = (*saved["best"], None)[:3], saved["finished"]  # versions before knew no epoch
         self.losses.history, self.losses.sums, self.losses.count = saved["history"], saved["sums"], saved["count"]
         return saved["step"]
 

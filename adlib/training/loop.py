@@ -70,7 +70,7 @@ def train(
     clip_norm: the largest norm of all gradients together, or None.
     precision: "float32"; "bfloat16" or (GPU only, with loss scaling) "float16" compute `loss` in mixed precision.
     validate: called after each epoch in eval mode without gradients; the weights of the epoch with the lowest value
-        are the ones that remain. It must not look at test images.
+        are the ones that remain (`detector.chosen_epoch`, from 1). It must not look at test images.
     on_epoch: called after each epoch with its number (from 0) and mean losses; a true answer ends the training.
     stage: a name for each training of a method that trains more than once, so that each has its own checkpoint.
 
@@ -97,7 +97,7 @@ def train(
     parts["scaler"] = [scaler]
     checkpoint = Checkpoint(detector, dataset, parts, losses, {"stage": stage, "steps": total, "batch": batch_size})
     step = checkpoint.load()
-    best_value, best_weights = checkpoint.best
+    best_value, best_weights, best_epoch = checkpoint.best
 
     together = min(accumulate, len(order))
 
@@ -166,8 +166,9 @@ def train(
                 with torch.no_grad():
                     value = float(validate())
                 if value < best_value:
-                    best_value, best_weights = value, {name: _copied(module) for name, module in modules.items()}
-                    checkpoint.best = best_value, best_weights
+                    best_value, best_epoch = value, epoch + 1
+                    best_weights = {name: _copied(module) for name, module in modules.items()}
+                    checkpoint.best = best_value, best_weights, best_epoch
             checkpoint.finished = bool(on_epoch and on_epoch(epoch, means)) or step == total
             if checkpoint.finished and best_weights:
                 for name, module in modules.items():
@@ -176,6 +177,8 @@ def train(
                 checkpoint.save_if_due(step)
     for module in modules.values():
         module.eval().zero_grad(set_to_none=True)  # gradients take as much memory as the weights
+    if best_weights:
+        detector.chosen_epoch = best_epoch
     return losses.history
 
 

@@ -425,6 +425,18 @@ def test_hypersphere_is_for_objects_and_manifold_for_fine_texture():
     assert not is_hypersphere(np.zeros((96, 96, 3), np.float32))
 
 
+def test_the_hypothesis_that_the_spectrum_chose_is_told(train, monkeypatch):
+    for hypothesis, sphere, told in (
+        ("auto", True, {"hypothesis": "hypersphere"}),
+        ("auto", False, {"hypothesis": "manifold"}),
+        ("manifold", True, {}),  # the parameters tell
+    ):
+        monkeypatch.setattr("adlib.models.glass.is_hypersphere", lambda mean, sphere=sphere: sphere)
+        model = create_model("glass", **SMALL["glass"] | {"hypothesis": hypothesis, "epochs": 1})
+        assert model.choices == {}
+        assert model.fit(train, device="cpu", progress=False).choices == told
+
+
 def test_overlay_marks_what_it_changes_and_stays_on_the_object():
     image = np.full((64, 64, 3), 0.1, np.float32)
     image[16:48, 16:48] = np.random.default_rng(0).uniform(0.7, 0.8, (32, 32, 3))

@@ -119,6 +119,7 @@ def test_resumed_training_with_drawn_anomalies_and_chosen_epoch(images, tmp_path
     resumed.fit(images, device="cpu", checkpoint=tmp_path / "c")
     assert len({tuple(map(tuple, whole.seen[start : start + 3])) for start in (0, 3, 6, 9)}) == 4
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert whole.choices == resumed.choices == {"epoch": 2}
     # The second epoch had the lowest value: its weights are those of two epochs of training.
     two = Chooser(epochs=2).fit(images, device="cpu")
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(two), strict=True))
