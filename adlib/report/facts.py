@@ -71,22 +71,38 @@ def interval_text(interval: Mapping, scale: float = 1, digits: int = 4) -> str:
 UNITS = {"features_read": "images", "features_computed": "images", "images_read": "images", "images_decoded": "images"}
 
 
-def time_table(seconds: Mapping[str, float]) -> HTML:
-    """How long the phases of a run took, in seconds, and together."""
+def time_table(seconds: Mapping[str, float], resumed: bool = False) -> HTML:
+    """How long the phases of a run took, in seconds, and together. resumed: whether fit went on from a checkpoint, so
+    that its time is not that of the whole fit.
+    """
+    return fact_table(_times(seconds, resumed) | {"together": f"{sum(seconds.values()):.2f} s"})
+
+
+def _times(seconds: Mapping[str, float], resumed: bool | None) -> dict[str, str]:
+    """The times of a run's phases as text, that of a fit that was resumed with what it is the time of."""
     times = {phase: f"{value:.2f} s" for phase, value in seconds.items()}
-    return fact_table(times | {"together": f"{sum(seconds.values()):.2f} s"})
+    if resumed and "fit" in times:
+        times["fit"] += ", from the checkpoint of an earlier attempt on: the whole fit took longer"
+    return times
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str | int | float)
 
 
 def record_table(record: Mapping) -> HTML:
-    """What a run's record says of where it ran, how long it took (in seconds) and what it shared, beside its key."""
-    times = {f"time of {phase}": f"{value:.2f} s" for phase, value in record["seconds"].items()}
+    """What a run's record says of where it ran, how long it took (in seconds), what it shared and what fit decided by
+    itself in a word or a number, beside its key.
+    """
+    times = {f"time of {phase}": text for phase, text in _times(record["seconds"], record.get("resumed")).items()}
+    decided = {f"by fit: {name}": value for name, value in record.get("choices", {}).items() if _is_word(value)}
     memory = {"peak memory": f"{record['peak_memory_mib']} MiB"}
     if record.get("peak_gpu_memory_mib") is not None:
         memory["peak memory of the GPU"] = f"{record['peak_gpu_memory_mib']:.0f} MiB"
     shared = {
         name.replace("_", " "): f"{value} {UNITS.get(name, '')}".strip() for name, value in record["shared"].items()
     }
-    facts = {"key": record["key"]} | times | memory | shared | record["environment"] | record["code"]
+    facts = {"key": record["key"]} | decided | times | memory | shared | record["environment"] | record["code"]
     return fact_table({name.replace("_", " "): value for name, value in facts.items()})
 
 
@@ -206,7 +222,8 @@ def across_banner(out: str | Path) -> HTML:
 
 def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> pd.DataFrame:
     """The finished runs behind a paper's tables, one row each: metrics in percent (MCC a fraction), seconds of fit and
-    predict. NaN stands for numbers that are not to be compared (adlib.report.tables.compared).
+    predict. NaN stands for numbers that are not to be compared (adlib.report.tables.compared), and for the seconds of a
+    fit that was resumed, since those of its earlier attempts are not known.
 
     tables: those of these tables alone; of all if None.
     The column "run" is the key of the run; "setting" tells rows of one method apart, and is there where a table has
@@ -222,7 +239,14 @@ def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> p
             for name, value in record["metrics"].items()
             if value is not None and "threshold" not in name and name != "aupro_regions"
         }
-        rows.append(row | {"fit s": seconds.get("fit"), "predict s": seconds.get("predict"), "run": record["key"]})
+        rows.append(
+            row
+            | {
+                "fit s": None if record.get("resumed") else seconds.get("fit"),
+                "predict s": seconds.get("predict"),
+                "run": record["key"],
+            }
+        )
     table = pd.DataFrame(rows).round(2)
     return table if "setting" in table and table["setting"].any() else table.drop(columns="setting", errors="ignore")
 

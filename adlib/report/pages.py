@@ -195,7 +195,7 @@ def _run_row(record: dict, titles: dict[str, str], pages: dict[str, str]) -> dic
             "–" if not fits else "undefined" if value is None or math.isnan(value) else f"{100 * value:.2f}"
             for value, fits in zip(values, shown, strict=True)
         ],
-        "seconds": f"{sum(record['seconds'].values()):.1f}",
+        "seconds": f"{sum(record['seconds'].values()):.1f}" + (", resumed" if record.get("resumed") else ""),
     }
 
 

@@ -73,6 +73,18 @@ def row(table, category, metric="image_auroc", method="patchcore", dataset="cxr_
     return found.iloc[0]
 
 
+def test_the_seconds_of_a_resumed_run_are_not_shown_as_those_of_a_whole_one(tmp_path):
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9), leave_run(tmp_path, "DC", 0.9, resumed=True)])
+    found = run_table("cxr_ad", tmp_path).set_index("category")
+    assert found.loc["UB", "fit s"] == 1
+    assert np.isnan(found.loc["DC", "fit s"])
+    assert found["predict s"].tolist() == [2, 2]
+    render_report(tmp_path)
+    index = (tmp_path / "index.html").read_text()
+    assert "<td>3.0</td>" in index
+    assert "<td>3.0, resumed</td>" in index
+
+
 def test_without_any_run_the_published_table_stands(tmp_path):
     table = comparison("cxr_ad", "II", tmp_path)
     assert len(table) == 42

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import finished_record
 
 from adlib import InputError, Predictions
 from adlib.report.claim import claim
-from adlib.report.facts import interval_text, metric_table, paired_table, time_table
+from adlib.report.facts import interval_text, metric_table, paired_table, record_table, time_table
 from adlib.report.region_breakdown import defect_table, region_table
 from adlib.report.run_curves import operating_thresholds, run_curves
 from adlib.report.threshold_transfer import threshold_table, transferred
@@ -120,7 +121,22 @@ def test_a_missing_interval_says_why():
 
 
 def test_times_carry_their_unit():
-    assert "1.50 s" in time_table({"fit": 1.5}).data
+    assert "1.50 s<" in time_table({"fit": 1.5}).data
+    resumed = time_table({"fit": 1.5, "predict": 2.0}, resumed=True).data
+    assert "1.50 s, from the checkpoint of an earlier attempt on: the whole fit took longer<" in resumed
+    assert "2.00 s<" in resumed
+
+
+def test_the_record_on_the_page_tells_of_a_resumed_fit_and_of_what_fit_decided():
+    choices = {"hypothesis": "manifold", "epoch": 3, "prompts": {"thing": "a.png"}}
+    about = {"seconds": {"fit": 1.0}, "resumed": True, "choices": choices, "peak_memory_mib": 9, "shared": {}}
+    record = finished_record("0" * 16, **about)
+    page = record_table(record).data
+    assert 'time of fit</th><td class="word">1.00 s, from the checkpoint of an earlier attempt on' in page
+    assert 'by fit: hypothesis</th><td class="word">manifold<' in page
+    assert 'by fit: epoch</th><td class="word">3<' in page
+    assert "a.png" not in page
+    assert "an earlier attempt" not in record_table(record | {"resumed": False}).data
 
 
 def test_the_claim_of_a_run_is_its_record_in_a_sentence():
