@@ -117,12 +117,32 @@ def select(samples: pd.DataFrame, **conditions) -> pd.DataFrame:
 
 
 def items(samples: pd.DataFrame) -> np.ndarray | None:
-    """int64 [N]: rows of one number show one item; a row that names none is one by itself. None where no row does."""
-    if "item" not in samples or not (samples["item"] != "").any():
+    """int64 [N]: rows of one number show one item; a row that names none is one by itself, together with the mirrored
+    copies of its picture (adlib.training_set). None where every row is one by itself.
+    """
+    named = "item" in samples and (samples["item"] != "").any()
+    if not named and is_picture(samples).all():
         return None
-    alone = samples["item"] == ""
-    names = samples["category"] + "\0" + samples["item"]
-    return pd.factorize(names.mask(alone, "\0\0" + samples["image"]))[0]
+    alone = "\0\0" + samples["image"]
+    if not named:
+        return pd.factorize(alone)[0]
+    return pd.factorize((samples["category"] + "\0" + samples["item"]).mask(samples["item"] == "", alone))[0]
+
+
+def item_numbers(samples: pd.DataFrame) -> np.ndarray:
+    """int64 [N]: as `items`, and the rows' own numbers where every row is one by itself."""
+    numbers = items(samples)
+    return np.arange(len(samples)) if numbers is None else numbers
+
+
+def count_items(samples: pd.DataFrame) -> int:
+    """How many things the rows show that are independent of each other: items, or images where no item is named."""
+    return len(np.unique(item_numbers(samples)))
+
+
+def is_picture(samples: pd.DataFrame) -> np.ndarray:
+    """bool [N]: which rows are pictures themselves, and no mirrored copies of one (adlib.training_set)."""
+    return (samples["mirror"] == "").to_numpy() if "mirror" in samples else np.ones(len(samples), bool)
 
 
 def name_items(samples: pd.DataFrame, pattern: str | None) -> pd.DataFrame:
@@ -157,12 +177,12 @@ def torn_items(samples: pd.DataFrame) -> list[str]:
 def draw_share(samples: pd.DataFrame, share: float, generator: np.random.Generator) -> pd.Index:
     """Labels of rows drawn at random, about a share of them: rounded up to whole images, one at least stays.
 
-    Where the samples have items, whole items are drawn until the share is reached, and one item at least stays.
+    Where the samples have items, whole items are drawn until the share is reached, and one item at least stays. So are
+    pictures with their mirrored copies.
     Raises InputError where there are fewer than two images, or items.
     """
-    group = items(samples)
-    thing = "image" if group is None else "item"
-    group = np.arange(len(samples)) if group is None else group
+    group = item_numbers(samples)
+    thing = "item" if "item" in samples else "image"
     names, sizes = np.unique(group, return_counts=True)
     if len(names) < 2:
         raise InputError(f"There is {len(names)} {thing}: drawing a share and leaving the rest needs two.")

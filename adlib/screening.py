@@ -22,7 +22,7 @@ from scipy.stats import betabinom, binomtest
 from adlib.errors import InputError
 from adlib.images import ImageSet
 from adlib.predictions import Predictions
-from adlib.samples import draw_share, is_known, items, select
+from adlib.samples import draw_share, is_known, is_picture, item_numbers, select
 
 
 def hold_out(samples: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
@@ -224,12 +224,13 @@ def cross_fit(
     parts but one and scores that one. All images count, where a single split would count a share of them, and no
     accident of the split decides. A detector fitted on all images knows more than these did, so that its false alarms
     are rather fewer: the less so the more parts there are.
+    Mirrored copies (train_enlarged) are learned from in the part of their picture, and not scored: a copy is no further
+    image, and a detector that knows the copy knows the picture.
     make_model: gives an unfitted detector. settings: of ImageSet.
     Raises InputError for fewer than two images or items, or folds.
     """
     normal = select(samples, split="train", label=0)
-    group = items(normal)
-    group = np.arange(len(normal)) if group is None else group
+    group, picture = item_numbers(normal), is_picture(normal)
     names = np.unique(group)
     if len(names) < 2 or folds < 2:
         raise InputError(f"{len(names)} normal images in {folds} parts: cross-fitting needs two of each.")
@@ -238,8 +239,9 @@ def cross_fit(
     part[np.random.default_rng(seed).permutation(names)] = np.arange(len(names)) % folds
     scores, peaks, usual = np.empty(len(normal), np.float32), np.empty(len(normal), np.float32), []
     for fold in range(folds):
-        away = part[group] == fold
-        model = make_model().fit(ImageSet(normal[~away], **settings), device=device, seed=seed, progress=progress)
+        learned = part[group] != fold
+        away = ~learned & picture
+        model = make_model().fit(ImageSet(normal[learned], **settings), device=device, seed=seed, progress=progress)
         found = scores_of(model, normal[away], settings, device, progress)
         scores[away] = found.scores
         if found.peaks is not None:
@@ -247,13 +249,18 @@ def cross_fit(
             usual.append(found.usual)
     how = f"each scored by a detector that learned from the others, in {folds} parts"
     middle = float(np.median(usual)) if usual else None
-    return HeldOut(scores, peaks if usual else None, middle, how, tuple(normal["image"]), by_others=True)
+    peaks = peaks[picture] if usual else None
+    return HeldOut(scores[picture], peaks, middle, how, tuple(normal["image"][picture]), by_others=True)
 
 
 def scores_of(
     model, samples: pd.DataFrame, settings: dict, device: str = "auto", progress: bool = True, chunk: int = 64
 ) -> HeldOut:
-    """Scores and peaks of normal images that a fitted detector has not seen; a chunk of maps in memory at a time."""
+    """Scores and peaks of normal images that a fitted detector has not seen; a chunk of maps in memory at a time.
+
+    Mirrored copies among them are left out.
+    """
+    samples = samples[is_picture(samples)]
     scores, peaks, usual = [], [], []
     for start in range(0, len(samples), chunk):
         images = ImageSet(samples.iloc[start : start + chunk], **settings)

@@ -13,8 +13,10 @@ from adlib import InputError, load_samples
 from adlib.samples import (
     COLUMNS,
     count,
+    count_items,
     draw_share,
     fingerprint,
+    is_picture,
     items,
     make_samples,
     phantom_facts,
@@ -163,3 +165,14 @@ def test_an_item_in_training_and_in_test_is_named():
         for row, (split, item) in enumerate([("train", "a"), ("test", "a"), ("train", "b"), ("test", "c")])
     ]
     assert torn_items(make_samples(rows, "test")) == ["a"]
+
+
+def test_mirrored_copies_of_a_picture_are_one_thing():
+    rows = photographed("", "", "")
+    twice = pd.concat([rows.assign(mirror=mirror) for mirror in ("", "horizontal")], ignore_index=True)
+    assert items(twice).tolist() == [0, 1, 2, 0, 1, 2]
+    assert (count_items(rows), count_items(twice)) == (3, 3)
+    assert is_picture(twice).tolist() == [True] * 3 + [False] * 3
+    drawn = draw_share(twice, 0.1, np.random.default_rng(0))  # 1 of 6 rows, so one picture and its copy
+    assert len(drawn) == 2 and twice.loc[drawn, "image"].nunique() == 1
+    assert items(rows.assign(mirror="")) is None  # as the test images of an enlarged run are

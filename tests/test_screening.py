@@ -30,6 +30,7 @@ from adlib.screening import (
     scores_of,
     write_flagged,
 )
+from adlib.training_set import choose_training_images
 
 
 def samples(train: int, val: int = 0) -> pd.DataFrame:
@@ -239,6 +240,23 @@ def test_images_of_one_item_are_never_on_both_sides_of_a_cross_fit(tmp_path):
             return super().fit(images)
 
     assert "in 2 parts" in cross_fit(Items, samples, {"size": 16}, folds=4).how
+
+
+def test_mirrored_copies_are_learned_with_their_picture_and_are_no_further_held_out_images(tmp_path):
+    samples = load_samples("folder", make_tree(tmp_path))
+    enlarged = choose_training_images(samples, train_enlarged=24)
+
+    class Copies(Brightness):
+        def fit(self, images, **_):  # three of the six pictures, each with its three copies
+            assert images.samples.groupby("image").size().tolist() == [4, 4, 4]
+            return super().fit(images)
+
+    found = cross_fit(Copies, enlarged, {"size": 16}, folds=2)
+    assert sorted(found.images) == sorted(select(samples, split="train")["image"])
+    assert (len(found.scores), len(found.peaks)) == (6, 6)
+    first, *others = choose_threshold(found, 0.2).sentences()
+    # Of 6 pictures none is called: the upper end of Clopper and Pearson's interval is 1 - 0.025 ** (1 / 6).
+    assert "from 6 normal images" in first and "at most 45.9% of all" in first and others == []
 
 
 def test_a_normal_image_that_looks_like_no_other_is_named():

@@ -22,6 +22,7 @@ from adlib.networks.distillation import (
 )
 from adlib.samples import select
 from adlib.training.held_out import hold_out
+from adlib.training_set import choose_training_images
 
 SMALL = {"backbone": "resnet18.tv_in1k", "weights": "random", "batch_size": 2}
 METHODS = ("stfpm", "rd4ad", "rdpp")
@@ -195,6 +196,14 @@ def test_hold_out_takes_a_share_and_never_everything(train):
     assert hold_out(train, 0, seed=0) == (train, None)
     single = ImageSet(train.samples.iloc[:1], **train.settings)
     assert hold_out(single, 0.2, seed=0) == (single, None)
+
+
+def test_hold_out_keeps_a_picture_and_its_mirrored_copies_together(samples):
+    enlarged = ImageSet(select(choose_training_images(samples, train_enlarged=10), split="train"), size=64)
+    for seed in range(5):
+        rest, held_out = hold_out(enlarged, 0.2, seed=seed)
+        assert (len(rest), len(held_out)) == (8, 2)
+        assert not set(rest.samples["image"]) & set(held_out.samples["image"])
 
 
 # Reverse distillation
