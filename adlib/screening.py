@@ -5,6 +5,10 @@ tomorrow's will be, a share of tomorrow's normal images scores above the k + 1-t
 as Beta(k + 1, n - k), whatever the scores' distribution (Wilks 1941; in conformal prediction Vovk 2012). Its mean is
 (k + 1) / (n + 1): n images cannot promise less than 1 / (n + 1).
 
+Images of one item that is photographed several times are not drawn independently of each other; the items are. Where
+samples name items, an item counts once, by the highest score of its images: n is the number of items, and what is
+promised is how many items have an image above the threshold, of items with as many images. Of images there are no more.
+
 Where every image was scored by a detector that had not learned from it, but from fewer than the one that will judge
 tomorrow's, that one knows more and calls fewer normal images, nobody knows how many: then only the upper ends of the
 intervals hold, and the lower ones are 0.
@@ -22,7 +26,7 @@ from scipy.stats import betabinom, binomtest
 from adlib.errors import InputError
 from adlib.images import ImageSet
 from adlib.predictions import Predictions
-from adlib.samples import draw_share, is_known, is_picture, item_numbers, select
+from adlib.samples import draw_share, is_known, is_picture, item_numbers, items, select
 
 
 def hold_out(samples: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
@@ -60,7 +64,9 @@ class Threshold:
     highest pixel of an image; None without maps that outline defects. usual: median pixel of the held-out images, where
     colours begin. rate: the share of false alarms that was asked for. held_out: normal images it was chosen on, of
     which it calls `called`. low, high: 95 % interval of the false alarm rate to expect. how: how these were held out.
-    by_others: whether they were scored by detectors that have learned from fewer images; then low is 0.
+    by_others: whether they were scored by detectors that have learned from fewer images; then low is 0. images: 0 where
+    these are images; where they are items with several images each (see the module), how many images these have: then
+    rate, held_out, called, low and high are of items.
     """
 
     score: float
@@ -73,10 +79,16 @@ class Threshold:
     high: float
     how: str
     by_others: bool = False
+    images: int = 0
+
+    @property
+    def things(self) -> str:
+        """What is counted: "images" or "items"."""
+        return "items" if self.images else "images"
 
     @property
     def kept(self) -> bool:
-        """Whether as many images were held out as it takes to promise the rate."""
+        """Whether as many images (or items) were held out as it takes to promise the rate."""
         return self.held_out >= images_needed(self.rate)
 
     def plain(self) -> dict:
@@ -96,7 +108,7 @@ class Threshold:
     def sentences(self) -> list[str]:
         """What a person should know of it."""
         first, last = calls_to_expect(self, BATCH)
-        of_next, in_the_long_run = f"of the next {BATCH} normal images", "of all in the long run"
+        of_next, in_the_long_run = f"of the next {BATCH} normal {self.things}", "of all in the long run"
         if self.by_others:
             expected = (
                 f"at most {last} {of_next}, and at most {self.high:.1%} {in_the_long_run} (97.5 % bounds; there may be "
@@ -106,14 +118,15 @@ class Threshold:
             expected = (
                 f"{first} to {last} {of_next}, and {self.low:.1%} to {self.high:.1%} {in_the_long_run} (95 % intervals)"
             )
+        shown, rule = (f" in {self.images} images", ", an item if one of its images is") if self.images else ("", "")
         said = [
-            f"Threshold {self.score:.6g}, from {self.held_out} normal images ({self.how}), of which it calls "
-            f"{self.called} anomalous: false alarms to expect are {expected}."
+            f"Threshold {self.score:.6g}, from {self.held_out} normal {self.things}{shown} ({self.how}), of which it "
+            f"calls {self.called} anomalous{rule}: false alarms to expect are {expected}."
         ]
         if not self.kept:
             said.append(
-                f"A false alarm rate of {self.rate:.3g} cannot be promised with {self.held_out} normal images, only "
-                f"{1 / (self.held_out + 1):.3g}: that takes {images_needed(self.rate)}. The threshold lies above "
+                f"A false alarm rate of {self.rate:.3g} cannot be promised with {self.held_out} normal {self.things}, "
+                f"only {1 / (self.held_out + 1):.3g}: that takes {images_needed(self.rate)}. The threshold lies above "
                 "all of them."
             )
         return said
@@ -125,7 +138,8 @@ class HeldOut:
 
     scores: float32 [N]. peaks: float32 [N], the highest pixel of each map, or None. usual: median of all pixels, or
     None. how: how the images were held out, in words. images: their names, [N]. by_others: whether the detectors that
-    scored them have learned from fewer images than the one that will be used.
+    scored them have learned from fewer images than the one that will be used. items: int [N], images of one number show
+    one item (adlib.samples.items); None where every image is one by itself.
     """
 
     scores: np.ndarray
@@ -134,6 +148,7 @@ class HeldOut:
     how: str
     images: tuple[str, ...] = ()
     by_others: bool = False
+    items: np.ndarray | None = None
 
 
 def doubtful_normals(held: HeldOut) -> pd.DataFrame:
@@ -192,21 +207,39 @@ def choose_threshold(held: HeldOut, rate: float) -> Threshold:
     """The lowest threshold whose false alarm rate is at most `rate` on average over choices of the held-out images.
 
     Where there are too few of them for that, the lowest that calls none of them anomalous (`Threshold.kept` is False).
+    Where several images show one item, the rate is of items, and the highest score of each counts (see the module).
     Raises InputError for a rate outside of (0, 1), and without scores.
     """
     _check_share("rate", rate)
-    scores = np.sort(np.asarray(held.scores, np.float32))[::-1]
+    scores = np.sort(highest_of_items(held.scores, held.items))[::-1]
     if not len(scores):
         raise InputError("no normal image was held out: a threshold needs some.")
     above = max(0, math.floor(rate * (len(scores) + 1) + 1e-9) - 1)
     chosen = float(np.nextafter(scores[above], np.float32(np.inf)))
     pixel = None
     if held.peaks is not None:
-        pixel = float(np.nextafter(np.sort(np.asarray(held.peaks, np.float32))[::-1][above], np.float32(np.inf)))
+        peaks = np.sort(highest_of_items(held.peaks, held.items))[::-1]
+        pixel = float(np.nextafter(peaks[above], np.float32(np.inf)))
     called = int((scores >= chosen).sum())
     low, high = binomtest(called, len(scores)).proportion_ci(method="exact")
     low = 0.0 if held.by_others else float(low)
-    return Threshold(chosen, pixel, held.usual, rate, len(scores), called, low, float(high), held.how, held.by_others)
+    images = len(held.scores) if len(scores) < len(held.scores) else 0
+    about = (held.how, held.by_others, images)
+    return Threshold(chosen, pixel, held.usual, rate, len(scores), called, low, float(high), *about)
+
+
+def highest_of_items(values: np.ndarray, items: np.ndarray | None) -> np.ndarray:
+    """float32 [number of items]: the highest value of each item's images; the values themselves without items.
+
+    values: [N]. items: int [N], as of adlib.samples.items.
+    """
+    values = np.asarray(values, np.float32)
+    if items is None:
+        return values
+    names, numbers = np.unique(items, return_inverse=True)
+    highest = np.full(len(names), -np.inf, np.float32)
+    np.maximum.at(highest, numbers, values)
+    return highest
 
 
 def cross_fit(
@@ -250,7 +283,8 @@ def cross_fit(
     how = f"each scored by a detector that learned from the others, in {folds} parts"
     middle = float(np.median(usual)) if usual else None
     peaks = peaks[picture] if usual else None
-    return HeldOut(scores[picture], peaks, middle, how, tuple(normal["image"][picture]), by_others=True)
+    names, things = tuple(normal["image"][picture]), items(normal[picture])
+    return HeldOut(scores[picture], peaks, middle, how, names, by_others=True, items=things)
 
 
 def scores_of(
@@ -274,12 +308,13 @@ def scores_of(
     peaks = np.concatenate(peaks) if peaks else None
     how = "held out of learning"
     middle = float(np.median(usual)) if usual else None
-    return HeldOut(np.concatenate(scores), peaks, middle, how, tuple(samples["image"]))
+    return HeldOut(np.concatenate(scores), peaks, middle, how, tuple(samples["image"]), items=items(samples))
 
 
 def calls_to_expect(threshold: Threshold, number: int, level: float = 0.95) -> tuple[int, int]:
     """How many of `number` further normal images the threshold calls anomalous: the ends of an exact interval, of
-    which only the upper one is known, and the lower one 0, where other detectors scored the held-out images.
+    which only the upper one is known, and the lower one 0, where other detectors scored the held-out images. Of items
+    where the threshold is of items.
 
     Beta-binomial: the rate's own distribution (see above), and the chance of the further images.
     """
@@ -293,18 +328,25 @@ def agreement(threshold: Threshold, predictions: Predictions) -> str:
     """A sentence on how many of the images known to be normal are called, beside what was to be expected of so many.
 
     A share measured on few images lies outside of the long run's interval more often than not: this is what to hold it
-    against. "" without normal images.
+    against. "" without normal images. Items are counted where the threshold is of items.
     """
-    normal = predictions.scores[predictions.samples["label"] == 0].astype(np.float64)
+    normal = _normal_scores(threshold, predictions)
     if not len(normal):
         return ""
     low, high = calls_to_expect(threshold, len(normal))
     called = int((normal >= threshold.score).sum())
     expected, interval = _expected(threshold, low, high)
     return (
-        f"Of {len(normal)} normal test images {called} are called anomalous; {expected} were to be expected "
-        f"({interval})."
+        f"Of {len(normal)} normal test {threshold.things} {called} are called anomalous; {expected} were to be "
+        f"expected ({interval})."
     )
+
+
+def _normal_scores(threshold: Threshold, predictions: Predictions) -> np.ndarray:
+    """float64 [N]: of the normal images; where the threshold is of items, the highest normal image of each."""
+    normal = (predictions.samples["label"] == 0).to_numpy()
+    things = items(predictions.samples[normal]) if threshold.images else None
+    return highest_of_items(predictions.scores[normal], things).astype(np.float64)
 
 
 def _expected(threshold: Threshold, low: int, high: int) -> tuple[str, str]:
@@ -314,7 +356,7 @@ def _expected(threshold: Threshold, low: int, high: int) -> tuple[str, str]:
 
 def contradiction(threshold: Threshold, predictions: Predictions) -> str:
     """A sentence if the images known to be normal contradict what the threshold promises; "" if not, or without any."""
-    normal = predictions.scores[predictions.samples["label"] == 0].astype(np.float64)
+    normal = _normal_scores(threshold, predictions)
     if not len(normal):
         return ""
     called = int((normal >= threshold.score).sum())
@@ -327,8 +369,8 @@ def contradiction(threshold: Threshold, predictions: Predictions) -> str:
         else ("fewer", "those it learned from vary more than these")
     )
     return (
-        f"The promise does not hold: {called} of {len(normal)} normal test images are called anomalous, where "
-        f"{_expected(threshold, low, high)[0]} were to be expected. That is {much} than chance explains: {why} "
+        f"The promise does not hold: {called} of {len(normal)} normal test {threshold.things} are called anomalous, "
+        f"where {_expected(threshold, low, high)[0]} were to be expected. That is {much} than chance explains: {why} "
         "(camera, light, batch of parts), or some are labelled wrongly. Look at them before you trust the threshold."
     )
 
@@ -356,7 +398,8 @@ def false_alarms(normal_scores: np.ndarray, threshold: float) -> dict:
     The interval is Clopper and Pearson's, 95 %. It holds although the threshold was chosen on these very scores: the
     share of normal images above the k-th highest of n scores is distributed as Beta(k, n - k + 1), whatever the
     scores' distribution, and the interval's ends are quantiles of these two, for the scores on either side of the
-    threshold. It is wide where few images were held out. normal_scores: [N]. Raises InputError without any.
+    threshold. It is wide where few images were held out. normal_scores: [N], of an item that is photographed several
+    times the highest one alone (highest_of_items). Raises InputError without any.
     """
     number, called = len(normal_scores), int((np.asarray(normal_scores, np.float64) >= threshold).sum())
     if not number:

@@ -239,7 +239,32 @@ def test_images_of_one_item_are_never_on_both_sides_of_a_cross_fit(tmp_path):
             assert images.samples["item"].nunique() == 1
             return super().fit(images)
 
-    assert "in 2 parts" in cross_fit(Items, samples, {"size": 16}, folds=4).how
+    found = cross_fit(Items, samples, {"size": 16}, folds=4)
+    assert "in 2 parts" in found.how
+    assert choose_threshold(found, 0.2).held_out == 2
+
+
+def test_an_item_counts_once_by_its_highest_image_and_the_promise_says_items(tmp_path):
+    things = np.repeat(np.arange(6), 4)  # six items in four photographs each
+    scores = (things + np.tile([0, 0.25, 0.5, 0.75], 6)).astype(np.float32)
+    found = choose_threshold(HeldOut(scores, scores + 10, None, "drawn", items=things), 0.2)
+    alone = choose_threshold(held([0.75, 1.75, 2.75, 3.75, 4.75, 5.75]), 0.2)
+    assert (found.score, found.called, found.held_out, found.high) == (alone.score, 0, 6, alone.high)
+    assert found.map == pytest.approx(15.75, abs=1e-4)
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 6))
+    assert "from 6 normal items in 24 images (drawn), of which it calls 0 anomalous, an item if" in found.sentences()[0]
+    assert "of the next 100 normal items" in found.sentences()[0]
+    assert (
+        "promised with 6 normal items"
+        in choose_threshold(HeldOut(scores, None, None, "", items=things), 0.01).sentences()[1]
+    )
+    assert Threshold.of(found.plain()) == found
+    rows = [{"image": f"{i}.png", "item": f"part {i // 4}"} for i in range(8)]
+    called = Predictions(np.array([9, 0, 0, 0, 9, 9, 9, 9]), None, make_samples(rows, "here"))
+    assert agreement(found, called).startswith("Of 2 normal test items 2 are called anomalous")
+    assert agreement(alone, called).startswith("Of 8 normal test images 5 are called anomalous")
+    each = HeldOut(scores, None, None, "drawn", items=np.arange(24))  # an image each: these are images
+    assert choose_threshold(each, 0.2) == choose_threshold(held(scores), 0.2)
 
 
 def test_mirrored_copies_are_learned_with_their_picture_and_are_no_further_held_out_images(tmp_path):
