@@ -20,7 +20,8 @@ from adlib.files import write_bytes
 from adlib.images import ImageSet
 from adlib.models import model_class
 from adlib.runs import Run
-from adlib.samples import UNKNOWN, make_samples, select
+from adlib.samples import UNKNOWN, make_samples, name_items, select
+from adlib.training_set import choose_training_images
 
 WHOLE = {"crop": None, "sides": "both", "fit": "pad"}  # nothing is cut off, nothing is squashed
 METHOD = "patchcore"
@@ -54,13 +55,23 @@ def own_run(
 
 
 def own_samples(run: Run) -> pd.DataFrame:
-    """The run's samples; of a folder that holds nothing but pictures, all of them as normal ones to learn from.
+    """The run's samples; of a folder that holds nothing but pictures, all of them as normal ones to learn from: the
+    run's settings name their items, and choose among them, as in a tree.
 
-    Raises InputError for several categories: one detector is for one kind of part.
+    Raises InputError for several categories: one detector is for one kind of part; and of a folder of nothing but
+    pictures for settings that speak of folders and masks.
     """
-    root = Path(run.root)
-    if root.is_dir() and not any(child.is_dir() for child in root.iterdir()) and (pictures := images_in(root)):
-        return make_samples([{"image": str(i), "split": "train", "category": root.name} for i in pictures], root)
+    root, two_folders = Path(run.root), run.data_settings.keys() & {"normal", "abnormal"}
+    flat = root.is_dir() and not two_folders and not any(child.is_dir() for child in root.iterdir())
+    if flat and (pictures := images_in(root)):
+        if meant_for_trees := sorted(run.data_settings.keys() - {"items"}):
+            raise InputError(
+                f"{', '.join(meant_for_trees)}: {root} holds nothing but pictures, which are all normal, and neither "
+                "folders nor masks to read otherwise: leave it out."
+            )
+        rows = [{"image": str(picture), "split": "train", "category": root.name} for picture in pictures]
+        samples = name_items(make_samples(rows, root), run.data_settings.get("items"))
+        return choose_training_images(samples, run.seed, **run.training_settings)
     samples = run.samples
     if (names := sorted(set(samples["category"]))) and len(names) > 1:
         raise InputError(f"{root} holds {len(names)} kinds of parts ({', '.join(names[:5])}): fit each by itself.")
@@ -88,13 +99,17 @@ def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True)
     return model, held, samples
 
 
-def new_threshold(model, folder: str | Path, rate: float, device: str = "auto", progress: bool = True):
+def new_threshold(
+    model, folder: str | Path, rate: float, device: str = "auto", progress: bool = True, items: str | None = None
+):
     """Choose the threshold of a fitted detector anew, on normal images that it has not seen: adlib.screening.Threshold.
 
-    folder: pictures of normal parts; or a tree, whose normal images in val count, else those in test.
+    folder: pictures of normal parts; or a tree, whose normal images in val count, else those in test. items: a regular
+    expression that finds in a file's name what it shows, where parts are photographed several times
+    (adlib.samples.name_items): the promise then is of items.
     """
     _need_images_settings(model)
-    samples = own_samples(Run("folder", str(Path(folder).expanduser()), model.name))
+    samples = own_samples(Run("folder", str(Path(folder).expanduser()), model.name, settings={"items": items}))
     if set(samples["split"]) != {"train"}:
         parts = [select(samples, split=split, label=0) for split in ("val", "test")]
         samples = next((part for part in parts if len(part)), None)

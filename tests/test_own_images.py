@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -48,6 +49,25 @@ def test_a_folder_of_nothing_but_pictures_is_all_normal(tree, tmp_path):
     assert set(samples["split"]) == {"train"}
     assert set(samples["label"]) == {0}
     assert set(samples["category"]) == {"parts"}
+
+
+def test_settings_choose_among_nothing_but_pictures_as_they_do_in_a_tree(tree, tmp_path):
+    flat = shutil.copytree(tree / "train" / "good", tmp_path / "thing")  # 000.png to 005.png
+
+    def learned(folder, **settings):
+        samples = own_samples(own_run(folder, settings=settings, seed=3))
+        return [Path(image).name for image in samples.loc[samples["split"] == "train", "image"]]
+
+    for settings, number in (({"train_limit": 2}, 2), ({"train_share": 0.5}, 3), ({"train_enlarged": 12}, 12)):
+        assert len(learned(flat, **settings)) == number
+        assert learned(flat, **settings) == learned(tree, **settings)
+    named = own_samples(own_run(flat, settings={"items": "00([0-5])"}))
+    assert named["item"].tolist() == list("012345")
+    for name, value in {"mask_rule": "dark", "normal_names": "gut", "masks": "masks"}.items():
+        with pytest.raises(InputError, match=f"{name}: .* holds nothing but pictures"):
+            own_samples(own_run(flat, settings={name: value}))
+    with pytest.raises(InputError, match="needs 3 defective images"):
+        own_samples(own_run(flat, settings={"train_contamination": 0.5}))
 
 
 def test_findings_are_complete_and_an_unreadable_image_stops_no_other(detector, tree, tmp_path):
@@ -118,6 +138,11 @@ def test_a_threshold_is_chosen_anew_on_images_that_were_not_learned(detector, tr
     for index in range(5):
         write(tmp_path / "normal" / f"{index}.png", np.full((40, 40), 100 + index, np.uint8))
     assert new_threshold(detector, tmp_path / "normal", 0.2, "cpu", progress=False).held_out == 5
+    for view in "ab":
+        for part in range(3):
+            write(tmp_path / "parts" / f"{part}{view}.png", np.full((40, 40), 100 + part, np.uint8))
+    parts = new_threshold(detector, tmp_path / "parts", 0.2, "cpu", progress=False, items="[0-9]+")
+    assert (parts.held_out, parts.images) == (3, 6)
     assert new_threshold(detector, tree, 0.2, "cpu", progress=False).held_out == 4  # those of test/good
     assert detector.threshold_["held_out"] == 4
 

@@ -87,13 +87,16 @@ def threshold(
     folder: Annotated[Path, typer.Argument(help="normal images that the detector has not seen")],
     rate: Rate = 0.05,
     device: Device = "auto",
+    items: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="finds in a file's name the part, if there are several of each")
+    ] = None,
 ) -> None:
     """Choose the threshold of a detector anew, on normal images of today, and keep it in the detector's file."""
     from adlib.models import load_model
     from adlib.own_images import new_threshold
 
     model = load_model(detector)
-    found = new_threshold(model, folder, rate, device)
+    found = new_threshold(model, folder, rate, device, items=items)
     model.save(detector)
     for sentence in found.sentences():
         print(sentence)
