@@ -16,6 +16,7 @@ from adlib.report.provenance import profile_sentence
 from adlib.report.tables import COUNTS, compared, profile_of, read_plan, unit
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
+from adlib.samples import items
 
 
 def fact_table(facts: Mapping[str, object]) -> HTML:
@@ -131,7 +132,8 @@ def baseline_table(
 
 def paired_table(predictions, images=None, training=None) -> HTML:
     """This run beside each trivial baseline on the same images, paired: the difference of their image AUROCs in points
-    with its 95 % bootstrap interval, and the two-sided p-value (adlib.metrics.compare_images).
+    with its 95 % bootstrap interval, and the two-sided p-value (adlib.metrics.compare_images). Where items have several
+    images, whole items are drawn.
 
     predictions: of the run. images: the ImageSet that was predicted on, which may have its pictures decoded already.
     training: that which was fitted on, without which there is no nearest thumbnail.
@@ -141,10 +143,10 @@ def paired_table(predictions, images=None, training=None) -> HTML:
     from adlib.metrics import compare_images
 
     known = predictions.known
-    labels, rows = known.samples["label"].to_numpy(), []
+    labels, things, rows = known.samples["label"].to_numpy(), items(known.samples), []
     others = trivial_predictions(known, images if known is predictions else None, training)
     for name, other in others.items():
-        found = compare_images(labels, known.scores, other.scores)
+        found = compare_images(labels, known.scores, other.scores, items=things)
         values, reason = found["image_auroc"], found.get("reasons", {}).get("image_auroc")
         if not reason and values["low"] == values["high"]:
             reason = SAME

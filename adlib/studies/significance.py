@@ -2,7 +2,9 @@
 
 Our runs: all pairs of methods on the same test images. The difference of their image AUROCs has the percentile
 interval of a paired bootstrap over images (whole items where one was photographed several times), and DeLong's
-p-value, corrected for all pairs of the dataset by Holm's rule. Two methods are told apart where both say so.
+p-value, corrected for all pairs of the dataset by Holm's rule. Two methods are told apart where both say so. DeLong's
+variance takes images for independent: where items were photographed several times, the bootstrap's own p-value stands
+in its place, which is never below 2 / (replicates + 1): many pairs then need many replicates.
 
 The papers: with so many normal and anomalous test images, how large must a difference be to be found? The standard
 error of one AUROC is Hanley and McNeil's (J. A. Hanley, B. J. McNeil, "The meaning and use of the area under a receiver
@@ -57,7 +59,8 @@ def comparisons(out: str | Path, study: str = NAME, replicates: int = 2000, seed
     Of several seeds of a method the first is taken. replicates, seed: of the bootstrap.
     Columns: dataset, category, better, other (methods), normal, anomalous (images), better_auroc, other_auroc
     (percent), difference, low, high (points, the bootstrap's interval), correlation (of the two AUROCs, by DeLong),
-    p_value (DeLong's), holm (corrected for all pairs of the dataset), told (apart).
+    p_value (DeLong's, the bootstrap's where there are items), holm (corrected for all pairs of the dataset), told
+    (apart).
     """
     found: dict[tuple[str, str], dict] = {}
     for dataset, category, method, predictions in first_predictions(study, out):
@@ -83,8 +86,8 @@ def _compared(one, other, replicates: int, seed: int) -> dict:
     """The numbers of one row of `comparisons`, `better` being the first."""
     places = pd.Index(other.samples["image"]).get_indexer(one.samples["image"])
     one, other = one.select(places >= 0), other.select(places[places >= 0])
-    labels = one.samples["label"].to_numpy()
-    drawn = compare_images(labels, one.scores, other.scores, replicates, seed, items=items(one.samples))["image_auroc"]
+    labels, things = one.samples["label"].to_numpy(), items(one.samples)
+    drawn = compare_images(labels, one.scores, other.scores, replicates, seed, items=things)["image_auroc"]
     both = delong_compare(labels, one.scores, other.scores)
     stds = [delong(labels, each.scores)["std"] for each in (one, other)]
     shared = math.prod(stds)
@@ -94,7 +97,7 @@ def _compared(one, other, replicates: int, seed: int) -> dict:
     row = {"normal": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())}
     row |= {"better_auroc": 100 * drawn["first"], "other_auroc": 100 * drawn["second"]}
     row |= {name: 100 * drawn[name] for name in ("difference", "low", "high")}
-    return row | {"correlation": correlation, "p_value": both["p_value"]}
+    return row | {"correlation": correlation, "p_value": both["p_value"] if things is None else drawn["p_value"]}
 
 
 def _turned(row: dict) -> dict:

@@ -100,6 +100,22 @@ def test_a_comparison_with_baselines_is_paired_and_says_why_there_is_none(monkey
     assert undefined[2].startswith("none: ")
 
 
+def test_a_comparison_with_baselines_draws_items_and_not_their_images(monkeypatch):
+    """Four photographs of each item say no more than one does: the interval and p of one, and not narrower ones."""
+    mine, other, labels = [0, 1, 5, 2, 6, 7], [0, 3, 2, 5, 1, 4], [0, 0, 0, 1, 1, 1]
+
+    def row(copies, named):
+        several = [np.repeat(values, copies).tolist() for values in (mine, other, labels)]
+        first, second = (_predictions(scores, several[2]) for scores in several[:2])
+        if named:
+            first.samples["item"] = np.repeat([f"part {number}" for number in range(6)], copies)
+        monkeypatch.setattr("adlib.baselines.trivial_predictions", lambda *_: {"mean grey": second})
+        return _read(paired_table(first))[0].iloc[0].tolist()
+
+    assert row(4, named=True) == row(1, named=True)
+    assert float(row(4, named=False)[3]) < float(row(1, named=True)[3])
+
+
 def test_curves_mark_the_oracle_and_what_held_out_normals_give():
     predictions = _predictions([0, 10, 5, 20], [0, 0, 1, 1])
     drawn = run_curves(predictions, {"image_auroc": 0.75, "image_ap": 0.8})

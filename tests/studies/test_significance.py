@@ -13,20 +13,23 @@ PERFECT = np.arange(20.0)
 POOR = np.tile([1.0, 0, 3, 2, 5], 4)  # as many of each score among normal and anomalous images: AUROC 50
 
 
-def predictions(scores: np.ndarray) -> Predictions:
+def predictions(scores: np.ndarray, photographs: int = 1) -> Predictions:
+    """photographs: of each item, all with its score."""
     about = {"split": "test", "category": "cloth"}
-    rows = [about | {"image": f"{row:02}.png", "label": label} for row, label in enumerate(LABELS)]
+    rows = [
+        about | {"image": f"{row:02}_{shot}.png", "label": label, "item": str(row) if photographs > 1 else ""}
+        for row, label in enumerate(LABELS)
+        for shot in range(photographs)
+    ]
+    scores = np.repeat(scores, photographs)
     return Predictions(scores, None, make_samples(rows, "numbers given by hand"))
 
 
-def stored(out) -> None:
+def stored(out, photographs: int = 1) -> None:
     runs = {"padim": PERFECT, "patchcore": PERFECT + 5, "stfpm": POOR}
     place = {"dataset": "three_cad", "category": "cloth"}
-    store_study(
-        out,
-        study.NAME,
-        [place | {"method": method, "predictions": predictions(scores)} for method, scores in runs.items()],
-    )
+    found = {method: predictions(scores, photographs) for method, scores in runs.items()}
+    store_study(out, study.NAME, [place | {"method": method, "predictions": one} for method, one in found.items()])
 
 
 def test_holm_multiplies_the_smallest_by_all_and_never_falls():
@@ -54,6 +57,17 @@ def test_pairs_are_told_apart_where_their_ranking_differs(tmp_path):
     assert said[0].startswith("three_cad: 2 of 3 pairs of methods are told apart, corrected for their number; ")
     assert "the smallest difference among them is 50.0 points" in said[0]
     assert "10 normal and 10 anomalous images); the largest that is not is 0.0 points" in said[0]
+
+
+def test_photographs_of_an_item_make_no_difference_more_certain(tmp_path):
+    p_values = []
+    for photographs in (1, 2, 8):
+        stored(tmp_path / str(photographs), photographs)
+        found = study.comparisons(tmp_path / str(photographs), replicates=200).set_index(["better", "other"])
+        p_values.append(found.loc["padim", "stfpm"]["p_value"])
+        assert found.loc["padim", "patchcore"]["p_value"] == 1
+    assert p_values[1:] == pytest.approx([2 / 201] * 2)  # the least that 200 replicates can give
+    assert p_values[0] < 2 / 201  # DeLong's, of one photograph each
 
 
 def test_the_variance_of_an_auroc_is_that_of_hanley_and_mcneil():
