@@ -16,12 +16,13 @@ if TYPE_CHECKING:  # the other reports need neither torch nor matplotlib
 
 PRO_LIMIT = 0.3  # false-positive rate at which AUPRO ends
 POINTS = 2000  # drawn of a curve; its area is of all
-ORACLE, HELD_OUT = "best F1 (oracle)", "held-out normals, 10 % false alarms"
+ORACLE = "best F1 (oracle)"
 
 
 def operating_thresholds(predictions: Predictions) -> dict[str, float]:
     """Thresholds by name, as lines of `score_histogram`: the oracle, and the two from held-out normal images at 10 %
-    false alarms (`adlib.report.transferred`). {} where images are of one kind alone.
+    false alarms, or above all of these where they are too few for that (`adlib.report.transferred`). {}
+    where images are of one kind alone.
     """
     known = predictions.known
     oracle = oracle_threshold(known)
@@ -36,8 +37,9 @@ def run_curves(predictions: Predictions, metrics: Mapping) -> "Figure | HTML":
     """ROC and precision-recall curves of the image scores, and the PRO curve of maps that outline defects.
 
     Exact: a point per distinct anomalous score. Marked are the oracle (best F1 on these labels; of pixels on the PRO
-    curve) and what thresholds from held-out normal images give, at 10 % false alarms (`adlib.report.transferred`).
-    Areas stand above. metrics: of `adlib.evaluate` of these predictions. A sentence where images are of one kind alone.
+    curve) and what thresholds from held-out normal images give, at 10 % false alarms (`adlib.report.transferred`), or
+    above all of these where they are too few to promise that. Areas stand above. metrics: of
+    `adlib.evaluate` of these predictions. A sentence where images are of one kind alone.
     """
     import matplotlib.pyplot as plt
 
@@ -57,8 +59,9 @@ def run_curves(predictions: Predictions, metrics: Mapping) -> "Figure | HTML":
     best = images.best_f1()
     points = {ORACLE: (images.fpr[best], images.recall[best], images.precision[best])}
     if (labels == 0).sum() > 1:
-        found = decision_metrics(labels, transferred(predictions).called.astype(float), 0.5)
-        points[HELD_OUT] = (found["fpr"], found["recall"], found["precision"])
+        held_out = transferred(predictions)
+        found = decision_metrics(labels, held_out.called.astype(float), 0.5)
+        points[held_out.name] = (found["fpr"], found["recall"], found["precision"])
     _draw(axes[0], images.line(), "false-positive rate", "recall", f"ROC, AUROC {metrics['image_auroc']:.4f}")
     axes[0].plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     steps = np.append(1.0, images.precision), np.append(0.0, images.recall)

@@ -39,6 +39,14 @@ class Transfer:
 
         return min(self.held_out) >= images_needed(self.rate)
 
+    @property
+    def name(self) -> str:
+        """What its thresholds come from, and what they promise."""
+        wanted = f"{100 * self.rate:.0f} %"
+        if self.kept:
+            return f"held-out normals, {wanted} false alarms"
+        return f"held-out normals, above all of them (too few for {wanted})"
+
 
 def transferred(predictions: Predictions, rate: float = 0.1, seed: int = 0) -> Transfer:
     """The decisions at thresholds from held-out normal images (see the module).
@@ -80,10 +88,7 @@ def threshold_table(predictions: Predictions, seed: int = 0) -> HTML:
         return HTML("<p>Thresholds need anomalous test images, and two normal ones at least.</p>")
     found = [transferred(predictions, rate, seed) for rate in RATES]
     kept, lacking = [one for one in found if one.kept], [one for one in found if not one.kept]
-    rows = [
-        _row(f"held-out normals, {100 * one.rate:.0f} % false alarms", one.thresholds, labels, one.called)
-        for one in kept
-    ]
+    rows = [_row(one.name, one.thresholds, labels, one.called) for one in kept]
     if lacking:
         rows.append(_row("held-out normals, above all of them", lacking[0].thresholds, labels, lacking[0].called))
     called = predictions.scores.astype(np.float64) >= oracle

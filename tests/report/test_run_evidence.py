@@ -121,7 +121,9 @@ def test_curves_mark_the_oracle_and_what_held_out_normals_give():
     drawn = run_curves(predictions, {"image_auroc": 0.75, "image_ap": 0.8})
     roc = {line.get_label(): line.get_xydata().tolist() for line in drawn.axes[0].lines}
     assert roc["best F1 (oracle)"] == [[0.5, 1.0]]
-    assert "held-out normals, 10 % false alarms" in roc
+    assert "held-out normals, above all of them (too few for 10 %)" in roc  # one in each half, and 10 % takes nine
+    enough = run_curves(_predictions([*range(18), 20], [0] * 18 + [1]), {"image_auroc": 1.0, "image_ap": 1.0})
+    assert "held-out normals, 10 % false alarms" in [text.get_text() for text in enough.legends[0].get_texts()]
     assert drawn.axes[0].get_title() == "ROC, AUROC 0.7500"
     assert next(iter(operating_thresholds(predictions).values())) == 5
     assert operating_thresholds(_predictions([1], [0])) == {}
