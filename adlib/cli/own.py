@@ -111,11 +111,12 @@ def bench(
     device: Device = "cpu",
 ) -> None:
     """How long one image takes, from its file to score and map, one at a time: median and 95th percentile."""
+    from adlib.detector import choose_device
     from adlib.findings import list_images
     from adlib.models import load_model
     from adlib.own_images import bench as time_images
 
-    model = load_model(detector)
+    model, device = load_model(detector), str(choose_device(device))  # what "auto" is here
     found = time_images(model, list_images(images) if images else None, number, device=device)
     what = "images" if images else f"drawn images of {found['width']} x {found['height']} pixels"
     print(printable(f"{model.name} on {device}, {number} {what} one at a time, file to score and map:"))

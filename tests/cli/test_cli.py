@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY, make_tree
 from conftest import command_line as adlib
 from typer.testing import CliRunner
@@ -181,6 +182,8 @@ def test_from_a_folder_to_a_detector_to_a_list_by_the_command_line_alone(tmp_pat
     assert "from 4 normal images" in run("threshold", detector, tree, "--device", "cpu")
     assert "p95" in run("bench", detector, tree / "test", "--number", "2")
     assert "2 drawn images of 64 x 64 pixels" in run("bench", detector, "--number", "2")
+    used = "cuda" if torch.cuda.is_available() else "cpu"
+    assert f"patchcore on {used}, 2 drawn" in run("bench", detector, "--number", "2", "--device", "auto")
 
 
 @pytest.mark.parametrize(
