@@ -10,7 +10,7 @@ from IPython.display import HTML
 
 from adlib.metrics import image_metrics_by_defect, pixel_metrics, recall_by_size
 from adlib.predictions import Predictions, oracle_threshold
-from adlib.report.threshold_transfer import share
+from adlib.report.threshold_transfer import items_note, share
 
 if TYPE_CHECKING:  # the other reports need no torch
     from adlib.images import ImageSet
@@ -21,7 +21,8 @@ RING = 1 / 32  # of the picture's longer side: how far around a region its backg
 
 def defect_table(predictions: Predictions) -> HTML:
     """Images found and missed of every kind of defect, at the threshold of best F1 on these images (an oracle), with
-    Wilson's 95 % interval, and the AUROC of the kind's images against all normal ones. A sentence without a threshold.
+    Wilson's 95 % interval, and the AUROC of the kind's images against all normal ones. A sentence without a threshold;
+    one below where items have several images, which these intervals take for independent.
     """
     predictions = predictions.known
     threshold = oracle_threshold(predictions)
@@ -34,7 +35,8 @@ def defect_table(predictions: Predictions) -> HTML:
         row = {"kind of defect": kind, "images": values["n"], "found": found, "missed": values["n"] - found}
         row["recall % (95 % interval)"] = share(found, values["n"])
         rows.append(row | {"image AUROC": f"{values['image_auroc']:.4f}"})
-    return _html(pd.DataFrame(rows))
+    note = items_note(predictions)
+    return HTML(_html(pd.DataFrame(rows)).data + (f"<p>{escape(note)}</p>" if note else ""))
 
 
 def region_table(predictions: Predictions, images: "ImageSet | None" = None) -> HTML:
@@ -66,8 +68,8 @@ def region_table(predictions: Predictions, images: "ImageSet | None" = None) -> 
     ]
     note = (
         f"At the pixel threshold {threshold:.4g}, of best F1 on these images (an oracle). Contrast: |inside - ring| / "
-        f"ring, mean luminance, the ring {_ring(masks[0].shape)} pixels wide."
-    )
+        f"ring, mean luminance, the ring {_ring(masks[0].shape)} pixels wide. {items_note(predictions, 'defects')}"
+    ).rstrip()
     return HTML("".join(table.data for table in tables) + f"<p>{escape(note)}</p>")
 
 

@@ -9,7 +9,7 @@ from IPython.display import HTML
 from adlib.figure_style import ANOMALOUS, INK, NORMAL, finish
 from adlib.metrics import Curves, decision_metrics, image_curves, pixel_curves
 from adlib.predictions import Predictions, oracle_threshold
-from adlib.report.threshold_transfer import transferred
+from adlib.report.threshold_transfer import can_transfer, transferred
 
 if TYPE_CHECKING:  # the other reports need neither torch nor matplotlib
     from matplotlib.figure import Figure
@@ -28,8 +28,7 @@ def operating_thresholds(predictions: Predictions) -> dict[str, float]:
     oracle = oracle_threshold(known)
     if oracle is None:
         return {}
-    normal = int((known.samples["label"] == 0).sum())
-    halves = transferred(known).thresholds if normal > 1 else ()
+    halves = transferred(known).thresholds if can_transfer(known) else ()
     return {ORACLE: oracle} | {f"held-out normals, half {number}": value for number, value in enumerate(halves, 1)}
 
 
@@ -58,7 +57,7 @@ def run_curves(predictions: Predictions, metrics: Mapping) -> "Figure | HTML":
     figure, axes = plt.subplots(1, count, figsize=(width, height), gridspec_kw=margins | {"wspace": between})
     best = images.best_f1()
     points = {ORACLE: (images.fpr[best], images.recall[best], images.precision[best])}
-    if (labels == 0).sum() > 1:
+    if can_transfer(predictions):
         held_out = transferred(predictions)
         found = decision_metrics(labels, held_out.called.astype(float), 0.5)
         points[held_out.name] = (found["fpr"], found["recall"], found["precision"])

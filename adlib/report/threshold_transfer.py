@@ -3,7 +3,8 @@
 The threshold of best F1 is chosen on the labels that it is then judged by. In use there are normal images alone, which
 the detector has not learned from. Here these are test images: dealt at random into two halves, each half is judged by
 the threshold that the normal images of the other half give. So every image is judged once, by a threshold that has seen
-neither it nor any anomalous one.
+neither it nor any anomalous one. Of items that are photographed several times all images lie in one half, and the rate
+is kept of items, each counted by its highest normal image (adlib.screening).
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from IPython.display import HTML
 from adlib.errors import InputError
 from adlib.metrics import confusion_metrics, wilson_interval
 from adlib.predictions import Predictions, oracle_threshold
+from adlib.samples import count_items, item_numbers
 
 RATES = (0.1, 0.05, 0.01)  # of false alarms
 
@@ -24,8 +26,8 @@ RATES = (0.1, 0.05, 0.01)  # of false alarms
 class Transfer:
     """Decisions of every image at a threshold that did not see it.
 
-    rate: of false alarms that was asked for. thresholds: of either half. called: bool [N]. held_out: normal images that
-    each threshold was chosen on. kept: whether they are enough to promise the rate.
+    rate: of false alarms that was asked for. thresholds: of either half. called: bool [N]. held_out: normal images (or
+    items) that each threshold was chosen on. kept: whether they are enough to promise the rate.
     """
 
     rate: float
@@ -52,39 +54,70 @@ def transferred(predictions: Predictions, rate: float = 0.1, seed: int = 0) -> T
     """The decisions at thresholds from held-out normal images (see the module).
 
     rate: share of false alarms that the threshold keeps on average. seed: of the halves. Images of unknown label are
-    judged as well. Raises InputError with fewer than two normal images.
+    judged as well. Raises InputError with fewer than two normal images (or items with some).
     """
     from adlib.screening import HeldOut, choose_threshold  # the other reports need no torch
 
-    labels = predictions.samples["label"].to_numpy()
-    if (labels == 0).sum() < 2:
-        raise InputError("A threshold from held-out normal images needs two normal test images.")
-    half = np.zeros(len(labels), np.int64)
+    labels, things = predictions.samples["label"].to_numpy(), item_numbers(predictions.samples)
+    if not can_transfer(predictions):
+        raise InputError("A threshold from held-out normal images needs two normal test images, of two items.")
+    kinds = kinds_of_items(labels, things)
+    half_of_item = np.zeros(len(kinds), np.int64)
     random = np.random.default_rng(seed)
-    for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        half[rows[len(rows) // 2 :]] = 1
+    for kind in np.unique(kinds):
+        rows = random.permutation(np.flatnonzero(kinds == kind))
+        half_of_item[rows[len(rows) // 2 :]] = 1
+    half = half_of_item[things]
     thresholds, held_out, called = [], [], np.zeros(len(labels), bool)
     for side in (0, 1):
-        normal = predictions.scores[(half != side) & (labels == 0)]
-        threshold = choose_threshold(HeldOut(normal, None, None, "the other half of the test images"), rate).score
-        called[half == side] = predictions.scores[half == side].astype(np.float64) >= threshold
-        thresholds.append(threshold)
-        held_out.append(len(normal))
+        others = (half != side) & (labels == 0)
+        how = "the other half of the test images"
+        found = choose_threshold(HeldOut(predictions.scores[others], None, None, how, items=things[others]), rate)
+        called[half == side] = predictions.scores[half == side].astype(np.float64) >= found.score
+        thresholds.append(found.score)
+        held_out.append(found.held_out)
     return Transfer(rate, tuple(thresholds), called, tuple(held_out))
+
+
+def can_transfer(predictions: Predictions) -> bool:
+    """Whether there are normal images for both halves: two, of two items."""
+    return count_items(predictions.samples[predictions.samples["label"] == 0]) > 1
+
+
+def kinds_of_items(labels: np.ndarray, things: np.ndarray) -> np.ndarray:
+    """int8 [number of items]: 0 of items with a normal image, 1 of others with an anomalous one, -1 of the rest.
+
+    labels: [N] of images. things: int [N], which item each shows, from 0 on.
+    """
+    kinds = np.full(things.max() + 1, -1, np.int8)
+    np.maximum.at(kinds, things, labels)
+    kinds[things[labels == 0]] = 0
+    return kinds
+
+
+def items_note(predictions: Predictions, counted: str = "images") -> str:
+    """A sentence for a table of counts with intervals, where items are photographed several times; "" where not.
+
+    counted: what the intervals take for independent of each other.
+    """
+    images, things = len(predictions), count_items(predictions.samples)
+    if things == images:
+        return ""
+    return f"Intervals take {counted} for independent; but {images} images show {things} items, so they are too narrow."
 
 
 def threshold_table(predictions: Predictions, seed: int = 0) -> HTML:
     """What thresholds from held-out normal images find on test, a row per rate of false alarms, and the oracle's row.
 
-    Shares stand with Wilson's 95 % interval, MCC as a fraction. A sentence where there is no threshold to choose.
+    Shares are of images, with Wilson's 95 % interval, MCC a fraction; where items have several images, it is said that
+    these intervals are too narrow. A sentence where there is no threshold to choose.
     """
     from adlib.screening import images_needed
 
     predictions = predictions.known
     labels = predictions.samples["label"].to_numpy()
     oracle = oracle_threshold(predictions)
-    if oracle is None or (labels == 0).sum() < 2:
+    if oracle is None or not can_transfer(predictions):
         return HTML("<p>Thresholds need anomalous test images, and two normal ones at least.</p>")
     found = [transferred(predictions, rate, seed) for rate in RATES]
     kept, lacking = [one for one in found if one.kept], [one for one in found if not one.kept]
@@ -95,10 +128,13 @@ def threshold_table(predictions: Predictions, seed: int = 0) -> HTML:
     rows.append(_row("best F1 on these labels (oracle)", (oracle,), labels, called))
     table = pd.DataFrame(rows).to_html(index=False, border=0)
     held = " and ".join(str(number) for number in dict.fromkeys(found[0].held_out))
-    note = f"Each threshold comes from {held} normal images of the other half."
+    narrow = items_note(predictions)
+    note = f"Each threshold comes from {held} normal {'items' if narrow else 'images'} of the other half."
     if lacking:
         promised = ", ".join(f"{100 * one.rate:.0f} % (takes {images_needed(one.rate)})" for one in lacking)
         note += f" That is too few to promise {promised}: such a threshold lies above all of them."
+    if narrow:
+        note += f" Rates are of items, each called if one of its images is. {narrow}"
     return HTML(f'<div class="adlib-scroll">{table}</div><p>{escape(note)}</p>')
 
 

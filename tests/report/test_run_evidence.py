@@ -54,6 +54,30 @@ def test_a_rate_that_the_held_out_images_cannot_promise_is_not_shown_as_kept():
     assert "best F1" not in threshold_table(_predictions([1, 2], [0, 0])).data
 
 
+def test_halves_tear_no_item_apart_and_count_items():
+    """Ten normal items of two photographs, five defective ones: each half holds five normal items."""
+    predictions = _predictions(range(30), [0] * 20 + [1] * 10)
+    predictions.samples["item"] = [f"part {number // 2}" for number in range(30)]
+    for seed in range(5):
+        found = transferred(predictions, rate=0.1, seed=seed)
+        assert (found.held_out, found.kept) == ((5, 5), False)  # ten images each would keep 10 %
+        low, high = sorted(found.thresholds)
+        assert high == pytest.approx(19)  # the half with the highest item, 18 and 19, gives a threshold above both
+        assert (low - 1) % 2 == pytest.approx(0, abs=1e-4)  # the higher of an item's two photographs
+    alone = transferred(_predictions(range(1, 30, 2), [0] * 10 + [1] * 5), rate=0.1)
+    together = transferred(predictions, rate=0.1)
+    assert together.thresholds == alone.thresholds
+    assert together.called[1::2].tolist() == alone.called.tolist()
+    said = "Intervals take images for independent; but 30 images show 15 items, so they are too narrow."
+    assert said in threshold_table(predictions).data and said in defect_table(predictions).data
+    assert "from 5 normal items of the other half" in threshold_table(predictions).data
+    assert "items" not in threshold_table(_predictions(range(30), [0] * 20 + [1] * 10)).data
+    one_item = _predictions([0, 1, 2], [0, 0, 1])
+    one_item.samples["item"] = ["a", "a", "b"]
+    with pytest.raises(InputError, match="of two items"):
+        transferred(one_item)
+
+
 def test_misses_are_counted_by_kind_of_defect():
     predictions = _predictions([0, 1, 5, 6, -1], [0, 0, 1, 1, 1], ["good", "good", "crack", "crack", "dent"])
     (table,) = _read(defect_table(predictions))
