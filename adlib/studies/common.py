@@ -99,6 +99,16 @@ def share_interval(share: float, images: int, level: float = LEVEL) -> tuple[flo
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
+def item_names(samples: pd.DataFrame) -> pd.Series:
+    """What each image shows: its item where the samples name one, else the image itself; equal for images of one item.
+
+    samples: with the columns image and category, and item where there are some. Intervals are drawn over these names.
+    """
+    if "item" not in samples:
+        return samples["image"]
+    return samples["image"].where(samples["item"] == "", samples["category"] + "/" + samples["item"])
+
+
 def plain_log(axis) -> None:
     """Plain numbers along a logarithmic matplotlib axis: 0.1, 0.2, 0.5, 1 ..."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

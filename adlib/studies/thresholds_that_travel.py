@@ -10,6 +10,8 @@ another light      the normal test images of each other place of the category, b
 another category   the normal test images of each other category, by the same method
 
 All but the oracle's are the lowest that keep a rate of false alarms on average (adlib.screening.choose_threshold).
+Where items are photographed several times, all images of one lie in one part, and the rate is of items: an item counts
+by its highest image, and is a false alarm if one of its images is called.
 """
 
 import math
@@ -25,9 +27,10 @@ from adlib.figure_style import INK, finish
 from adlib.metrics import threshold_best_f1
 from adlib.predictions import Predictions
 from adlib.report.run_details import finished_cells
+from adlib.report.threshold_transfer import kinds_of_items
 from adlib.runs.store import Store
 from adlib.screening import HeldOut, choose_threshold
-from adlib.studies.common import share_interval
+from adlib.studies.common import item_names, share_interval
 
 NAME = "study/thresholds_that_travel"
 RULES = ("oracle", "own normals", "another light", "another category")
@@ -39,57 +42,68 @@ PARTS = 5
 def scores(out: str | Path, study: str = NAME) -> pd.DataFrame:
     """The score of every test image of known label, of every finished run of the study.
 
-    Columns: dataset, method, seed, category, place ("" where a category has one), image, label, score.
+    Columns: dataset, method, seed, category, place ("" where a category has one), image, item (what it shows; the image
+    itself where no item is named), label, score.
     """
     store, tables = Store(Path(out) / "runs"), []
     for cell, record in finished_cells(study, out):
         found = Predictions.load(store.path(record["key"]) / "predictions").known
         table = found.samples[["category", "image", "label"]].assign(score=found.scores.astype(float), place="")
+        table["item"] = item_names(found.samples)
         groups = found.samples["group"]
         several = groups.groupby(found.samples["category"]).transform("nunique") > 1
         table["place"] = groups.where(several, "")
         tables.append(table.assign(**{name: cell[name] for name in ("dataset", "method", "seed")}))
-    columns = [*PLACE, "image", "label", "score"]
+    columns = [*PLACE, "image", "item", "label", "score"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def decisions(table: pd.DataFrame, rate: float = 0.1, seed: int = 0) -> pd.DataFrame:
     """How often each image is called anomalous, by each rule that its place allows; one row per image and rule.
 
-    table: of `scores`. rate: of false alarms that is asked for. seed: of the dealing to parts.
+    table: of `scores`; without the column item every image is one by itself. rate: of false alarms that is asked
+    for. seed: of the dealing to parts.
     Columns: those of `scores` but the score, rule, promised (the rate that so many normal images can keep: `rate`, or
     more where they are few), called (0 or 1, or the share of several foreign thresholds by which it is called). Places
-    that lack normal or anomalous images are left out, and so are thresholds from fewer than two normal images.
+    that lack normal or anomalous images are left out, and so are thresholds from fewer than two normal images (items).
     """
     found = []
+    table = table if "item" in table else table.assign(item=table["image"])
     for (dataset, method, number), mine in table.groupby(["dataset", "method", "seed"], sort=False):
         places = {key: rows for key, rows in mine.groupby(["category", "place"], sort=False)}
-        normal = {key: rows.loc[rows["label"] == 0, "score"].to_numpy() for key, rows in places.items()}
+        normal = {key: _highest(rows[rows["label"] == 0]) for key, rows in places.items()}
         for key, rows in places.items():
             if rows["label"].nunique() < 2:
                 continue
             about = {"dataset": dataset, "method": method, "seed": number, "category": key[0], "place": key[1]}
             for rule, promised, called in _ruled(key, rows, normal, rate, seed):
-                part = pd.DataFrame({name: rows[name].to_numpy() for name in ("image", "label")} | {"called": called})
+                part = pd.DataFrame(
+                    {name: rows[name].to_numpy() for name in ("image", "item", "label")} | {"called": called}
+                )
                 found.append(part.assign(rule=rule, promised=promised, **about))
-    columns = [*PLACE, "image", "label", "rule", "promised", "called"]
+    columns = [*PLACE, "image", "item", "label", "rule", "promised", "called"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
 def _ruled(
     key: tuple[str, str], rows: pd.DataFrame, normal: dict, rate: float, seed: int
 ) -> Iterator[tuple[str, float, np.ndarray]]:
-    """(rule, promised rate, called float [N]) for the images of one place."""
+    """(rule, promised rate, called float [N]) for the images of one place.
+
+    normal: of each place the highest normal score of each item.
+    """
     values, labels = rows["score"].to_numpy(), rows["label"].to_numpy()
     yield "oracle", math.nan, (values >= threshold_best_f1(labels, values)).astype(float)
     if len(normal[key]) > 2:
-        part = np.empty(len(rows), int)
-        for label in (0, 1):  # each kind dealt out evenly
-            members = np.flatnonzero(labels == label)
-            part[np.random.default_rng(seed).permutation(members)] = np.arange(len(members)) % PARTS
-        called, sizes = np.zeros(len(rows)), []
+        things = pd.factorize(rows["item"])[0]
+        kinds = kinds_of_items(labels, things)
+        part_of_item = np.empty(len(kinds), int)
+        for kind in (0, 1):  # each kind dealt out evenly
+            members = np.flatnonzero(kinds == kind)
+            part_of_item[np.random.default_rng(seed).permutation(members)] = np.arange(len(members)) % PARTS
+        part, called, sizes = part_of_item[things], np.zeros(len(rows)), []
         for number in np.unique(part):
-            others = values[(labels == 0) & (part != number)]
+            others = _highest(rows[(labels == 0) & (part != number)])
             called[part == number] = values[part == number] >= _threshold(others, rate)
             sizes.append(len(others))
         yield "own normals", _promised(rate, min(sizes)), called
@@ -100,6 +114,11 @@ def _ruled(
         if chosen:
             called = np.mean([values >= _threshold(source, rate) for source in chosen], axis=0)
             yield rule, float(np.mean([_promised(rate, len(source)) for source in chosen])), called
+
+
+def _highest(rows: pd.DataFrame) -> np.ndarray:
+    """float [number of items]: the highest score of each item."""
+    return rows.groupby("item", sort=False)["score"].max().to_numpy()
 
 
 def _threshold(normal: np.ndarray, rate: float) -> float:
@@ -136,23 +155,28 @@ def travel(decided: pd.DataFrame) -> pd.DataFrame:
     """False alarms, recall and F1 by rule, over all places of a dataset and seeds together.
 
     decided: of `decisions`. Intervals are Wilson's at 95 % over the images of one seed, for these thresholds; where
-    several thresholds call a share of an image, or several seeds are averaged, they are rather too wide.
-    Columns: dataset, method, rule, promised, normal, anomalous (images), fpr, fpr_low, fpr_high, recall, recall_low,
-    recall_high, f1 (all shares).
+    several thresholds call a share of an image, or several seeds are averaged, they are rather too wide. Where items
+    are photographed several times, they are over as many items; false alarms are of items, as promised (an item is
+    called as its most called image is), and recall is of images.
+    Columns: dataset, method, rule, promised, normal, anomalous (images, or items), fpr, fpr_low, fpr_high, recall,
+    recall_low, recall_high, f1 (of images; all shares).
     """
+    decided = decided if "item" in decided else decided.assign(item=decided["image"])
     rows = []
     for (dataset, method), mine in decided.groupby(["dataset", "method"], sort=False):
         for rule in RULES:
             part = mine[mine["rule"] == rule]
             if part.empty:
                 continue
-            seeds = part["seed"].nunique()
-            normal, anomalous = (part.loc[part["label"] == label, "called"] for label in (0, 1))
+            normal, anomalous = (part[part["label"] == label] for label in (0, 1))
             row = {"dataset": dataset, "method": method, "rule": rule, "promised": part["promised"].mean()}
-            row |= {"normal": len(normal) // seeds, "anomalous": len(anomalous) // seeds}
-            for name, called in (("fpr", normal), ("recall", anomalous)):
-                low, high = share_interval(called.mean(), len(called) // seeds)
+            alarms = normal.groupby([*PLACE, "item"], sort=False)["called"].max()
+            for name, rows_of, called in (("fpr", normal, alarms), ("recall", anomalous, anomalous["called"])):
+                number = len(rows_of.drop_duplicates(["category", "item"]))
+                row["normal" if name == "fpr" else "anomalous"] = number
+                low, high = share_interval(called.mean(), number)
                 row |= {name: called.mean(), f"{name}_low": low, f"{name}_high": high}
+            normal, anomalous = normal["called"], anomalous["called"]
             rows.append(row | {"f1": 2 * anomalous.sum() / (anomalous.sum() + len(anomalous) + normal.sum())})
     columns = ["dataset", "method", "rule", "promised", "normal", "anomalous", "fpr", "fpr_low", "fpr_high"]
     return pd.DataFrame(rows, columns=[*columns, "recall", "recall_low", "recall_high", "f1"])

@@ -49,6 +49,19 @@ def test_own_normals_decide_each_image_by_others_and_the_oracle_by_itself():
     assert own["f1"] == pytest.approx(2 * 6 / (2 * 6 + 2 + 2))
 
 
+def test_photographs_of_an_item_stay_together_and_count_once():
+    """Two photographs of each item, the second lower by 1.25: what is promised and came is as of the first alone."""
+    once = table()
+    twice = [once.assign(item=once["image"])]
+    twice.append(twice[0].assign(image="again_" + once["image"], score=once["score"] - 1.25))
+    found, alone = (study.travel(study.decisions(each)) for each in (pd.concat(twice, ignore_index=True), once))
+    numbers = ["promised", "normal", "anomalous", "fpr", "fpr_low", "fpr_high", "recall", "recall_low", "recall_high"]
+    own, before = rule(found, "own normals"), rule(alone, "own normals")
+    assert own[numbers].tolist() == pytest.approx(before[numbers].tolist())
+    assert (own["promised"], own["normal"]) == (pytest.approx(1 / 9), 20)
+    assert own["f1"] == pytest.approx(2 * 12 / (2 * 12 + 4 + 2))  # of images: the top item's lower one is passed
+
+
 def test_another_category_is_another_detectors_threshold():
     both = pd.concat([table(0), table(0, "metal").assign(score=lambda rows: rows["score"] + 50)], ignore_index=True)
     found = rule(study.travel(study.decisions(both, rate=0.1)), "another category")
