@@ -25,8 +25,9 @@ from adlib.metrics.bootstrap import draw_counts
 from adlib.predictions import Predictions
 from adlib.report.region_breakdown import measured_regions
 from adlib.runs.changed_files import changed_files
+from adlib.samples import items
 from adlib.screening import HeldOut, choose_threshold
-from adlib.studies.common import LEVEL, first_predictions, plain_log, share_interval
+from adlib.studies.common import LEVEL, first_predictions, item_names, plain_log, share_interval
 
 NAME = "study/what_is_missed"
 SIDE = 512  # pixels at most of the longer side of a picture on which defects and maps are compared
@@ -47,7 +48,9 @@ def verdicts(out: str | Path, rate: float = 0.1, study: str = NAME) -> pd.DataFr
     picture), contrast (percent: |inside - surroundings| / surroundings, mean luminance; NaN where undefined), place
     (distance of the defect's middle from the picture's, 0 to 1 in a corner), left, top, right, bottom (of its box, as
     shares of the picture), method, score (the map's highest value inside; NaN where the method has not looked), found,
-    promised (the rate of false alarms that so many normal images can keep: `rate`, or more where they are few).
+    promised (the rate of false alarms that so many normal images can keep: `rate`, or more where they are few), item
+    (what the image shows; the image itself where no item is named). Where items are photographed several times, the
+    rate is of items (adlib.screening).
     """
     found: dict[tuple[str, str], dict[str, Predictions]] = {}
     for dataset, category, method, predictions in first_predictions(study, out):
@@ -71,6 +74,7 @@ def verdicts(out: str | Path, rate: float = 0.1, study: str = NAME) -> pd.DataFr
         "score",
         "found",
         "promised",
+        "item",
     ]
     return pd.DataFrame(rows, columns=columns).astype({"found": bool})
 
@@ -107,10 +111,13 @@ def _judged(methods: dict[str, Predictions], rate: float):
     for method, predictions in methods.items():
         normal = np.flatnonzero(predictions.samples["label"] == 0)
         peaks = np.array([np.max(predictions.maps[index]) for index in normal])
-        thresholds[method] = choose_threshold(HeldOut(peaks, None, None, "normal test images"), rate).score
-        promised[method] = max(rate, 1 / (len(peaks) + 1))
+        held = HeldOut(peaks, None, None, "normal test images", items=items(predictions.samples.iloc[normal]))
+        chosen = choose_threshold(held, rate)
+        thresholds[method] = chosen.score
+        promised[method] = max(rate, 1 / (chosen.held_out + 1))
         places[method] = {image: index for index, image in enumerate(predictions.samples["image"])}
     first = next(iter(methods.values())).samples
+    first = first.assign(item=item_names(first))
     for sample in first[first["mask"] != ""].to_dict("records"):
         image = sample["image"]
         if not all(image in known for known in places.values()):
@@ -126,7 +133,7 @@ def _judged(methods: dict[str, Predictions], rate: float):
         for region, ((down, across), area, contrast) in enumerate(measured_regions(mask, mask, grey)):
             middle = np.hypot((down.mean() + 0.5) / shape[0] - 0.5, (across.mean() + 0.5) / shape[1] - 0.5)
             about = {"image": image, "region": region, "kind": sample["defect"], "area": 100 * area / mask.size}
-            about |= {"contrast": 100 * contrast, "place": middle / math.sqrt(0.5)}
+            about |= {"item": sample["item"], "contrast": 100 * contrast, "place": middle / math.sqrt(0.5)}
             about |= {"left": across.min() / shape[1], "right": (across.max() + 1) / shape[1]}
             about |= {"top": down.min() / shape[0], "bottom": (down.max() + 1) / shape[0]}
             for method, values in laid.items():
@@ -138,22 +145,29 @@ def _judged(methods: dict[str, Predictions], rate: float):
 
 def defects(table: pd.DataFrame) -> pd.DataFrame:
     """One row per defect: the columns of `verdicts` that are the defect's own, methods (how many judged it), finders
-    (how many of them find it), alone (the one that does, "" where none or several do).
+    (how many of them find it), alone (the one that does, "" where none or several do), item where the verdicts have it.
     """
     own = ["kind", "area", "contrast", "place", "left", "top", "right", "bottom"]
     rows = table.groupby(DEFECT, sort=False)
     summary = rows[own].first()
+    if "item" in table:
+        summary["item"] = rows["item"].first()
     summary["methods"], summary["finders"] = rows.size(), rows["found"].sum().astype(int)
     finder = table[table["found"]].groupby(DEFECT, sort=False)["method"].first().reindex(summary.index)
     summary["alone"] = finder.where(summary["finders"] == 1, "").fillna("")
     return summary.reset_index()
 
 
+def drawn_by(table: pd.DataFrame) -> pd.Series:
+    """What intervals draw: the items that the images of verdicts (or of `defects`) show; images where they say none."""
+    return table["item"] if "item" in table else table["image"]
+
+
 def share_of(values: pd.Series, images: pd.Series, seed: int = 0) -> tuple[float, float, float]:
     """A share of defects with its interval by drawing images: (share, low, high); the ends are NaN for one image. Where
     every image has the same share, it is Wilson's for as many images.
 
-    values: 0, 1 or between, one per defect. images: which one it is on.
+    values: 0, 1 or between, one per defect. images: which one it is on, or which item (`drawn_by`).
     """
     if values.empty:
         return math.nan, math.nan, math.nan
@@ -183,7 +197,7 @@ def recall_by(table: pd.DataFrame, name: str, parts: int = 3) -> pd.DataFrame:
             part = pd.Series(np.searchsorted(edges, mine[name], side="right"), mine.index)
         for value, inside in mine.groupby(part):
             label = value if name == "kind" else f"{inside[name].min():.2g} to {inside[name].max():.2g}"
-            recall = share_of(inside["found"], inside["image"])
+            recall = share_of(inside["found"], drawn_by(inside))
             row = {"dataset": dataset, "part": label, "defects": len(inside.drop_duplicates(DEFECT))}
             row["images"] = inside["image"].nunique()
             rows.append(row | dict(zip(("recall", "low", "high"), (100 * x for x in recall), strict=True)))
@@ -196,7 +210,8 @@ def what_decides(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     table: of `verdicts`. Odds of being found, and how they change: per doubling of area and of contrast, and from the
     middle of the picture to a corner. Coefficients are drawn to no effect a little (RIDGE, per standard deviation), so
-    that they stay finite where a property decides all. Intervals: bootstrap of images. Defects without a contrast are
+    that they stay finite where a property decides all. Intervals: bootstrap of images, or items
+    where there are some. Defects without a contrast are
     left out, and so are datasets with fewer than ENOUGH images, defects found by some method, or missed by some.
     Columns: dataset, property, change, odds, low, high, defects, images.
     """
@@ -211,7 +226,8 @@ def what_decides(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         scaled = (values - values.mean(axis=0)) / np.where(spread > FLAT, spread, 1)
         groups = pd.get_dummies(mine["method"] + "\0" + mine["category"]).to_numpy(float)
         design, found = np.hstack([scaled, groups]), mine["found"].to_numpy(float)
-        image = pd.factorize(mine["category"] + "\0" + mine["image"])[0]
+        image = pd.factorize(mine["category"] + "\0" + drawn_by(mine))[0]
+        images = len(mine.drop_duplicates(["category", "image"]))
         counts = draw_counts(np.zeros(image.max() + 1, int), REPLICATES, seed)
         drawn = np.array([logistic(design, found, weights[image])[:3] for weights in counts])
         whole = logistic(design, found, np.ones(len(mine)))[:3]
@@ -223,14 +239,14 @@ def what_decides(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             odds = np.exp(np.array([whole[number], low[number], high[number]]) / spread[number])
             row = {"dataset": dataset, "property": PROPERTIES[name], "change": change}
             row |= dict(zip(("odds", "low", "high"), odds.tolist(), strict=True))
-            rows.append(row | {"defects": len(mine.drop_duplicates(DEFECT)), "images": int(image.max()) + 1})
+            rows.append(row | {"defects": len(mine.drop_duplicates(DEFECT)), "images": images})
     return pd.DataFrame(rows, columns=["dataset", "property", "change", "odds", "low", "high", "defects", "images"])
 
 
 def _enough(mine: pd.DataFrame) -> bool:
     each = defects(mine)
     found, missed = (each["finders"] > 0).sum(), (each["finders"] < each["methods"]).sum()
-    return min(found, missed, each["image"].nunique()) >= ENOUGH
+    return min(found, missed, drawn_by(each).nunique()) >= ENOUGH
 
 
 def logistic(design: np.ndarray, found: np.ndarray, weights: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
@@ -256,7 +272,7 @@ def conclusions(table: pd.DataFrame) -> list[str]:
     said, model = [], what_decides(table)
     for dataset, mine in table.groupby("dataset", sort=False):
         each = defects(mine)
-        share, low, high = share_of(each["finders"] == 0, each["image"])
+        share, low, high = share_of(each["finders"] == 0, drawn_by(each))
         missed = 1 - mine.groupby("method")["found"].mean()
         number, images = int((each["finders"] == 0).sum()), each["image"].nunique()
         said.append(
@@ -267,7 +283,8 @@ def conclusions(table: pd.DataFrame) -> list[str]:
         best = (1 - missed).idxmax()
         alone = each.loc[each["alone"] != "", "alone"].value_counts()
         names = ", ".join(f"{name} {number}" for name, number in alone.items())
-        recall = share_of(mine.loc[mine["method"] == best, "found"], mine.loc[mine["method"] == best, "image"])
+        its = mine[mine["method"] == best]
+        recall = share_of(its["found"], drawn_by(its))
         said.append(
             f"{dataset}: {best} finds the most, {recall[0]:.0%} ({_range(*recall[1:])}). "
             + (f"Found by one method alone: {names}." if names else "No defect is found by one method alone.")

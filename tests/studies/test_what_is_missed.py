@@ -18,8 +18,11 @@ SIDE = 32
 FAINT, BRIGHT = (slice(2, 4), slice(2, 4)), (slice(12, 20), slice(12, 20))  # two defects of one image
 
 
-def stored(out) -> None:
-    """Three normal pictures and two with both defects; patchcore sees the bright one, padim (at half the size) both."""
+def stored(out, items=("",) * 5) -> None:
+    """Three normal pictures and two with both defects; patchcore sees the bright one, padim (at half the size) both.
+
+    items: that the pictures show.
+    """
     rows, mask = [], np.zeros((SIDE, SIDE), np.uint8)
     mask[FAINT] = mask[BRIGHT] = 255
     out.mkdir(exist_ok=True)
@@ -31,6 +34,7 @@ def stored(out) -> None:
             picture[FAINT], picture[BRIGHT] = 110, 200
         Image.fromarray(picture).save(out / f"{number}.png")
         row = {"image": str(out / f"{number}.png"), "label": int(bad), "split": "test", "category": "cloth"}
+        row["item"] = items[number]
         rows.append(row | {"mask": str(out / "mask.png") if bad else "", "defect": "blot" if bad else "good"})
     samples, runs = make_samples(rows, "pictures drawn by hand"), []
     for method, size, seen in (("patchcore", SIDE, [BRIGHT]), ("padim", SIDE // 2, [BRIGHT, FAINT])):
@@ -70,6 +74,21 @@ def test_each_defect_is_judged_by_itself_and_alike_at_any_size_of_the_map(tmp_pa
     assert each["alone"].tolist() == ["padim", "padim", "", ""]
     assert each["place"].tolist() == pytest.approx([13 / 16, 13 / 16, 0, 0])  # (3, 3) and (16, 16) of 32
     assert table.equals(study.verdicts(tmp_path / "runs_of", rate=0.1))
+    assert (table["item"] == table["image"]).all()
+
+
+def test_photographs_of_an_item_are_drawn_together_and_promise_no_lower_rate(tmp_path):
+    stored(tmp_path / "runs_of", ("a", "a", "b", "c", "c"))
+    table = study.verdicts(tmp_path / "runs_of", rate=0.1)
+    assert set(table["promised"]) == {1 / 3}  # two normal items
+    assert set(table["item"]) == {"cloth/c"}
+    assert math.isnan(study.share_of(table["found"], study.drawn_by(table))[1])  # one item says nothing of others
+    once = given({"a": [1, 1, 0, 0], "b": [1, 0, 0, 0]})
+    once["item"] = once["image"]
+    twice = pd.concat([once, once.assign(image="again_" + once["image"])], ignore_index=True)
+    before, after = (study.recall_by(table, "kind").iloc[0] for table in (once, twice))
+    assert after[["recall", "low", "high"]].tolist() == before[["recall", "low", "high"]].tolist()
+    assert (before["images"], after["images"], after["recall"]) == (4, 8, 37.5)
 
 
 def test_a_set_without_masks_is_told_to_be_left_out(tmp_path):
