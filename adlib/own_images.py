@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 
 from adlib import screening
-from adlib.datasets.folders import images_in
+from adlib.datasets import left_out
+from adlib.datasets.folders import folders_in, images_in
+from adlib.datasets.folders import left_out as left_out_below
 from adlib.decoding.pictures import image_shape
 from adlib.errors import InputError
 from adlib.files import write_bytes
 from adlib.images import ImageSet
 from adlib.models import model_class
 from adlib.runs import Run
+from adlib.runs.run import data_warnings
 from adlib.samples import UNKNOWN, make_samples, name_items, select
 from adlib.training_set import choose_training_images
 
@@ -61,9 +64,8 @@ def own_samples(run: Run) -> pd.DataFrame:
     Raises InputError for several categories: one detector is for one kind of part; and of a folder of nothing but
     pictures for settings that speak of folders and masks.
     """
-    root, two_folders = Path(run.root), run.data_settings.keys() & {"normal", "abnormal"}
-    flat = root.is_dir() and not two_folders and not any(child.is_dir() for child in root.iterdir())
-    if flat and (pictures := images_in(root)):
+    root = Path(run.root)
+    if pictures := _flat_pictures(run):
         if meant_for_trees := sorted(run.data_settings.keys() - {"items"}):
             raise InputError(
                 f"{', '.join(meant_for_trees)}: {root} holds nothing but pictures, which are all normal, and neither "
@@ -76,6 +78,24 @@ def own_samples(run: Run) -> pd.DataFrame:
     if (names := sorted(set(samples["category"]))) and len(names) > 1:
         raise InputError(f"{root} holds {len(names)} kinds of parts ({', '.join(names[:5])}): fit each by itself.")
     return samples
+
+
+def _flat_pictures(run: Run) -> list[Path]:
+    """The pictures of a run's folder, if there are no folders of data inside, and no two folders named; else []."""
+    root, two_folders = Path(run.root), run.data_settings.keys() & {"normal", "abnormal"}
+    return images_in(root) if root.is_dir() and not two_folders and not folders_in(root) else []
+
+
+def own_warnings(run: Run, samples: pd.DataFrame | None = None) -> list[str]:
+    """What a reader must know of the data before believing what was learned, as `Run.warnings` has it: phantom data,
+    pictures that were not read, items in training and test. samples: as `own_samples` gave them, if they are there.
+    """
+    samples = own_samples(run) if samples is None else samples
+    if pictures := _flat_pictures(run):
+        unread = left_out_below(Path(run.root), map(str, pictures))
+    else:
+        unread = left_out(run.dataset, run.root, run.loaded_samples, run.category or None, run.data_settings)
+    return data_warnings(samples, "your images", unread)
 
 
 def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True):

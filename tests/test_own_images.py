@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import make_tree, write
+from conftest import command_line, make_tree, write
 
 from adlib import ImageSet, InputError, load_model
 from adlib.detector import Detector
 from adlib.figures import show_seen
 from adlib.findings import file_names, find_regions, list_images, map_on_picture, write_findings
-from adlib.own_images import bench, fit_own, new_threshold, own_run, own_samples, whole_image_settings
+from adlib.own_images import bench, fit_own, new_threshold, own_run, own_samples, own_warnings, whole_image_settings
 from adlib.report.own_page import write_page
 
 SETTINGS = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "coreset_ratio": 0.5}
@@ -68,6 +68,42 @@ def test_settings_choose_among_nothing_but_pictures_as_they_do_in_a_tree(tree, t
             own_samples(own_run(flat, settings={name: value}))
     with pytest.raises(InputError, match="needs 3 defective images"):
         own_samples(own_run(flat, settings={"train_contamination": 0.5}))
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "@eaDir"])
+def test_a_folder_of_a_system_makes_no_tree_of_a_flat_folder(name, tree, tmp_path):
+    shutil.copytree(tree / "train" / "good", tmp_path / "parts")
+    shutil.copytree(tree / "train" / "good", tmp_path / "parts" / name)
+    samples = own_samples(own_run(tmp_path / "parts"))
+    assert len(samples) == len(list((tree / "train" / "good").iterdir()))
+    assert {str(tmp_path / "parts")} == {image.rpartition("/")[0] for image in samples["image"]}
+    assert own_warnings(own_run(tmp_path / "parts")) == []
+
+
+def test_pictures_that_are_left_out_are_named_before_anything_is_learned(tree, tmp_path, monkeypatch):
+    shutil.copytree(tree / "train" / "good", tmp_path / "parts")
+    for index in range(5):
+        shutil.copy(tree / "train" / "good" / "000.png", tmp_path / "parts" / f"{index}.jfif")
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path / "parts", "parts"):
+        (said,) = own_warnings(own_run(place))
+        assert said.startswith("5 pictures in ") and "0.jfif has another suffix" in said
+    shutil.copytree(tree, tmp_path / "tree")
+    shutil.copytree(tree / "train" / "good", tmp_path / "tree" / "train" / "good" / "more")
+    (said,) = own_warnings(own_run(tmp_path / "tree"))
+    assert "more are no samples" in said
+    torn = own_warnings(own_run(tmp_path / "tree", settings={"items": r"\d+"}))
+    assert [text for text in torn if "items have images in training and in another split" in text]
+
+
+def test_fit_warns_of_pictures_that_it_leaves_out(tree, tmp_path):
+    shutil.copytree(tree / "train" / "good", tmp_path / "parts")
+    shutil.copy(tree / "train" / "good" / "000.png", tmp_path / "parts" / "x.gif")
+    words = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
+    out = tmp_path / "d.safetensors"
+    done = command_line("fit", tmp_path / "parts", "--out", out, "--folds", "2", "--device", "cpu", *words)
+    assert done.returncode == 0
+    assert "warning: A picture is no sample: " in done.stderr and "x.gif has another suffix" in done.stderr
 
 
 def test_findings_are_complete_and_an_unreadable_image_stops_no_other(detector, tree, tmp_path):

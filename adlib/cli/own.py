@@ -14,6 +14,12 @@ Rate = Annotated[float, typer.Option("--rate", help="false alarms among normal i
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 
 
+def _warn(sentences: list[str]) -> None:
+    """Print warnings, a line each, where they do not mix with results."""
+    for sentence in sentences:
+        print(f"warning: {printable(sentence)}", file=sys.stderr)
+
+
 def fit(
     folder: Annotated[Path, typer.Argument(help="normal images, or a tree with train/good and test/...")],
     out: Annotated[Path, typer.Option("--out", metavar="DETECTOR", help="the file to write, .safetensors")],
@@ -29,12 +35,13 @@ def fit(
 ) -> None:
     """Learn what is normal from a folder, on whole images, and choose a threshold; says what it promises."""
     from adlib.images import ImageSet
-    from adlib.own_images import fit_own, own_run
+    from adlib.own_images import fit_own, own_run, own_warnings
     from adlib.runs.settings import parse_settings
     from adlib.samples import select
     from adlib.screening import Threshold, agreement, contradiction, decision_counts, doubts
 
     run = own_run(folder, method, parse_settings(set_ or []), seed, device)
+    _warn(own_warnings(run))
     model, held, samples = fit_own(run, rate, folds)
     threshold = Threshold.of(model.threshold_)
     print(model.save(out))
@@ -93,9 +100,10 @@ def threshold(
 ) -> None:
     """Choose the threshold of a detector anew, on normal images of today, and keep it in the detector's file."""
     from adlib.models import load_model
-    from adlib.own_images import new_threshold
+    from adlib.own_images import new_threshold, own_run, own_warnings
 
     model = load_model(detector)
+    _warn(own_warnings(own_run(folder, model.name, {"items": items})))
     found = new_threshold(model, folder, rate, device, items=items)
     model.save(detector)
     for sentence in found.sentences():

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -301,17 +302,9 @@ class Run:
         training and test, random weights.
         """
         from adlib.datasets import left_out
-        from adlib.samples import phantom_warning, torn_items
 
-        texts = [phantom_warning(self.samples, self.dataset), *self.create_model().warnings]
         data = self.dataset, self.root, self.loaded_samples, self.category or None, self.data_settings
-        unread = left_out(*data)
-        texts += unread[:3]
-        if len(unread) > 3:
-            texts.append(f"{len(unread) - 3} more folders hold pictures that are no samples: `adlib check` lists them.")
-        if torn := torn_items(self.samples):
-            texts.append(f"{len(torn)} items have images in training and in another split, such as {torn[0]}.")
-        return [text for text in texts if text]
+        return data_warnings(self.samples, self.dataset, left_out(*data), self.create_model().warnings)
 
     @property
     def name(self) -> str:
@@ -343,6 +336,21 @@ class Run:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+
+def data_warnings(samples: pd.DataFrame, dataset: str, unread: list[str], of_model: Iterable[str] = ()) -> list[str]:
+    """What a reader must know of the data: that it is drawn, which pictures were not read, items in training and test.
+
+    unread: as of adlib.datasets.left_out. of_model: a detector's own warnings, to be among them.
+    """
+    from adlib.samples import phantom_warning, torn_items
+
+    texts = [phantom_warning(samples, dataset), *of_model, *unread[:3]]
+    if len(unread) > 3:
+        texts.append(f"{len(unread) - 3} more folders hold pictures that are no samples: `adlib check` lists them.")
+    if torn := torn_items(samples):
+        texts.append(f"{len(torn)} items have images in training and in another split, such as {torn[0]}.")
+    return [text for text in texts if text]
 
 
 def _content(value):
