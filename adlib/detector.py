@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from adlib.decoding.tiles import Mosaic
 from adlib.errors import InputError, did_you_mean
 from adlib.features.feature_cache import LIMIT, FeatureCache
+from adlib.files import replacing
 from adlib.gpu_memory import SHORT, Parts, part_of
 from adlib.images import ImageSet
 from adlib.kept_memory import freed_memory_kept
@@ -332,9 +333,8 @@ class Detector:
         about = {"name": self.name, "parameters": self.parameters, "seed": self.seed_}
         about |= {"images": self.images_, "threshold": self.threshold_}
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state().items()}
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"adlib": json.dumps(about)})
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata={"adlib": json.dumps(about)})
         return path
 
     def export(self, path: str | Path) -> Path:

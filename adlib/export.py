@@ -17,6 +17,7 @@ import torch
 
 from adlib import __version__
 from adlib.errors import InputError
+from adlib.files import replacing
 
 OPSET = 18
 TOLERANCE = 1e-4  # of a score's or map's size: as far as ONNX may be from the detector
@@ -75,42 +76,45 @@ def export(model, file: str | Path, seed: int = 0) -> Path:
     images = _trials(model, seed)
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
+    with replacing(file) as partial:
+        _write_graph(model, graph, images[0], partial)
+        try:
+            written = onnx.load(partial)
+            about = {"adlib": __version__, "method": model.name, "images": model.images_, "threshold": model.threshold_}
+            for key, value in about.items():
+                written.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+            onnx.checker.check_model(written)
+            onnx.save(written, partial)
+            session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+            for image in images[1:]:
+                _compare(graph, session, image)
+        except InputError:
+            raise
+        except Exception as error:  # of onnx or onnxruntime, each with kinds of its own
+            raise InputError(
+                f"{model.name} cannot be exported, its file cannot be run: {_first_line(error)}"
+            ) from error
+    return file
+
+
+def _write_graph(model, graph: Graph, image: torch.Tensor, file: Path) -> None:
+    """Write the graph as it computes one image. Raises InputError where it is none."""
     try:
         with warnings.catch_warnings(), torch.inference_mode(), _quiet():
-            warnings.simplefilter("ignore")  # of the tracer, on what might depend on an image: the check below tells
+            warnings.simplefilter("ignore")  # of the tracer, on what might depend on an image: the check tells
             torch.onnx.export(
                 graph,
-                (images[0],),
-                str(partial),
+                (image,),
+                str(file),
                 input_names=["image"],
                 output_names=graph.outputs,
                 opset_version=OPSET,
                 dynamo=False,
             )
     except Exception as error:  # the exporter raises whatever the part of torch does that knows no graph
-        partial.unlink(missing_ok=True)
         raise InputError(
             f"{model.name} cannot be exported, its computation is no graph of ONNX: {_first_line(error)}"
         ) from error
-    try:
-        written = onnx.load(partial)
-        about = {"adlib": __version__, "method": model.name, "images": model.images_, "threshold": model.threshold_}
-        for key, value in about.items():
-            written.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
-        onnx.checker.check_model(written)
-        onnx.save(written, partial)
-        session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        for image in images[1:]:
-            _compare(graph, session, image)
-    except InputError:
-        partial.unlink(missing_ok=True)
-        raise
-    except Exception as error:  # of onnx or onnxruntime, each with kinds of its own
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{model.name} cannot be exported, its file cannot be run: {_first_line(error)}") from error
-    partial.replace(file)
-    return file
 
 
 def _first_line(error: Exception) -> str:

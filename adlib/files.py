@@ -9,7 +9,8 @@ import math
 import os
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -108,20 +109,49 @@ def write_text(file: Path, text: str) -> None:
 def write_bytes(file: Path, content: bytes) -> None:
     """`write_text` of bytes. Raises OSError for a full disk, and InputError where a folder has the file's name."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.is_dir() and not file.is_symlink():
-        raise InputError(f"{file} is a folder, where a file is to be written: remove it.")
-    handle, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}.", suffix=".partial")
+    with replacing(file) as partial, partial.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())  # on disk before it has its name: a power cut leaves no empty file
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """An empty file beside `file` to write into. It takes the file's name at the end, and is removed where something
+    fails; its own name is nobody else's, so that two who write one file at once do not mix.
+
+    Raises InputError where a folder has the file's name.
+    """
+    _refuse_folder(file)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}.", suffix=".partial")
+    os.close(handle)
+    partial = Path(name)
     try:
-        with os.fdopen(handle, "wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())  # on disk before it has its name: a power cut leaves no empty file
-        Path(partial).chmod(0o644)
-        Path(partial).replace(file)
+        yield partial
+        partial.chmod(0o644)
+        partial.replace(file)
     except BaseException:
         with suppress(OSError):
-            Path(partial).unlink()
+            partial.unlink()
         raise
+
+
+def check_writable(file: Path) -> None:
+    """Raise InputError unless a file of this name can be written, before hours of work have nowhere to go.
+
+    Makes the folder that it will lie in.
+    """
+    _refuse_folder(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror}): choose another place.") from error
+
+
+def _refuse_folder(file: Path) -> None:
+    if file.is_dir() and not file.is_symlink():
+        raise InputError(f"{file} is a folder, where a file is to be written: remove it or give another name.")
 
 
 def spreadsheet_csv(table: pd.DataFrame) -> str:

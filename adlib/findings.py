@@ -13,9 +13,10 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import cv2
 import numpy as np
@@ -26,10 +27,12 @@ from adlib.datasets.folders import IMAGE_SUFFIXES, is_data
 from adlib.decoding import resizing
 from adlib.decoding.pictures import image_shape, read_image
 from adlib.errors import InputError
+from adlib.files import replacing
 from adlib.images import ImageSet
 from adlib.samples import UNKNOWN, make_samples
 
 CHUNK = 16  # images whose maps are in memory at a time
+TABLES = ("scores.csv", "regions.csv", "scores.json")
 SCORES = ("image", "score", "threshold", "anomalous", "regions", "error")
 REGIONS = ("left", "top", "width", "height", "area", "score")
 
@@ -123,9 +126,7 @@ def write_findings(
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}.") from error
     with ExitStack() as stack:
-        opened = {
-            name: stack.enter_context(_table(out / name)) for name in ("scores.csv", "regions.csv", "scores.json")
-        }
+        opened = {name: stack.enter_context(_table(out / name)) for name in TABLES}
         scores, regions = (csv.writer(opened[name]) for name in ("scores.csv", "regions.csv"))
         scores.writerow(SCORES)
         regions.writerow(("image", *REGIONS))
@@ -143,13 +144,14 @@ def write_findings(
                 counts[1] += bool(said["error"])
                 bar.update()
         opened["scores.json"].write("\n]}\n")
-    for name in ("scores.csv", "regions.csv", "scores.json"):
-        (out / f"{name}.partial").replace(out / name)
     return Summary(len(samples), *counts)
 
 
-def _table(file: Path):
-    return file.with_name(f"{file.name}.partial").open("w", encoding="utf-8", newline="")
+@contextmanager
+def _table(file: Path) -> Iterator[TextIO]:
+    """A table to write, which appears when all is done."""
+    with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
+        yield opened
 
 
 def _findings(model, samples: pd.DataFrame, device: str) -> Iterator[tuple[int, object]]:
@@ -212,8 +214,11 @@ def _heat(image: str, laid: np.ndarray, threshold: dict, settings: dict) -> np.n
 
 def _write_picture(file: Path, pixels: np.ndarray) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(file), pixels):
-        raise InputError(f"{file} cannot be written.")
+    done, encoded = cv2.imencode(file.suffix, pixels)
+    if not done:
+        raise InputError(f"{file} cannot be written: no such picture has the form {file.suffix}.")
+    with replacing(file) as partial:
+        partial.write_bytes(encoded.tobytes())
 
 
 def file_names(images: Iterable[str]) -> list[str]:

@@ -24,6 +24,7 @@ import pandas as pd
 from scipy.stats import betabinom, binomtest
 
 from adlib.errors import InputError
+from adlib.files import replacing
 from adlib.images import ImageSet
 from adlib.predictions import Predictions
 from adlib.samples import draw_share, is_known, is_picture, item_numbers, items, select
@@ -430,7 +431,6 @@ def write_flagged(predictions: Predictions, threshold: float, file: str | Path) 
     """Write `flagged` as a CSV file, whole or not at all; returns its path."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    flagged(predictions, threshold).to_csv(partial, index=False)
-    partial.replace(file)
+    with replacing(file) as partial:
+        flagged(predictions, threshold).to_csv(partial, index=False)
     return file

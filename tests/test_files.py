@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from adlib.errors import InputError
-from adlib.files import from_spreadsheet, printable, read_json, spreadsheet_csv, write_text
+from adlib.files import check_writable, from_spreadsheet, printable, read_json, replacing, spreadsheet_csv, write_text
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,34 @@ def test_no_cell_of_a_csv_begins_a_formula_and_all_come_back():
 
 def test_a_terminal_gets_no_control_characters():
     assert printable("a\x1b[31mred\nline\udcff") == "a\\x1b[31mred line\\udcff"
+
+
+def test_two_who_write_one_file_at_once_each_write_their_own(tmp_path):
+    file = tmp_path / "scores.csv"
+    with replacing(file) as first:
+        first.write_text("first")
+        with replacing(file) as second:
+            second.write_text("second")
+        assert file.read_text() == "second"
+    assert file.read_text() == "first"
+    assert [one.name for one in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    file = tmp_path / "scores.csv"
+    file.write_text("before")
+    with pytest.raises(RuntimeError), replacing(file) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert [one.name for one in tmp_path.iterdir()] == ["scores.csv"]
+    assert file.read_text() == "before"
+
+
+def test_a_place_that_cannot_be_written_is_refused_beforehand(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a folder, where a file is to be written"):
+        check_writable(tmp_path)
+    with pytest.raises(InputError, match=r"safetensors cannot be written \(.+\): choose another place"):
+        check_writable(tmp_path / "file" / "d.safetensors")
+    check_writable(tmp_path / "new" / "d.safetensors")
+    assert list((tmp_path / "new").iterdir()) == []

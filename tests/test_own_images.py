@@ -127,6 +127,42 @@ def test_findings_are_complete_and_an_unreadable_image_stops_no_other(detector, 
     assert not list((tmp_path / "out").glob("*.partial"))
 
 
+def test_two_at_once_into_one_folder_do_not_mix_their_tables(detector, tree, tmp_path):
+    out, predict = tmp_path / "out", detector.predict
+
+    class Interrupted:
+        """The detector, while whose first image another writes its findings into the same folder."""
+
+        name, images_, threshold_ = detector.name, detector.images_, detector.threshold_
+        begun = False
+
+        def check_fitted(self):
+            detector.check_fitted()
+
+        def predict(self, *args, **kwargs):
+            if not self.begun:
+                self.begun = True
+                write_findings(detector, list_images([tree / "test" / "square"]), out, False, "cpu", progress=False)
+            return predict(*args, **kwargs)
+
+    write_findings(Interrupted(), list_images([tree / "test" / "good"]), out, False, "cpu", progress=False)
+    with (out / "scores.csv").open(newline="") as file:
+        images = [row["image"] for row in csv.DictReader(file)]
+    assert images == [str(file) for file in sorted((tree / "test" / "good").iterdir())]
+    assert [one["image"] for one in json.loads((out / "scores.json").read_text())["findings"]] == images
+    assert {file.name for file in out.iterdir()} == {"scores.csv", "scores.json", "regions.csv"}
+
+
+def test_findings_that_fail_leave_nothing_half_written(detector, tree, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(detector, "predict", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        write_findings(detector, list_images([tree / "test"]), tmp_path / "out", False, "cpu", progress=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_chunks_change_no_score(detector, tree, tmp_path, monkeypatch):
     texts = []
     for chunk in (2, 100):
