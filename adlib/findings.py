@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from adlib.datasets.folders import IMAGE_SUFFIXES, is_data
+from adlib.datasets.folders import IMAGE_SUFFIXES, OTHER_SUFFIXES, is_data
 from adlib.decoding import resizing
 from adlib.decoding.pictures import image_shape, read_image
 from adlib.errors import InputError
@@ -33,6 +33,7 @@ from adlib.samples import UNKNOWN, make_samples
 
 CHUNK = 16  # images whose maps are in memory at a time
 TABLES = ("scores.csv", "regions.csv", "scores.json")
+PICTURES = ("maps", "masks")  # folders
 SCORES = ("image", "score", "threshold", "anomalous", "regions", "error")
 REGIONS = ("left", "top", "width", "height", "area", "score")
 
@@ -47,23 +48,53 @@ class Summary:
 
 
 def list_images(places: Iterable[str | Path]) -> pd.DataFrame:
-    """Samples of unknown label: the files, and all pictures below the folders, each once.
+    """Samples of unknown label: the files, and all pictures below the folders, each once. Links are followed.
 
-    Raises InputError for a place that does not exist, and where there is no picture.
+    What `write_findings` left below a folder is none of its pictures. `passed_over` says what else is not read. Raises
+    InputError for a place that does not exist, and where there is no picture.
     """
     found, places = {}, [Path(place).expanduser() for place in places]
     for place in places:
         if place.is_dir():
-            for name, below, files in os.walk(place):
-                below[:] = sorted(child for child in below if is_data(child))
-                pictures = [f for f in sorted(files) if Path(f).suffix.lower() in IMAGE_SUFFIXES and is_data(f)]
-                found |= dict.fromkeys(str((Path(name) / picture).resolve()) for picture in pictures)
+            for folder, files in _folders_below(place):
+                pictures = [file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES]
+                found |= dict.fromkeys(str((folder / picture).resolve()) for picture in pictures)
         elif place.is_file():
             found[str(place.resolve())] = None
         else:
             raise InputError(f"{place} does not exist: give images, or folders of images.")
     where = ", ".join(map(str, places[:3]))
     return make_samples([{"image": image, "label": UNKNOWN, "split": "test"} for image in found], where)
+
+
+def passed_over(places: Iterable[str | Path]) -> list[str]:
+    """A sentence per folder in which pictures lie that `list_images` does not read: their suffix is not known."""
+    known, texts = ", ".join(sorted(IMAGE_SUFFIXES)), []
+    for place in (Path(place).expanduser() for place in places):
+        for folder, files in _folders_below(place) if place.is_dir() else ():
+            others = [file for file in files if Path(file).suffix.lower() in OTHER_SUFFIXES]
+            if others:
+                number = f"{len(others)} pictures are" if len(others) > 1 else "A picture is"
+                texts.append(
+                    f"{number} not read: {folder / others[0]} has another suffix than {known}: convert it, or name it."
+                )
+    return texts
+
+
+def _folders_below(place: Path) -> Iterator[tuple[Path, list[str]]]:
+    """(folder, its files that may be data, sorted) of a folder and all below it, each once though links may lead in a
+    circle; without the maps and masks of earlier findings.
+    """
+    seen = set()
+    for name, below, files in os.walk(place, followlinks=True):
+        real = os.path.realpath(name)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        written = PICTURES if set(TABLES) <= set(files) else ()
+        below[:] = sorted(child for child in below if is_data(child) and child not in written)
+        yield Path(name), [file for file in sorted(files) if is_data(file)]
 
 
 def map_on_picture(values: np.ndarray, shape: tuple[int, int], settings: dict) -> np.ndarray:
@@ -115,11 +146,12 @@ def write_findings(
     model: fitted or loaded; its threshold decides, and without one nothing is called anomalous. maps: write maps and
     masks too. An image that cannot be read has its reason in the column `error`, and the others are done.
     The tables appear when all is done. Raises InputError for a detector whose file does not say how images are
-    prepared.
+    prepared, and where maps would be written among the images.
     """
     if model.images_ is None:
         raise InputError("This detector was saved by an adlib that did not keep how images are prepared: fit it anew.")
     out, threshold = Path(out), model.threshold_ or {}
+    _refuse_own_pictures(samples, out if maps else None)
     names, counts = file_names(samples["image"]), [0, 0]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -145,6 +177,14 @@ def write_findings(
                 bar.update()
         opened["scores.json"].write("\n]}\n")
     return Summary(len(samples), *counts)
+
+
+def _refuse_own_pictures(samples: pd.DataFrame, out: Path | None) -> None:
+    """Raise InputError for an image that lies where maps and masks will be written: it is one, or would be replaced."""
+    places = [] if out is None else [(out / name).resolve() for name in PICTURES]
+    for image in samples["image"]:
+        if any(place in Path(image).parents for place in places):
+            raise InputError(f"{image} lies where maps and masks are written: choose another place than {out}.")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from conftest import command_line, make_tree, write
 from adlib import ImageSet, InputError, load_model
 from adlib.detector import Detector
 from adlib.figures import show_seen
-from adlib.findings import file_names, find_regions, list_images, map_on_picture, write_findings
+from adlib.findings import file_names, find_regions, list_images, map_on_picture, passed_over, write_findings
 from adlib.own_images import bench, fit_own, new_threshold, own_run, own_samples, own_warnings, whole_image_settings
 from adlib.report.own_page import write_page
 
@@ -171,6 +171,30 @@ def test_chunks_change_no_score(detector, tree, tmp_path, monkeypatch):
         texts.append((tmp_path / str(chunk) / "scores.csv").read_text())
     assert texts[0] == texts[1]
     assert not (tmp_path / "2" / "maps").exists()
+
+
+def test_links_are_followed_once_and_pictures_of_other_suffixes_are_named(tree, tmp_path):
+    place, elsewhere = tmp_path / "place", tmp_path / "elsewhere"
+    picture = tree / "test" / "good" / "000.png"
+    for file in (place / "a.png", place / "b.jfif", place / "c.gif", place / ".x.gif", elsewhere / "e.png"):
+        file.parent.mkdir(exist_ok=True)
+        shutil.copy(picture, file)
+    (place / "linked").symlink_to(elsewhere)
+    (place / "circle").symlink_to(place)
+    assert list(list_images([place])["image"]) == [str(elsewhere / "e.png"), str(place / "a.png")]
+    (said,) = passed_over([place, picture])
+    assert said.startswith(f"2 pictures are not read: {place / 'b.jfif'} has another suffix than .bmp, ")
+
+
+def test_what_was_found_before_is_no_image_to_look_at(detector, tree, tmp_path):
+    shutil.copytree(tree / "test" / "good", tmp_path / "new")
+    images = list(list_images([tmp_path / "new"])["image"])
+    for out in (tmp_path / "new", tmp_path / "new" / "found", tmp_path / "new"):
+        write_findings(detector, list_images([tmp_path / "new"]), out, device="cpu", progress=False)
+        assert list(list_images([tmp_path / "new"])["image"]) == images
+    (tmp_path / "new" / "scores.json").unlink()
+    with pytest.raises(InputError, match="lies where maps and masks are written: choose another place than"):
+        write_findings(detector, list_images([tmp_path / "new"]), tmp_path / "new", device="cpu", progress=False)
 
 
 def test_a_padded_map_lies_where_its_picture_is():

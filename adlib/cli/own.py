@@ -75,10 +75,11 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Score images and write what is found: scores, maps, masks, boxes of regions. Any number of images."""
-    from adlib.findings import list_images, write_findings
+    from adlib.findings import list_images, passed_over, write_findings
     from adlib.models import load_model
 
     model = load_model(detector)
+    _warn(passed_over(images))
     said = write_findings(model, list_images(images), out, maps, device)
     if model.threshold_ is None:
         print("This detector has no threshold, so nothing is called anomalous: `adlib threshold DETECTOR FOLDER`.")
