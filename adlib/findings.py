@@ -12,6 +12,7 @@ Boxes, areas, maps and masks are in pixels of the picture as stored.
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from tqdm.auto import tqdm
 from adlib.datasets.folders import IMAGE_SUFFIXES, OTHER_SUFFIXES, is_data
 from adlib.decoding import resizing
 from adlib.decoding.pictures import image_shape, read_image
+from adlib.detector import choose_device
 from adlib.errors import InputError
 from adlib.files import replacing
 from adlib.images import ImageSet
@@ -146,10 +148,13 @@ def write_findings(
     model: fitted or loaded; its threshold decides, and without one nothing is called anomalous. maps: write maps and
     masks too. An image that cannot be read has its reason in the column `error`, and the others are done.
     The tables appear when all is done. Raises InputError for a detector whose file does not say how images are
-    prepared, and where maps would be written among the images.
+    prepared, or that gives no finite numbers; for a device that is not here; and where maps would be written among the
+    images.
     """
     if model.images_ is None:
         raise InputError("This detector was saved by an adlib that did not keep how images are prepared: fit it anew.")
+    model.check_fitted()
+    choose_device(device)  # what is wrong with it is no image's fault
     out, threshold = Path(out), model.threshold_ or {}
     _refuse_own_pictures(samples, out if maps else None)
     names, counts = file_names(samples["image"]), [0, 0]
@@ -216,6 +221,11 @@ def _one(image: str, found, threshold: dict, settings: dict, folder: Path | None
     said = {"image": image, "score": None, "threshold": limit, "anomalous": None, "regions": [], "error": ""}
     if isinstance(found, InputError):
         return said | {"error": str(found)}
+    if not (np.isfinite(found.scores).all() and (found.maps is None or np.isfinite(found.maps).all())):
+        raise InputError(
+            f"The detector's score or map of {image} is no finite number: what it learned is damaged, or its training "
+            "went astray; fit it anew."
+        )
     said["score"] = float(found.scores[0])
     said["anomalous"] = None if limit is None else bool(said["score"] >= limit)
     if found.maps is None:
@@ -263,11 +273,12 @@ def _write_picture(file: Path, pixels: np.ndarray) -> None:
 
 def file_names(images: Iterable[str]) -> list[str]:
     """A name below a folder for what is written of each image: its path below the folder that all share, without its
-    suffix; with it where two differ by nothing else.
+    suffix; with it where two differ by nothing else, or where another has that name with its suffix.
     """
     images = list(images)
     base = os.path.commonpath([str(Path(image).parent) for image in images])
     paths = [Path(os.path.relpath(image, base)) for image in images]
-    taken = pd.Series([str(path.with_suffix("")).casefold() for path in paths])
-    twice = taken.duplicated(keep=False)
-    return [str(path if double else path.with_suffix("")) for path, double in zip(paths, twice, strict=True)]
+    short = [path.with_suffix("") for path in paths]
+    # The same name counts once for an image, so that one without a suffix is not in its own way.
+    taken = Counter(name.casefold() for pair in zip(paths, short, strict=True) for name in set(map(str, pair)))
+    return [str(path if taken[str(name).casefold()] > 1 else name) for path, name in zip(paths, short, strict=True)]

@@ -209,12 +209,17 @@ def choose_threshold(held: HeldOut, rate: float) -> Threshold:
 
     Where there are too few of them for that, the lowest that calls none of them anomalous (`Threshold.kept` is False).
     Where several images show one item, the rate is of items, and the highest score of each counts (see the module).
-    Raises InputError for a rate outside of (0, 1), and without scores.
+    Raises InputError for a rate outside of (0, 1), without scores, and for scores that are not finite.
     """
     _check_share("rate", rate)
     scores = np.sort(highest_of_items(held.scores, held.items))[::-1]
     if not len(scores):
         raise InputError("no normal image was held out: a threshold needs some.")
+    if not np.isfinite(scores).all():
+        raise InputError(
+            "A held-out image's score is no finite number, so no threshold can be chosen: what the detector learned is "
+            "damaged, or its training went astray; fit it anew."
+        )
     above = max(0, math.floor(rate * (len(scores) + 1) + 1e-9) - 1)
     chosen = float(np.nextafter(scores[above], np.float32(np.inf)))
     pixel = None

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import command_line, make_tree, write
 
 from adlib import ImageSet, InputError, load_model
@@ -163,6 +164,26 @@ def test_findings_that_fail_leave_nothing_half_written(detector, tree, tmp_path,
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_detector_without_finite_scores_is_refused(detector, tree, tmp_path):
+    file = tmp_path / "d.safetensors"
+    damaged = load_model(detector.save(file))
+    damaged.memory_bank_ = damaged.memory_bank_ * float("nan")
+    damaged.save(file)
+    done = command_line("predict", file, tree / "test", "--out", tmp_path / "out", "--device", "cpu")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(
+        "is no finite number: what it learned is damaged, or its training went astray; fit it anew."
+    )
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_device_that_is_not_here_is_no_images_fault(detector, tree, tmp_path):
+    with pytest.raises(InputError, match="torch sees no CUDA device"):
+        write_findings(detector, list_images([tree / "test"]), tmp_path / "out", device="cuda", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 def test_chunks_change_no_score(detector, tree, tmp_path, monkeypatch):
     texts = []
     for chunk in (2, 100):
@@ -228,6 +249,9 @@ def test_regions_have_boxes_areas_and_scores():
 def test_what_is_written_of_two_images_never_has_one_name():
     assert file_names(["/a/x/1.png", "/a/y/1.png", "/a/y/1.jpg"]) == ["x/1", "y/1.png", "y/1.jpg"]
     assert file_names(["/a/x/1.png"]) == ["1"]
+    assert file_names(["/a/ok.png.bmp", "/a/ok.png", "/a/ok.jpg"]) == ["ok.png.bmp", "ok.png", "ok.jpg"]
+    assert file_names(["/a/ok.png.bmp", "/a/ok.png"]) == ["ok.png.bmp", "ok"]
+    assert file_names(["/a/ok", "/a/b.png"]) == ["ok", "b"]
 
 
 def test_a_threshold_is_chosen_anew_on_images_that_were_not_learned(detector, tree, tmp_path):

@@ -291,3 +291,10 @@ def test_a_normal_image_that_looks_like_no_other_is_named():
     odd = HeldOut(np.array([*range(9), 99], np.float32), None, None, "drawn", names)
     assert doubtful_normals(odd)["image"].tolist() == ["j"]
     assert doubts(odd).startswith("j score far above the other normal images (99, where 4.5 is usual)")
+
+
+def test_no_threshold_is_chosen_among_scores_that_are_no_numbers():
+    for wrong in (np.nan, np.inf):
+        held = HeldOut(np.array([0.1, wrong, 0.3], np.float32), None, None, "drawn")
+        with pytest.raises(InputError, match="is no finite number, so no threshold can be chosen"):
+            choose_threshold(held, 0.2)
