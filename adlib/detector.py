@@ -251,6 +251,8 @@ class Detector:
         self, images: ImageSet, batch_size: int, progress: bool, what: str, first: int = 0
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """(index of the first image, float [B, 3, H, W] on the device) over the images in their order, from `first`."""
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size={batch_size!r} must be a whole number of images, at least 1.")
         workers = loader_workers(self.device_)
         left = torch.utils.data.Subset(PixelsOnly(images), range(first, len(images)))
         loader = DataLoader(left, batch_size, num_workers=workers, pin_memory=workers > 0)

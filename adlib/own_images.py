@@ -103,8 +103,10 @@ def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True)
     images scored (adlib.screening.HeldOut); and the samples.
 
     rate: of false alarms among normal images, on average. folds: parts of cross-fitting (adlib.screening.cross_fit);
-    where the folder has normal images in val, these decide, and the detector is fitted once.
+    where the folder has normal images in val, these decide, and the detector is fitted once. Raises InputError for
+    settings that `Run.check_settings` refuses.
     """
+    run.check_settings()
     samples = own_samples(run)
     screening.images_needed(rate)  # a wrong rate is said before anything is learned
     training, normal = select(samples, split="train"), select(samples, split="val", label=0)

@@ -107,6 +107,42 @@ def test_fit_warns_of_pictures_that_it_leaves_out(tree, tmp_path):
     assert "warning: A picture is no sample: " in done.stderr and "x.gif has another suffix" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "-1"], "seed=-1: a seed is a whole number from 0 to 4294967295."),
+        (["--seed", str(2**70)], f"seed={2**70}: a seed is a whole number from 0 to 4294967295."),
+        (["--set", "size=40000"], "size=40000 is more than 32768 pixels a side."),
+    ],
+)
+def test_fit_refuses_what_run_refuses(words, said, tree, tmp_path):
+    done = command_line("fit", tree, "--out", tmp_path / "d.safetensors", "--device", "cpu", *words)
+    assert (done.returncode, done.stderr) == (2, f"adlib: {said}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_fit_looks_at_the_place_before_it_learns(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("adlib.own_images.fit_own", lambda *_: pytest.fail("it has begun to learn"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    good = tmp_path / "d.safetensors"
+    for words in (["--out", tmp_path / "folder"], ["--out", good, "--page", tmp_path / "folder"]):
+        done = command_line("fit", tree, *words, "--device", "cpu")
+        assert done.returncode == 2
+        assert "folder is a folder, where a file is to be written" in done.stderr
+    done = command_line("fit", tree, "--out", tmp_path / "file" / "d.safetensors", "--device", "cpu")
+    assert done.returncode == 2
+    assert "d.safetensors cannot be written (" in done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"folder", "file"}
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.5])
+def test_a_batch_of_no_images_is_refused(number, detector, tree):
+    images = ImageSet(list_images([tree / "test"]), **detector.images_)
+    with pytest.raises(InputError, match=f"batch_size={number} must be a whole number of images, at least 1"):
+        detector.predict(images, device="cpu", batch_size=number, progress=False)
+
+
 def test_findings_are_complete_and_an_unreadable_image_stops_no_other(detector, tree, tmp_path):
     place = tmp_path / "new"
     shutil.copytree(tree / "test", place)

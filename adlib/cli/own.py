@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from adlib.cli.options import complete_method
-from adlib.files import printable
+from adlib.files import check_writable, printable
 
 Detector = Annotated[Path, typer.Argument(metavar="DETECTOR", help="a file that `adlib fit` wrote")]
 Rate = Annotated[float, typer.Option("--rate", help="false alarms among normal images, a share")]
@@ -41,6 +41,10 @@ def fit(
     from adlib.screening import Threshold, agreement, contradiction, decision_counts, doubts
 
     run = own_run(folder, method, parse_settings(set_ or []), seed, device)
+    run.check_settings()
+    for file in (out, page):
+        if file is not None:
+            check_writable(file)
     _warn(own_warnings(run))
     model, held, samples = fit_own(run, rate, folds)
     threshold = Threshold.of(model.threshold_)
@@ -104,6 +108,7 @@ def threshold(
     from adlib.own_images import new_threshold, own_run, own_warnings
 
     model = load_model(detector)
+    check_writable(detector)
     _warn(own_warnings(own_run(folder, model.name, {"items": items})))
     found = new_threshold(model, folder, rate, device, items=items)
     model.save(detector)
