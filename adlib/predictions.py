@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from adlib.datasets.folders import is_data
 from adlib.errors import InputError
 from adlib.file_hashes import file_hash
 from adlib.files import read_json, write_text
@@ -99,25 +100,31 @@ class Predictions:
     def save(self, folder: str | Path) -> Path:
         """Write scores and samples (samples.csv), maps (maps.npy), settings.json and checksums; returns the folder.
 
-        Written beside and then renamed, so the folder is whole or absent; an existing one is replaced.
+        Written beside and then renamed, so the folder is whole or absent; one with saved predictions is replaced.
+        Raises InputError for a folder that holds anything else.
         """
         folder = Path(folder)
+        _refuse_other_content(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        # float32 written with 9 digits reads back as the same float32.
-        table = self.samples.assign(score=[f"{score:.9g}" for score in self.scores])
-        table.to_csv(partial / "samples.csv", index=False)
-        settings = self.settings if self.outlines else self.settings | {"outlines": False}
-        settings = settings | {"maps_dropped": True} if self.maps_dropped else settings
-        settings = settings if self.seen is None else settings | {"seen": self.seen}
-        (partial / "settings.json").write_text(json.dumps(settings))
-        if self.maps is not None:
-            np.save(partial / "maps.npy", np.asarray(self.maps, np.float32))
-        seal(partial)
-        partial.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.replace(folder)
+        try:
+            # float32 written with 9 digits reads back as the same float32.
+            table = self.samples.assign(score=[f"{score:.9g}" for score in self.scores])
+            table.to_csv(partial / "samples.csv", index=False)
+            settings = self.settings if self.outlines else self.settings | {"outlines": False}
+            settings = settings | {"maps_dropped": True} if self.maps_dropped else settings
+            settings = settings if self.seen is None else settings | {"seen": self.seen}
+            (partial / "settings.json").write_text(json.dumps(settings))
+            if self.maps is not None:
+                np.save(partial / "maps.npy", np.asarray(self.maps, np.float32))
+            seal(partial)
+            partial.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.replace(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         return folder
 
     @classmethod
@@ -155,6 +162,19 @@ def drop_maps(folder: Path) -> None:
         write_text(folder / "settings.json", json.dumps(settings))
         (folder / "maps.npy").unlink()
         seal(folder)
+
+
+def _refuse_other_content(folder: Path) -> None:
+    """Raise InputError for a file, and for a folder with more in it than predictions and what systems leave behind:
+    saving replaces the whole folder.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file, where a folder is to be written: choose another place.")
+    own = (*FILES, CHECKSUMS)
+    if others := sorted(file.name for file in folder.iterdir() if file.name not in own and is_data(file.name)):
+        raise InputError(f"{folder} holds {others[0]}, which is no part of predictions: choose a folder of their own.")
 
 
 def seal(folder: Path) -> None:

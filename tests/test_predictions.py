@@ -167,3 +167,28 @@ def test_unknown_images_alone_leave_every_metric_undefined_with_a_reason(perfect
     metrics = evaluate(unsure)
     assert np.isnan(metrics["image_auroc"])
     assert "image_auroc" in metrics["reasons"]
+
+
+def test_a_folder_of_anything_else_is_not_replaced(perfect, tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"mine holds pictures, which is no part of predictions: choose a folder"):
+        perfect.save(folder)
+    assert {file.name for file in folder.rglob("*")} == {"pictures", "thesis.tex"}
+    with pytest.raises(InputError, match=r"thesis.tex is a file, where a folder is to be written"):
+        perfect.save(folder / "thesis.tex")
+    for _ in range(2):
+        perfect.save(tmp_path / "saved")
+        (tmp_path / "saved" / ".DS_Store").touch()
+    assert len(Predictions.load(tmp_path / "saved")) == len(perfect)
+
+
+def test_saving_that_fails_leaves_nothing_beside(perfect, tmp_path, monkeypatch):
+    def fail(folder):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("adlib.predictions.seal", fail)
+    with pytest.raises(OSError, match="disk full"):
+        perfect.save(tmp_path / "new" / "saved")
+    assert list((tmp_path / "new").iterdir()) == []
