@@ -211,9 +211,15 @@ class Detector:
         fit into a GPU's memory is therefore scored in parts, and `memory_notes` says so.
 
         Of images with tiles, the map is that of the tiles put together, and the score that of the worst tile.
+        Of no images there are no scores, and maps [0, H, W] by a method that has some.
         """
         self.check_fitted()
         self.check_shape(*images.shape)
+        if not len(images):
+            maps = np.zeros((0, *images.shape), np.float32) if self.facts.maps else None
+            return Predictions(
+                np.zeros(0, np.float32), maps, images.samples, images.settings, None, self.facts.outlines
+            )
         self.scored_parts = Parts()
         self.device_ = choose_device(device)
         self.to(self.device_)

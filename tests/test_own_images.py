@@ -143,6 +143,20 @@ def test_a_batch_of_no_images_is_refused(number, detector, tree):
         detector.predict(images, device="cpu", batch_size=number, progress=False)
 
 
+@pytest.mark.parametrize("settings", [{}, {"tile": [32, 8]}])
+def test_of_no_images_there_are_no_predictions(settings, detector, tree):
+    none = list_images([tree / "test"]).iloc[:0]
+    found = detector.predict(ImageSet(none, **detector.images_ | settings), device="cpu", progress=False)
+    assert (len(found), found.scores.dtype, found.maps.shape) == (0, np.float32, (0, 64, 64))
+
+
+def test_there_is_no_page_on_no_images(detector, tree, tmp_path):
+    none = detector.predict(ImageSet(list_images([tree / "test"]).iloc[:0], **detector.images_), device="cpu")
+    with pytest.raises(InputError, match="no test images, so there is no page to write"):
+        write_page(detector, own_samples(own_run(tree)), none, tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
 def test_findings_are_complete_and_an_unreadable_image_stops_no_other(detector, tree, tmp_path):
     place = tmp_path / "new"
     shutil.copytree(tree / "test", place)

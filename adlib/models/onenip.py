@@ -277,7 +277,7 @@ class OneNIP(FeatureReconstruction, PastingDetector):
         return torch.tensor((low + high) / 2, device=self.device_)
 
     def predict(self, images, device="auto", batch_size=8, progress=True):
-        if self.scale != "test":
+        if self.scale != "test" or not len(images):
             return super().predict(images, device, batch_size, progress)
         self.check_fitted()
         self.device_ = choose_device(device)

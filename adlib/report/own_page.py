@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from adlib import figures, screening
+from adlib.errors import InputError
 from adlib.files import write_text
 from adlib.images import ImageSet
 from adlib.predictions import Predictions
@@ -28,8 +29,10 @@ def write_page(model, samples, predictions: Predictions, file: str | Path, title
     """Write the page of a detector that adlib.own_images.fit_own made; returns its path.
 
     samples: all of the folder. predictions: of its test images. title: else the name of the images' category.
-    doubts: on the normal images that were learned from (adlib.screening.doubts).
+    doubts: on the normal images that were learned from (adlib.screening.doubts). Raises InputError without test images.
     """
+    if not len(predictions):
+        raise InputError("There are no test images, so there is no page to write: put those to be judged into test/.")
     threshold = screening.Threshold.of(model.threshold_)
     called = predictions.scores.astype(np.float64) >= threshold.score
     name = title or str(samples["category"].iat[0])
