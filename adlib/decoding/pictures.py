@@ -38,7 +38,11 @@ _pillow_limit = threading.Lock()
 
 @dataclass(frozen=True)
 class _Header:
-    """height, width: as stored. turn: the orientation that is still to be applied to the pixels that OpenCV decodes."""
+    """height, width: as stored. turn: the orientation that is still to be applied to the pixels that OpenCV decodes.
+
+    alpha_at: in a TIFF file, the byte that says that the colours are not multiplied with alpha.
+    grey_alpha_16: a TIFF file of 16-bit grey with alpha.
+    """
 
     height: int
     width: int
@@ -46,6 +50,8 @@ class _Header:
     turn: int = 1
     white_is_zero: bool = False
     lossy: bool = False
+    alpha_at: int = 0
+    grey_alpha_16: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -107,6 +113,11 @@ def decode(path: str | Path, alpha: bool = False) -> tuple[np.ndarray, bool]:
     if not data:
         raise InputError(f"{path} is empty (0 bytes).")
     header = _read_header(io.BytesIO(data), path) or _Header(0, 0)
+    if header.grey_alpha_16:
+        raise InputError(f"{path} holds 16-bit grey with alpha, of which 8 bits could be read: save it without alpha.")
+    if header.alpha_at:
+        # OpenCV multiplies such colours with alpha, and leaves those alone that are said to be multiplied already.
+        data = data[: header.alpha_at] + b"\1" + data[header.alpha_at + 1 :]
     colours = cv2.IMREAD_UNCHANGED if alpha else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
     previous = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
@@ -136,7 +147,15 @@ def _read_header(file, path: str | Path) -> _Header | None:
         found = tiff.read_header(file, str(path))
         _need_one_page(found.pages, path)
         # OpenCV turns a TIFF whatever it is told.
-        header = _Header(found.height, found.width, found.orientation, 1, found.white_is_zero, found.lossy)
+        header = _Header(
+            found.height,
+            found.width,
+            found.orientation,
+            white_is_zero=found.white_is_zero,
+            lossy=found.lossy,
+            alpha_at=found.alpha_at,
+            grey_alpha_16=found.grey_alpha_16,
+        )
     else:
         file.seek(0)
         header = _read_with_pillow(file, path)

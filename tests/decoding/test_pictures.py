@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from adlib import ImageSet, InputError
-from adlib.decoding.pictures import image_shape, read_image
+from adlib.decoding.pictures import decode, image_shape, read_image
 from adlib.samples import make_samples
 
 CORNER = np.zeros((4, 6), np.uint8)
@@ -113,3 +113,60 @@ def test_a_damaged_tiff_header_is_one_sentence(tmp_path):
     for read in (read_image, image_shape):
         with pytest.raises(InputError, match="TIFF header is damaged"):
             read(tmp_path / "cut.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_tiff_keeps_its_colours_where_it_is_transparent(tmp_path, compression, orientation):
+    rgba = np.random.default_rng(0).integers(0, 256, (8, 6, 4), np.uint8)
+    rgba[:4, :, 3] = 0
+    file = tmp_path / "alpha.tif"
+    Image.fromarray(rgba).save(file, compression=compression, tiffinfo={274: orientation})
+    want = rgba if orientation == 1 else np.rot90(rgba, -1)
+    assert (read_image(file) == want[..., :3]).all()
+    assert (decode(file, alpha=True)[0] == want).all()
+
+
+def big_endian_tiff(file, values, **tags):
+    """Write grey values with the tags {name: (type, values)} beside those that every TIFF has."""
+    number = {"bits": 258, "orientation": 274, "samples": 277, "extra": 338}
+    height, width = values.shape[:2]
+    entries = {256: (4, [width]), 257: (4, [height]), 258: (3, [8]), 259: (3, [1]), 262: (3, [1]), 278: (4, [height])}
+    entries |= {277: (3, [1]), 279: (4, [values.nbytes])} | {number[name]: tag for name, tag in tags.items()}
+    start = 8 + 2 + 12 * (len(entries) + 1) + 4
+    entries[273] = (4, [start])
+    data = b"MM\0*" + struct.pack(">IH", 8, len(entries))
+    for tag, (kind, numbers) in sorted(entries.items()):
+        packed = b"".join(struct.pack({3: ">H", 4: ">I"}[kind], each) for each in numbers)
+        data += struct.pack(">HHI", tag, kind, len(numbers)) + packed[:4].ljust(4, b"\0")
+    file.write_bytes(data + struct.pack(">I", 0) + values.astype(values.dtype.newbyteorder(">")).tobytes())
+    return file
+
+
+def test_several_values_of_an_orientation_turn_neither_size_nor_pixels(tmp_path):
+    assert image_shape(big_endian_tiff(tmp_path / "t.tif", CORNER, orientation=(3, [6]))) == (6, 4)
+    file = big_endian_tiff(tmp_path / "many.tif", CORNER, orientation=(3, [6] * 198))
+    assert image_shape(file) == read_image(file).shape == (4, 6)
+    second = big_endian_tiff(tmp_path / "twice.tif", CORNER)
+    data = bytearray(second.read_bytes())
+    data[10 + 12 * 3 : 12 + 12 * 3] = struct.pack(">H", 257)  # the compression's tag becomes a second height, of 1
+    second.write_bytes(data)
+    assert image_shape(second) == read_image(second).shape == (4, 6)
+
+
+def test_16_bit_grey_with_alpha_is_refused_rather_than_read_as_8_bits(tmp_path):
+    values = np.zeros((4, 6, 2), np.uint16)
+    file = big_endian_tiff(tmp_path / "ga.tif", values, bits=(3, [16, 16]), samples=(3, [2]), extra=(3, [2]))
+    with pytest.raises(InputError, match=r"ga\.tif holds 16-bit grey with alpha"):
+        read_image(file)
+
+
+@pytest.mark.parametrize("place", ["beyond 2**63", "2**62 tags", "2**35 tags"])
+def test_a_damaged_bigtiff_header_is_one_sentence(tmp_path, place):
+    count = {"beyond 2**63": 0, "2**62 tags": 2**62, "2**35 tags": 2**35}[place]
+    offset = 16 if count else 2**63 + 5
+    file = tmp_path / "big.tif"
+    file.write_bytes(b"II+\0" + struct.pack("<HHQQ", 8, 0, offset, count) + b"\0" * 50)
+    for read in (read_image, image_shape):
+        with pytest.raises(InputError, match=r"big\.tif cannot be decoded as an image: its TIFF header is damaged\.$"):
+            read(file)
