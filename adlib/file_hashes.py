@@ -18,6 +18,7 @@ take 2 to 5 s the first time and 0.4 to 1 s from then on; large files take as lo
 import hashlib
 import json
 import os
+import stat
 import time
 import uuid
 import zlib
@@ -101,10 +102,10 @@ def folder_hash(folder: str | Path) -> str:
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
-def _facts(stat, file) -> Facts:
-    """What `stat` says of a file: a path (os.stat) or a descriptor (os.fstat)."""
+def _facts(look, file) -> Facts:
+    """What `look` says of a file: a path (os.stat) or a descriptor (os.fstat)."""
     try:
-        about = stat(file)
+        about = look(file)
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}.") from error
     return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino, about.st_dev
@@ -113,6 +114,8 @@ def _facts(stat, file) -> Facts:
 def _hash(file: str) -> list:
     """[*facts, hash] of a file, or [hash] alone if it may have changed since without a trace."""
     try:
+        if not stat.S_ISREG(Path(file).stat().st_mode):  # a pipe would be waited for without end
+            raise InputError(f"{file} is a folder, pipe or device, not a file: take it out of the data.")
         with Path(file).open("rb") as stream:
             before = _facts(os.fstat, stream.fileno())
             value = hashlib.file_digest(stream, "sha256").hexdigest()

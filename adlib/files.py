@@ -27,19 +27,35 @@ def read_bytes(file: Path, limit: int = 16 * MEGABYTE) -> bytes:
     """The content of a plain file. Raises InputError, with the reason, where there is none or it is above the limit."""
     try:
         kind = file.lstat().st_mode
-        if stat.S_ISLNK(kind):
-            raise InputError(f"{file} is a link, not a file.")
-        if not stat.S_ISREG(kind):
-            raise InputError(f"{file} is a {'folder' if stat.S_ISDIR(kind) else 'pipe or device'}, not a file.")
-        with file.open("rb") as opened:
-            content = opened.read(limit + 1)
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}).") from error
     except ValueError as error:  # a name with a zero byte
         raise InputError(f"{str(file)!r} is no name of a file ({error}).") from error
+    if stat.S_ISLNK(kind):
+        raise InputError(f"{file} is a link, not a file.")
+    if not stat.S_ISREG(kind):
+        raise InputError(f"{file} is a {'folder' if stat.S_ISDIR(kind) else 'pipe or device'}, not a file.")
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}).") from error
     if len(content) > limit:
         raise InputError(f"{file} is larger than {limit / MEGABYTE:g} MB.")
     return content
+
+
+def refuse_pipe(file: str | Path) -> None:
+    """Raise InputError for a pipe or a device, which whoever opens it may wait for without end; links are followed.
+
+    Of a folder, and of what is not there, the sentence comes from whoever opens it.
+    """
+    try:
+        kind = Path(file).stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise InputError(f"{file} is a pipe or device, not a file: take it out of the data.")
 
 
 def read_json(file: Path, limit: int = 16 * MEGABYTE):

@@ -3,11 +3,17 @@
 import csv
 import io
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from adlib.datasets.folders import content_hash
+from adlib.datasets.lists import read_list
+from adlib.decoding.masks import read_mask
+from adlib.decoding.pictures import image_shape, read_image
 from adlib.errors import InputError
+from adlib.file_hashes import file_hash
 from adlib.files import check_writable, from_spreadsheet, printable, read_json, replacing, spreadsheet_csv, write_text
 
 
@@ -39,8 +45,28 @@ def test_what_is_no_plain_file_is_refused_and_never_waited_for(tmp_path, kind):
     (tmp_path / "target").write_text("{}")
     make = {"folder": file.mkdir, "pipe": lambda: os.mkfifo(file), "link": lambda: file.symlink_to(tmp_path / "target")}
     make.get(kind, lambda: None)()
-    with pytest.raises(InputError, match=r"not a file|No such file"):
+    with pytest.raises(InputError, match=r"not a file|No such file") as raised:
         read_json(file)
+    assert "is no name of a file" not in str(raised.value)  # one sentence, not one within another
+
+
+def test_a_name_with_a_zero_byte_is_no_name():
+    with pytest.raises(InputError, match=r"is no name of a file \(.*null byte.*\)\.$"):
+        read_json(Path("a\0b"))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("read", [read_image, image_shape, read_mask, file_hash, content_hash, read_list])
+def test_a_pipe_among_the_data_is_refused_and_never_waited_for(tmp_path, read, linked):
+    file = tmp_path / "p.png"
+    os.mkfifo(file)
+    if linked:
+        file = tmp_path / "link.png"
+        file.symlink_to(tmp_path / "p.png")
+    with pytest.raises(
+        InputError, match=rf"{file.name} is a (folder, )?pipe or device, not a file: take it out of the data\.$"
+    ):
+        read(file, (4, 6)) if read is read_mask else read(file)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from adlib.errors import InputError, did_you_mean
+from adlib.files import refuse_pipe
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 # Pictures under other names, which are not read: what lies about in them is worth a remark.
@@ -179,6 +180,7 @@ def only_category(name: str, category: str | None) -> None:
 
 def content_hash(file: Path) -> bytes:
     """SHA-256 of a file's bytes. Raises InputError when it cannot be read."""
+    refuse_pipe(file)
     try:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").digest()

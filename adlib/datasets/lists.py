@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from adlib.errors import InputError
+from adlib.files import refuse_pipe
 
 SEPARATORS = (",", ";", "\t", "|")
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -21,6 +22,7 @@ def read_list(file: Path) -> pd.DataFrame:
     Raises InputError for a file that cannot be read, is empty, is no text, names a column twice, or has a line of more
     cells than names.
     """
+    refuse_pipe(file)
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -10,6 +10,7 @@ import io
 import os
 import struct
 import threading
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from PIL import Image
 from adlib import hdf5
 from adlib.decoding import tiff
 from adlib.errors import InputError
+from adlib.files import refuse_pipe
 
 MAX_PIXELS = 2**28  # of one picture, 16,384 x 16,384; the environment variable ADLIB_MAX_PIXELS says otherwise
 _OPENCV_PIXELS = 2**30  # OpenCV's own limit, OPENCV_IO_MAX_IMAGE_PIXELS
@@ -33,6 +35,9 @@ _TURNED = {  # what an orientation asks for; 5 to 8 exchange height and width
     7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
     8: lambda a: np.rot90(a, 1),
 }
+# What some of Pillow's readers raise on damaged files of their format: IndexError for a GIF, RuntimeError for AVIF,
+# AttributeError for SPIDER.
+_DAMAGED = (LookupError, RuntimeError, AttributeError, TypeError, ArithmeticError, MemoryError, zlib.error)
 _pillow_limit = threading.Lock()
 
 
@@ -91,6 +96,7 @@ def image_shape(path: str | Path) -> tuple[int, int]:
     """(H, W) of an image as `read_image` decodes it, from its header alone."""
     if hdf5.split_name(path):
         return hdf5.picture_shape(path)
+    refuse_pipe(path)
     try:
         with Path(path).open("rb") as file:
             header = _read_header(file, path)
@@ -106,6 +112,7 @@ def decode(path: str | Path, alpha: bool = False) -> tuple[np.ndarray, bool]:
     """
     if hdf5.split_name(path):
         return hdf5.read_picture(path), False
+    refuse_pipe(path)
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -175,8 +182,10 @@ def _read_with_pillow(file, path: str | Path) -> _Header | None:
                 # Pillow decodes all of a PNG that has no EXIF to make sure.
                 has_exif = picture.format != "PNG" or _png_has_exif(file)
                 turn = picture.getexif().get(0x0112, 1) if has_exif else 1
-        except (OSError, SyntaxError, ValueError, struct.error):  # what Pillow raises on damaged files
+        except (OSError, SyntaxError, ValueError, struct.error):  # no picture, or one that OpenCV may know better
             return None
+        except _DAMAGED as error:
+            raise InputError(f"{path} cannot be decoded as an image: it is damaged ({error}).") from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     _need_one_page(pages, path)

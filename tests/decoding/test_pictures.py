@@ -1,5 +1,6 @@
 """Picture files: formats, their orientation, their range, and the limits."""
 
+import io
 import struct
 
 import cv2
@@ -170,3 +171,19 @@ def test_a_damaged_bigtiff_header_is_one_sentence(tmp_path, place):
     for read in (read_image, image_shape):
         with pytest.raises(InputError, match=r"big\.tif cannot be decoded as an image: its TIFF header is damaged\.$"):
             read(file)
+
+
+@pytest.mark.parametrize(("kind", "place", "value"), [("GIF", 169, 255), ("AVIF", 77, 0)])
+def test_a_damaged_file_of_another_format_is_one_sentence(tmp_path, kind, place, value):
+    if kind not in Image.registered_extensions().values():
+        pytest.skip(f"Pillow without {kind}")
+    written = io.BytesIO()
+    picture = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6))
+    more = [Image.fromarray(255 - np.arange(24, dtype=np.uint8).reshape(4, 6))] if kind == "GIF" else []
+    picture.save(written, kind, save_all=True, append_images=more)
+    data = bytearray(written.getvalue())
+    data[place] = value
+    (tmp_path / "odd.png").write_bytes(data)
+    for read in (read_image, image_shape):
+        with pytest.raises(InputError, match=r"odd\.png cannot be decoded as an image: .*\.$"):
+            read(tmp_path / "odd.png")
