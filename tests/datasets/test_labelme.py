@@ -41,3 +41,28 @@ def test_what_encloses_nothing_is_refused(tmp_path):
         labelme_mask(tmp_path / "cut.json")
     with pytest.raises(InputError, match="cannot be read"):
         labelme_mask(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "1e12", "-3e9", "1000001"])
+def test_a_corner_that_is_no_number_or_far_away_is_refused_at_once(tmp_path, number):
+    file = tmp_path / "odd.json"
+    points = f"[[1, 1], [5, {number}], [9, 9]]"
+    file.write_text(f'{{"imageHeight": 20, "imageWidth": 20, "shapes": [{{"label": "a", "points": {points}}}]}}')
+    with pytest.raises(
+        InputError, match=r"odd\.json holds a polygon with a corner that is no number or lies more than"
+    ):
+        labelme_mask(file)
+
+
+def test_what_lies_outside_of_the_image_is_cut_off(tmp_path):
+    wide = [[-1_000_000, 5], [1_000_000, 5], [1_000_000, 7], [-1_000_000, 7]]
+    mask = labelme_mask(annotation(tmp_path, SQUARE | {"points": wide}))
+    assert mask[5:8].all()
+    assert mask.sum() == 3 * mask.shape[1]
+
+
+@pytest.mark.parametrize("height", ["1e400", "1000000000000"])
+def test_an_absurd_size_is_one_sentence(tmp_path, height):
+    (tmp_path / "tall.json").write_text(f'{{"imageHeight": {height}, "imageWidth": 1000000000, "shapes": []}}')
+    with pytest.raises(InputError, match=r"tall\.json cannot be read"):
+        labelme_mask(tmp_path / "tall.json")
