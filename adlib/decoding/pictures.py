@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from adlib import hdf5
-from adlib.decoding import tiff
+from adlib.decoding import bmp, tiff
 from adlib.errors import InputError
 from adlib.files import refuse_pipe
 
@@ -120,6 +120,10 @@ def decode(path: str | Path, alpha: bool = False) -> tuple[np.ndarray, bool]:
     if not data:
         raise InputError(f"{path} is empty (0 bytes).")
     header = _read_header(io.BytesIO(data), path) or _Header(0, 0)
+    unusual = bmp.read_unusual(data, str(path))
+    if unusual is not None:
+        has_alpha = unusual.ndim == 3 and unusual.shape[2] == 4
+        return (np.ascontiguousarray(unusual[..., :3]) if has_alpha and not alpha else unusual), False
     if header.grey_alpha_16:
         raise InputError(f"{path} holds 16-bit grey with alpha, of which 8 bits could be read: save it without alpha.")
     if header.alpha_at:

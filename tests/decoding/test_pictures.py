@@ -187,3 +187,76 @@ def test_a_damaged_file_of_another_format_is_one_sentence(tmp_path, kind, place,
     for read in (read_image, image_shape):
         with pytest.raises(InputError, match=r"odd\.png cannot be decoded as an image: .*\.$"):
             read(tmp_path / "odd.png")
+
+
+def bmp_file(file, data, bits, masks, header=40, compression=3, height=4):
+    """Write a BMP of 6 x 4 pixels with bit masks."""
+    after = struct.pack(f"<{len(masks)}I", *masks)
+    after = after.ljust(header - 40, b"\0") if header > 40 else after
+    about = struct.pack("<IiiHHIIiiII", header, 6, height, 1, bits, compression, len(data), 0, 0, 0, 0) + after
+    start = 14 + len(about)
+    file.write_bytes(b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + about + data)
+    return file
+
+
+@pytest.mark.parametrize("header", [40, 108, 124])
+@pytest.mark.parametrize("height", [4, -4])
+@pytest.mark.parametrize("order", ["rgb_", "_rgb", "bgr_", "_bgr", "gbr_"])
+def test_a_bmp_with_masks_of_its_own_keeps_its_colours(tmp_path, header, height, order):
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    stored = np.zeros((4, 6, 4), np.uint8)
+    for place, channel in enumerate(order):  # the first byte in the file is the lowest
+        if channel != "_":
+            stored[..., place] = rgb[..., "rgb".index(channel)]
+    masks = [0xFF << 8 * order.index(channel) for channel in "rgb"]
+    file = bmp_file(tmp_path / "m.bmp", stored[:: -1 if height > 0 else 1].tobytes(), 32, masks, header, height=height)
+    assert (read_image(file) == rgb).all()
+    assert image_shape(file) == (4, 6)
+
+
+def test_alpha_and_other_depths_of_a_bmp_follow_its_masks(tmp_path):
+    rgba = np.random.default_rng(0).integers(0, 256, (4, 6, 4), np.uint8)
+    masks = [0xFF, 0xFF00, 0xFF0000, 0xFF000000]
+    file = bmp_file(tmp_path / "a.bmp", rgba[::-1].tobytes(), 32, masks, 108)
+    assert (read_image(file) == rgba[..., :3]).all()
+    assert (decode(file, alpha=True)[0] == rgba).all()
+    deep = np.zeros((4, 6), "<u4")
+    deep[0, 0], deep[3, 5] = 1023 << 20, 512 << 10 | 1023  # 10 bits each: red, and green with blue
+    read = read_image(bmp_file(tmp_path / "deep.bmp", deep[::-1].tobytes(), 32, [0x3FF00000, 0xFFC00, 0x3FF]))
+    assert read.dtype == np.uint16
+    assert read[0, 0].tolist() == [65535, 0, 0]
+    assert read[3, 5].tolist() == [0, round(512 * 65535 / 1023), 65535]
+    small = np.full((4, 6), 0xF05, "<u2")
+    read = read_image(bmp_file(tmp_path / "444.bmp", small.tobytes(), 16, [0xF00, 0xF0, 0xF]))
+    assert (read == [255, 0, 85]).all()
+
+
+@pytest.mark.parametrize(
+    ("masks", "length", "said"),
+    [
+        ([0xFF0000, 0xFF00, 0xFF00], 96, "bit masks that make no sense"),
+        ([0xFF0000, 0xF0F0, 0x0F], 96, "bit masks that make no sense"),
+        ([0, 0xFF00, 0xFF], 96, "bit masks that make no sense"),
+        ([0xFF, 0xFF00, 0xFF0000], 95, "truncated"),
+    ],
+)
+def test_a_bmp_whose_masks_or_pixels_do_not_fit_is_refused(tmp_path, masks, length, said):
+    file = bmp_file(tmp_path / "odd.bmp", bytes(length), 32, masks)
+    with pytest.raises(InputError, match=rf"odd\.bmp .*{said}"):
+        read_image(file)
+
+
+def test_a_bmp_with_the_header_of_os2_keeps_its_colours(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 8, 3), np.uint8)
+    about = struct.pack("<IHHHH", 12, 8, 4, 1, 24)
+    start = b"BM" + struct.pack("<IHHI", 26 + rgb.size, 0, 0, 26) + about
+    file = tmp_path / "os2.bmp"
+    file.write_bytes(start + rgb[::-1, :, ::-1].tobytes())
+    assert (read_image(file) == rgb).all()
+    assert image_shape(file) == (4, 8)
+    grey = np.repeat(rgb[..., :1], 3, -1)
+    file.write_bytes(start + grey[::-1].tobytes())
+    assert (read_image(file) == grey[..., 0]).all()
+    file.write_bytes(start + b"cut")
+    with pytest.raises(InputError, match=r"os2\.bmp cannot be decoded as an image: it is truncated or damaged"):
+        read_image(file)
