@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 from adlib.errors import InputError
@@ -10,6 +11,10 @@ from adlib.errors import InputError
 # others go to the method.
 IMAGE_SETTINGS = ("size", "crop", "window", "resize", "sides", "mask_resize", "fit", "tile")
 DATA_SETTINGS = ("mask_rule", "items", "normal_names", "unknown_names", "normal", "abnormal", "normal_test", "masks")
+NAME_SETTINGS = ("normal_names", "unknown_names")  # lists of folders' names
+FOLDER_SETTINGS = ("normal", "abnormal", "normal_test", "masks")
+TEXT_SETTINGS = (*DATA_SETTINGS, "train_real_kind")  # never numbers: a folder may be called 01, or no
+LONGEST_NUMBER = 300  # characters of a number
 
 
 def parse_settings(pairs: list[str]) -> dict:
@@ -17,10 +22,12 @@ def parse_settings(pairs: list[str]) -> dict:
 
     Values are read as YAML scalars or lists ("0.1", "true", "null", "[1, 2, 3]"), and as people write them elsewhere:
     "None" as `adlib models` shows it, "1e-3", "(64, 96)", "64x96" (height x width) and "0,4095"; for size, crop and
-    window "none" as well. The path of a file, or of a folder written with a "/", becomes absolute: a run's notebook has
-    another working folder.
+    window "none" as well. Numbers are decimal, with zeros before them too. The path of a file,
+    or of a folder written with a "/", becomes absolute: a run's notebook has another working folder. What names
+    folders, and the pattern of items, stays the text that it is ("normal_names=01,yes").
     Of a name that is given twice the last value counts.
-    Raises InputError for a pair without "=" and for a value that cannot be read.
+    Raises InputError for a pair without "=", for a value that cannot be read, and for "1,024", which can be one number
+    or two.
     """
     settings = {}
     for pair in pairs:
@@ -28,48 +35,89 @@ def parse_settings(pairs: list[str]) -> dict:
         name = name.strip()
         if not equals or not name:
             raise InputError(f"--set {pair!r}: expected name=value, e.g. size=256.")
-        value = _read_value(text.strip(), pair)
+        value = _read_value(text.strip(), name, pair)
         if name in IMAGE_SETTINGS and value == "none":
             value = None
         settings[name] = value
     return settings
 
 
-def _read_value(text: str, pair: str):
+def _read_value(text: str, name: str, pair: str):
     """A setting's value from the text behind "="."""
     import yaml
 
-    if re.fullmatch(r"\d+\s*[xX×]\s*\d+", text) and not text.startswith("0x"):
-        text = f"[{re.sub('[xX×]', ',', text)}]"
-    elif re.fullmatch(r"\(.*\)", text, re.DOTALL):
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if name in TEXT_SETTINGS and not quoted and not (name in NAME_SETTINGS and _is_list(text)):
+        value = None if text in ("", "~", "null", "None", "NONE") else text
+        return _absolute(value) if value and name in FOLDER_SETTINGS else value
+    if _is_list(text) and text.startswith("("):
         text = f"[{text[1:-1]}]"
-    elif "," in text and all(isinstance(_number(part.strip()), int | float) for part in text.split(",")):
+    elif name not in TEXT_SETTINGS and re.fullmatch(r"\d+\s*[xX×]\s*\d+", text) and not text.startswith("0x"):
+        text = f"[{re.sub('[xX×]', ',', text)}]"
+    elif "," in text and all(isinstance(_number(part.strip(), pair), int | float) for part in text.split(",")):
+        if re.fullmatch(r"[1-9](,\d{3})+", text) or re.search(r",\s*[+-]?0\d", text):
+            raise InputError(
+                f"--set {pair!r} can be one number or several: write one without the comma, several in brackets."
+            )
         text = f"[{text}]"
     try:
-        return _plain_value(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"--set {pair!r}: the value cannot be read ({said}).") from error
+        if name not in TEXT_SETTINGS:
+            return _plain_value(yaml.load(text, _loader()), pair)
+        value = yaml.load(text, yaml.BaseLoader)  # texts alone
+        if not all(isinstance(one, str) for one in value):
+            raise ValueError
+        return value
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else "it is no setting"
+        raise InputError(f"--set {pair[:200]!r}: the value cannot be read ({said}).") from error
 
 
-def _plain_value(value):
-    """What YAML 1.1 leaves as text though people mean None, a number or a path; in lists and dictionaries too."""
+def _is_list(text: str) -> bool:
+    return re.fullmatch(r"\(.*\)|\[.*\]", text, re.DOTALL) is not None
+
+
+@cache
+def _loader():
+    """A reader of YAML that leaves numbers as text: YAML 1.1 takes 0100 for 64, and 1:00 for 60."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] in ("bool", "null")]
+            for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    return Loader
+
+
+def _plain_value(value, pair: str):
+    """A value with numbers and paths for the texts that mean some, and None for "None"; in lists and dictionaries too.
+
+    Raises InputError for a number that is too long.
+    """
     if isinstance(value, list):
-        return [_plain_value(one) for one in value]
+        return [_plain_value(one, pair) for one in value]
     if isinstance(value, dict):
-        return {name: _plain_value(one) for name, one in value.items()}
+        return {name: _plain_value(one, pair) for name, one in value.items()}
     if value in ("None", "NONE"):
         return None
-    if not isinstance(value, str):
-        return value
-    return str(Path(value).expanduser().resolve()) if is_path(value) else _number(value)
+    return _number(_absolute(value), pair) if isinstance(value, str) else value
 
 
-def _number(text: str) -> int | float | str:
-    """ "64", "1e-3" or ".5" as a number, other text as it is."""
-    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE):
+def _absolute(text: str) -> str:
+    return str(Path(text).expanduser().resolve()) if is_path(text) else text
+
+
+def _number(text: str, pair: str) -> int | float | str:
+    """ "64", "0100", "1_000", "0x40", "1e-3" or ".5" as a number, other text as it is."""
+    hexadecimal = re.fullmatch(r"[+-]?0x[0-9a-f]+", text, re.IGNORECASE)
+    if not (hexadecimal or re.fullmatch(r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE)):
         return text
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+    if len(text) > LONGEST_NUMBER:
+        raise InputError(f"--set {pair[:40]!r}... has a number of {len(text)} characters: none is as long.")
+    if hexadecimal:
+        return int(text, 16)
+    return int(text) if re.fullmatch(r"[+-]?[\d_]+", text) else float(text)
 
 
 def is_plain(value) -> bool:

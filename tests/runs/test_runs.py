@@ -154,12 +154,59 @@ def test_settings_are_read_from_text(tmp_path, monkeypatch):
         ("8GB", "8GB"),
         ("10%", "10%"),
         ("'64'", 64),
+        ("0100", 100),  # 64 in YAML 1.1, as 1:00 is 60
+        ("-0100", -100),
+        ("0100x0200", [100, 200]),
+        ("[010, 1:00]", [10, "1:00"]),
+        ("1:00", "1:00"),
+        ("1_000", 1000),
+        ("0x40", 64),
+        ("2020-01-01", "2020-01-01"),
+        ("{01: 02, a: None}", {"01": 2, "a": None}),
+        ("128,256", [128, 256]),
+        ("off", False),
         ("a=b", "a=b"),
     ],
 )
 def test_settings_mean_what_a_person_means(text, value):
     read = parse_settings([f"name={text}"])["name"]
     assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("normal_names=01,yes", "01,yes"),
+        ("normal_names=[01, no, 1e3]", ["01", "no", "1e3"]),
+        ("unknown_names=(0, true)", ["0", "true"]),
+        ("unknown_names=0", "0"),
+        ("normal_names=64x96", "64x96"),
+        ("normal_names='a, b'", "a, b"),
+        ("normal_names=None", None),
+        ("items=[a-z]+_0", "[a-z]+_0"),
+        (r"items=(\d+)", r"(\d+)"),
+        ("items=7", "7"),
+        ("normal=0100", "0100"),
+        ("train_real_kind=010", "010"),
+    ],
+)
+def test_what_names_folders_stays_text(pair, value):
+    assert parse_settings([pair]) == {pair.partition("=")[0]: value}
+
+
+@pytest.mark.parametrize("text", ["1,024", "1,280", "0,001", "1,000,000", "064,064"])
+def test_a_comma_that_can_mean_either_is_asked_about(text):
+    with pytest.raises(InputError, match="can be one number or several: write one without the comma"):
+        parse_settings([f"size={text}"])
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 5000, "0x" + "f" * 5000, "&x [*x]", "[" * 5000, "!!int abc"])
+def test_a_value_without_end_gets_one_sentence(text):
+    with pytest.raises(InputError, match=r"--set 'a=.*(has a number of \d+ characters|cannot be read)") as raised:
+        parse_settings([f"a={text}"])
+    assert len(str(raised.value)) < 500
+    with pytest.raises(InputError, match="cannot be read"):
+        parse_settings(["normal_names=[&x [*x]]"])
 
 
 def test_an_image_without_crop_may_be_asked_for_in_words():
