@@ -152,8 +152,10 @@ def name_items(samples: pd.DataFrame, pattern: str | None) -> pd.DataFrame:
     that matches. An image whose name does not match is an item by itself.
     Raises InputError for a pattern that is none, or that no name matches.
     """
-    if not pattern:
+    if pattern is None or pattern == "":
         return samples
+    if not isinstance(pattern, str):
+        raise InputError(f"items={pattern!r} must be a text, a regular expression: write it in quotes.")
     try:
         found = [re.search(pattern, Path(image).stem) for image in samples["image"]]
     except re.error as error:

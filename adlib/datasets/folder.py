@@ -58,8 +58,11 @@ def samples(
         root's name. masks: the folder of their masks, named as in a tree; without one no pixels are scored.
     items: as in load_samples.
     Raises InputError for a CSV without the column `image` or `split`, with unknown columns or missing files, for a
-    folder that is missing or empty, and for all that adlib.datasets.mvtec_tree refuses.
+    folder that is missing or empty, an option of another kind, and for all that adlib.datasets.mvtec_tree refuses.
     """
+    for option, place in {"normal": normal, "abnormal": abnormal, "normal_test": normal_test, "masks": masks}.items():
+        if place is not None and not isinstance(place, str | Path):
+            raise InputError(f"{option}={place!r} must be the path of a folder, as text.")
     if normal is not None or abnormal is not None:
         if normal is None or abnormal is None:
             raise InputError("normal and abnormal belong together: give both folders.")
@@ -78,8 +81,8 @@ def samples(
             raise InputError(f"No category {category!r} in {root}: found {', '.join(found)}.{near}")
         return select(table, category=category)
     options = {
-        "normal_names": _names(normal_names, NORMAL_NAMES),
-        "unknown_names": _names(unknown_names, UNKNOWN_NAMES),
+        "normal_names": _names(normal_names, NORMAL_NAMES, "normal_names"),
+        "unknown_names": _names(unknown_names, UNKNOWN_NAMES, "unknown_names"),
         "masks_required": False,
     }
     if (root / "train").is_dir() and category in (None, root.name):
@@ -98,10 +101,18 @@ def is_own_set(root: Path) -> bool:
     return "train" in names or (not names & set(list_datasets()) and any((path / "train").is_dir() for path in inside))
 
 
-def _names(given: str | list[str] | None, usual: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of folders as a person gives them: a list, or a text with commas; the usual ones if none is given."""
-    given = given.split(",") if isinstance(given, str) else given
-    return tuple(str(name).strip() for name in given or usual)
+def _names(given: str | int | list[str | int] | None, usual: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """Names of folders as a person gives them: a list, or a text with commas; the usual ones if none is given.
+
+    Raises InputError for what names no folder, as the True that YAML makes of a folder called yes.
+    """
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
+    parts = [] if given is None else parts
+    if wrong := [part for part in parts if isinstance(part, bool) or not isinstance(part, str | int)]:
+        raise InputError(
+            f"{option}={given!r}: {wrong[0]!r} is no name of a folder: give a list of texts, or one with commas."
+        )
+    return tuple(name for part in parts if (name := str(part).strip())) or usual
 
 
 def place_of_two(

@@ -85,7 +85,7 @@ def inspect_mask(
 
 def check_rule(rule: str) -> str:
     """The rule. Raises InputError for one that is not in RULES."""
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:
         raise InputError(f"mask_rule={rule!r} must be one of {', '.join(RULES)}.")
     return rule
 

@@ -11,6 +11,7 @@ from adlib import InputError, load_samples
 from adlib.datasets import left_out
 from adlib.datasets.check import check
 from adlib.runs import Run
+from adlib.runs.settings import parse_settings
 from adlib.samples import count, select, torn_items
 
 
@@ -92,6 +93,33 @@ def test_names_of_normal_folders_can_be_given(thing):
         load_samples("mvtec_ad", thing.parent, normal_names=["i.O."])
     with pytest.raises(InputError, match="normal_name is no option"):
         load_samples("folder", thing, normal_name="i.O.")
+
+
+@pytest.mark.parametrize("name", ["0", "1", "01", "yes", "no"])
+def test_a_folder_may_be_called_as_a_number_or_as_yes(thing, name):
+    for split in ("train", "test"):
+        (thing / split / "good").rename(thing / split / name)
+    assert classes(thing, **parse_settings([f"normal_names={name}"])) == USUAL
+    (thing / "test" / "square").rename(thing / "test" / "3")
+    shutil.rmtree(thing / "ground_truth")
+    named = {"normal_names": [name], "unknown_names": 3}
+    assert set(load_samples("folder", thing, **named)["label"]) == {0, -1}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"normal_names": True}, "normal_names=True: True is no name of a folder"),
+        ({"unknown_names": ["a", None]}, r"unknown_names=\['a', None\]: None is no name of a folder"),
+        ({"items": 7}, "items=7 must be a text"),
+        ({"items": False}, "items=False must be a text"),
+        ({"normal": 5, "abnormal": 6}, "normal=5 must be the path of a folder"),
+        ({"mask_rule": ["half"]}, r"mask_rule=\['half'\] must be one of"),
+    ],
+)
+def test_options_of_another_kind_are_named(thing, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        load_samples("folder", thing, **options)
 
 
 # --- whose mask is whose
