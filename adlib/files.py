@@ -4,6 +4,8 @@ A store may come from a colleague, from a disk that was full, or from a newer ad
 follows a link where a file is expected, or trusts a length; and what does not fit is an InputError with its reason.
 """
 
+import csv
+import io
 import json
 import math
 import os
@@ -168,6 +170,24 @@ def check_writable(file: Path) -> None:
 def _refuse_folder(file: Path) -> None:
     if file.is_dir() and not file.is_symlink():
         raise InputError(f"{file} is a folder, where a file is to be written: remove it or give another name.")
+
+
+def csv_rows(text: str, separator: str = ",", strict: bool = False) -> dict[int, list[str]]:
+    """The rows of a CSV text by the number of the line in which they end, counted from 1.
+
+    Lines may end as on any system, cells may be of any length; rows of nothing but blanks are left out.
+
+    strict: raise ValueError for quotes that do not end, or end within a cell.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # of the process; 131,072 characters if nobody asks
+    reader, rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict), {}
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                rows[reader.line_num] = row
+        return rows
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
 
 
 def spreadsheet_csv(table: pd.DataFrame) -> str:

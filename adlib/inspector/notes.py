@@ -1,6 +1,5 @@
 """Review notes: a mark and a text per image, kept in a CSV file that is saved at every change."""
 
-import io
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +9,7 @@ import pandas as pd
 from filelock import FileLock
 
 from adlib.errors import InputError
-from adlib.files import MEGABYTE, from_spreadsheet, read_bytes, spreadsheet_csv, write_text
+from adlib.files import MEGABYTE, csv_rows, from_spreadsheet, read_bytes, spreadsheet_csv, write_text
 
 COLUMNS = ["image", "category", "defect", "label", "mark", "text", "written"]
 MARKS = ("label noise", "mask wrong", "interesting")  # offered; any other word is a mark too
@@ -117,12 +116,27 @@ class ReviewNotes:
             return pd.DataFrame(columns=COLUMNS, dtype=str)
         try:
             text = read_bytes(self.path, 200 * MEGABYTE).decode("utf-8-sig")  # spreadsheets put a mark before it
-            table = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False)
+            rows = csv_rows(text, strict=True)
         except (InputError, ValueError) as error:
             raise InputError(f"The review notes {self.path} cannot be read: {error}.") from error
-        if list(table.columns) != COLUMNS:
+        first, *others = {line: _fitted(row) for line, row in rows.items()}.items() or [(0, [])]
+        if first[1] != COLUMNS:
             raise InputError(f"{self.path} holds no review notes: its columns are not {', '.join(COLUMNS)}.")
-        return table.map(from_spreadsheet)
+        for line, row in others:
+            if len(row) > len(COLUMNS):
+                raise InputError(
+                    f"The review notes {self.path} have {len(row)} cells in line {line}, and {len(COLUMNS)} columns: "
+                    "put a text with a comma in quotes."
+                )
+        return pd.DataFrame([row for _, row in others], columns=COLUMNS, dtype=str).map(from_spreadsheet)
+
+
+def _fitted(row: list[str]) -> list[str]:
+    """A row with as many cells as there are columns; longer only where it says something there."""
+    row = row + [""] * (len(COLUMNS) - len(row))
+    while len(row) > len(COLUMNS) and not row[-1].strip():
+        row = row[:-1]
+    return row
 
 
 def _notes(table: pd.DataFrame) -> dict[str, Note]:

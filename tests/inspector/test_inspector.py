@@ -557,6 +557,38 @@ def test_a_note_reads_back_as_it_was_written_and_starts_no_formula(first, tmp_pa
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
 
 
+HEADER = "image,category,defect,label,mark,text,written\n"
+
+
+def test_commas_that_a_spreadsheet_adds_to_notes_move_no_cell(first, tmp_path):
+    file, row = tmp_path / "n.csv", ["a.png", "thing", "hole", "1", "interesting", "a, b", "2026"]
+    file.write_text(f"\ufeff{HEADER}a.png,thing,hole,1,interesting,'=a,2026,\n", encoding="utf-8")
+    notes = ReviewNotes(file)
+    notes.put(first.samples.iloc[0], "mask wrong")
+    assert notes.get("a.png") == ReviewNotes(file).get("a.png") == ("interesting", "=a")
+    assert list(ReviewNotes(file).table()["image"]) == ["a.png", first.samples["image"][0]]
+    file.write_text(HEADER.replace("\n", ",,\n\n") + '"'.join([",".join(row[:5]) + ",", row[5], ",2026,,\n"]))
+    assert ReviewNotes(file).table().values.tolist() == [row]
+    file.write_text(HEADER + "a.png\n")
+    assert ReviewNotes(file).table().values.tolist() == [["a.png", *[""] * 6]]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ("a.png,thing,hole,1,interesting,a, b,2026", "n.csv have 8 cells in line 2, and 7 columns: put a text"),
+        ('"a.png,thing,hole,1,mark,text,2026', "n.csv cannot be read: unexpected end of data"),
+    ],
+)
+def test_a_row_of_notes_that_has_no_one_reading_is_refused_and_kept(first, tmp_path, row, sentence):
+    notes, file = ReviewNotes(tmp_path / "n.csv"), tmp_path / "n.csv"
+    file.write_text(HEADER + row)
+    for read in (lambda: ReviewNotes(file), lambda: notes.put(first.samples.iloc[0], "mask wrong")):
+        with pytest.raises(InputError, match=sentence):
+            read()
+    assert file.read_text() == HEADER + row
+
+
 def test_a_full_disk_leaves_the_notes_as_they_were_and_nothing_else(first, tmp_path, monkeypatch):
     notes = ReviewNotes(tmp_path / "n.csv")
     notes.put(first.samples.iloc[0], "interesting")
