@@ -24,7 +24,7 @@ import pandas as pd
 
 from adlib.datasets import Facts, list_datasets
 from adlib.datasets.folders import NORMAL_NAMES, UNKNOWN_NAMES, by_stem, folders_in, images_in, pair_masks
-from adlib.datasets.lists import read_list
+from adlib.datasets.lists import need_images_named, read_list
 from adlib.datasets.mvtec_tree import MASK_ENDINGS, read_categories, read_category
 from adlib.errors import InputError, did_you_mean
 from adlib.samples import COLUMNS, OPTIONAL, draw_share, make_samples, name_items, select
@@ -192,6 +192,7 @@ def _read_csv(file: Path) -> pd.DataFrame:
         raise InputError(f"{file} has unknown columns {', '.join(unknown)}; known are {', '.join(known)}.")
     if absent := [name for name in ("image", "split") if name not in table]:
         raise InputError(f"{file} has no column {' and no column '.join(absent)}; it has {', '.join(table)}.")
+    need_images_named(table, file)
     for column in ("image", "mask"):
         if column in table:
             table[column] = [_path(file, name, column) for name in table[column]]

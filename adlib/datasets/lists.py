@@ -1,13 +1,11 @@
 """Lists in CSV files, in whatever encoding and with whatever separator a spreadsheet wrote them."""
 
-import csv
-import io
 from pathlib import Path
 
 import pandas as pd
 
 from adlib.errors import InputError
-from adlib.files import refuse_pipe
+from adlib.files import csv_rows, refuse_pipe
 
 SEPARATORS = (",", ";", "\t", "|")
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -18,7 +16,7 @@ def read_list(file: Path) -> pd.DataFrame:
 
     Encodings: UTF-8 with and without mark, UTF-16, else Windows' Western one (cp1252), as which Latin-1 is read too.
     Separators: comma, semicolon, tab or |, whichever the first line has most of. Columns without name and cells are
-    left out.
+    left out. The table's index is each row's line in the file, counted from 1.
     Raises InputError for a file that cannot be read, is empty, is no text, names a column twice, or has a line of more
     cells than names.
     """
@@ -28,29 +26,35 @@ def read_list(file: Path) -> pd.DataFrame:
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
     text = _text(data, file)
-    lines = text.strip().splitlines()
-    if not lines:
-        raise InputError(f"{file} is empty: its first line names the columns, such as image,label,split.")
+    lines = text.strip().splitlines() or [""]
     separator = max(SEPARATORS, key=lines[0].count)  # of equally many the first
     if "\0" in text:
         raise InputError(f"{file} is no text: save the list as CSV.")
-    rows = list(csv.reader(io.StringIO(text.strip("\r\n")), delimiter=separator))
-    rows = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
-    names = [name.casefold() for name in rows[0]]
-    longest = max(map(len, rows))
-    names += [""] * (longest - len(names))
-    table = pd.DataFrame([row + [""] * (longest - len(row)) for row in rows[1:]], columns=range(longest), dtype=str)
+    rows = {line: [cell.strip() for cell in row] for line, row in csv_rows(text, separator).items()}
+    if not rows:
+        raise InputError(f"{file} is empty: its first line names the columns, such as image,label,split.")
+    longest = max(map(len, rows.values()))
+    (_, names), *cells = [(line, row + [""] * (longest - len(row))) for line, row in rows.items()]
+    names = [name.casefold() for name in names]
+    numbers = [line for line, _ in cells]
+    table = pd.DataFrame([row for _, row in cells], index=numbers, columns=range(longest), dtype=str)
     kept = []
     for place, name in enumerate(names):
         if name:
             kept.append(place)
         elif (table[place] != "").any():
-            line = int((table[place] != "").to_numpy().argmax()) + 2
+            line = table.index[table[place] != ""][0]
             raise InputError(f"{file} has more cells in line {line} than names of columns in line 1 ({lines[0]!r}).")
     table = table[kept].set_axis([names[place] for place in kept], axis=1)
     if twice := sorted({name for name in table if list(table).count(name) > 1}):
         raise InputError(f"{file} names the column {twice[0]} twice.")
     return table
+
+
+def need_images_named(table: pd.DataFrame, file: Path) -> None:
+    """Raise InputError for a row of `read_list` whose cell of the column `image` is empty."""
+    if unnamed := list(table.index[table["image"] == ""]):
+        raise InputError(f"{file} names no image in line {unnamed[0]}: fill in the path, or take the line out.")
 
 
 def _text(data: bytes, file: Path) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from adlib.datasets import Facts
 from adlib.datasets.folders import by_stem, images_in, need_folders, pair_masks
-from adlib.datasets.lists import read_list
+from adlib.datasets.lists import need_images_named, read_list
 from adlib.errors import InputError, did_you_mean
 from adlib.samples import make_samples, select
 
@@ -60,6 +60,7 @@ def samples(root: Path, category: str | None = None, split: str = "1cls") -> pd.
     table = read_list(file)
     if absent := [name for name in COLUMNS if name not in table]:
         raise InputError(f"{file} has no column {' and no column '.join(absent)}.")
+    need_images_named(table, file)
     if category is not None and category not in set(table["object"]):
         found = sorted(set(table["object"]))
         near = did_you_mean(category, found)

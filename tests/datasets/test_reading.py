@@ -181,9 +181,21 @@ def test_a_list_of_any_encoding_and_separator_is_read(listed, encoding, separato
         LIST.replace("train\n", "Train\n").replace("test\n", "TEST\n"),
         "\n" + LIST + ",,\n\n",
         LIST.replace("test/höle/000.png", '"test/höle/000.png"'),
+        LIST.replace("\n", "\r"),
+        LIST.replace("split\n", "split,defect\n").replace("test\n", f"test,{'x' * 200_000}\n"),
         LIST.replace("ö", "o\u0308"),
     ],
-    ids=["capitals", "backslashes", "empty columns", "splits", "empty lines", "quotes", "decomposed"],
+    ids=[
+        "capitals",
+        "backslashes",
+        "empty columns",
+        "splits",
+        "empty lines",
+        "quotes",
+        "old Mac",
+        "long",
+        "decomposed",
+    ],
 )
 def test_what_spreadsheets_add_to_a_list_does_no_harm(listed, text):
     listed.write_text(text, encoding="utf-8")
@@ -199,6 +211,9 @@ def test_what_spreadsheets_add_to_a_list_does_no_harm(listed, text):
         (b"file,label,split\nx.png,0,train\n", "unknown columns file"),
         (b"image,label\nx.png,0\n", "has no column split; it has image, label"),
         (b"image,image,split\nx.png,y.png,train\n", "names the column image twice"),
+        (b",,\n,\n", "is empty"),
+        (b"image,label,split\n,0,train\n", "list.csv names no image in line 2: fill in the path"),
+        (b'image,label,split\r\r"a\n\nb",0,train\r ,0,test\r', "list.csv names no image in line 6"),
         (b"image,split\nx.png,train,more\n", "more cells in line 2 than names of columns"),
         (b"\xff\xfe\x00", "cannot be read as utf-16"),
         (b"PK\x03\x04\x00image\x00\x01,split", "is no text|unknown columns"),
