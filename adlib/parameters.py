@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from adlib.errors import InputError, did_you_mean
 
+LONGEST_SHOWN = 300  # characters of a value in a sentence
+
 
 @dataclass(frozen=True)
 class Range:
@@ -97,7 +99,16 @@ def checked(name: str, value: Any, kind: Any) -> Any:
         return _converted(value, kind)
     except ValueError:
         near = did_you_mean(value, _words(kind)) if isinstance(value, str) else ""
-        raise InputError(f"{name}={value!r} must be {allowed(kind)}.{near}") from None
+        raise InputError(f"{name}={_shown(value)} must be {allowed(kind)}.{near}") from None
+
+
+def _shown(value: Any) -> str:
+    """A value in a sentence: cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # thousands of digits, which Python does not write out
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _words(kind: Any) -> list[str]:
@@ -156,15 +167,19 @@ def _refuse() -> Any:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value).is_integer():
+    if not _number(value).is_integer():
         raise ValueError
     return int(value)
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:  # a whole number beyond the largest float
+        raise ValueError from error
+    return number if math.isfinite(number) else _refuse()
 
 
 _CONVERTERS = {

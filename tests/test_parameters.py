@@ -67,6 +67,15 @@ def test_another_value_is_refused_with_what_is_allowed(kind, value, allowed):
     assert str(raised.value) == f"name={value!r} must be {allowed}."
 
 
+@pytest.mark.parametrize(("digits", "shown"), [(400, f"1{'0' * 299}..."), (5000, "a number of thousands of digits")])
+def test_a_number_beyond_all_bounds_is_refused_in_a_short_sentence(digits, shown):
+    value = 10**digits
+    for kind, allowed in ((Count, "a whole number of at least 1"), (NotNegative, "a number of at least 0")):
+        with pytest.raises(InputError) as raised:
+            checked("name", value, kind)
+        assert str(raised.value) == f"name={shown} must be {allowed}."
+
+
 def bounded(kind) -> bool:
     """Whether an annotation says more than int or float."""
     return not {int, float} & {kind, *get_args(kind)} or hasattr(kind, "__metadata__")

@@ -17,14 +17,15 @@ from adlib.errors import InputError
 from adlib.memory.unfinished import Unfinished
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+LONGEST_NUMBER = 30  # characters of the number in a size
 WORKING_SHARE = 1.65  # memory that choosing takes, in sizes of what is chosen from: measured by benchmarks/coreset.py
 
 
 def parse_bytes(text: str, name: str = "memory") -> int:
     """ "8GB" -> 8_000_000_000. Raises InputError for anything else than a number and a unit, naming the parameter."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", str(text))
-    if not match or match[2].upper() not in UNITS:
-        raise InputError(f"{name}={text!r} is not a size: write it as '8GB' or '512MiB'.")
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([A-Za-z]*)\s*", str(text))
+    if not match or match[2].upper() not in UNITS or len(match[1]) > LONGEST_NUMBER:
+        raise InputError(f"{name}={str(text)[:60]!r} is not a size: write it as '8GB' or '512MiB'.")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 

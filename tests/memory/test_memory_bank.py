@@ -251,6 +251,10 @@ def test_memory_is_read_with_its_unit():
     assert [parse_bytes(text) for text in ("8GB", "512 MiB", "100")] == [8 * 10**9, 512 * 2**20, 100]
     with pytest.raises(InputError, match="memory='much' is not a size: write it as '8GB'"):
         create_model("patchcore", memory="much")
+    assert parse_bytes("1.5KB") == parse_bytes("1500.") == parse_bytes(".0015MB") == 1500
+    for wrong in ("1.2.3GB", ".", "9" * 400, "", "GB"):
+        with pytest.raises(InputError, match=r"--cache-limit='.*' is not a size: write it as '8GB'"):
+            parse_bytes(wrong, "--cache-limit")
 
 
 @pytest.mark.parametrize(
