@@ -214,7 +214,7 @@ class Detector:
         Of no images there are no scores, and maps [0, H, W] by a method that has some.
         """
         self.check_fitted()
-        self.check_shape(*images.shape)
+        self.check_seen(images)
         if not len(images):
             maps = np.zeros((0, *images.shape), np.float32) if self.facts.maps else None
             return Predictions(
@@ -293,7 +293,16 @@ class Detector:
         if (images.labels == 1).any() and not self.accepts_anomalous:
             first = images.samples.loc[images.labels == 1, "image"].iloc[0]
             raise InputError(f"fit needs normal images only, but {first} is labelled anomalous.")
-        self.check_shape(*images.shape)
+        self.check_seen(images)
+
+    def check_seen(self, images: ImageSet) -> None:
+        """Raise InputError for images, or tiles of images, of a shape that the networks cannot take."""
+        try:
+            self.check_shape(*images.seen)
+        except InputError as error:
+            if images.tile is None:
+                raise
+            raise InputError(f"tile={list(images.tile)} is what is seen at once: {error}") from error
 
     def check_networks(self, fetch: bool = True) -> None:
         """Raise InputError for a backbone that timm cannot build and for weights that are not to be had, without

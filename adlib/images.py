@@ -128,6 +128,11 @@ class ImageSet(Dataset):
         """(H, W) of every image, resized and cropped."""
         return self.crop or self.size
 
+    @property
+    def seen(self) -> tuple[int, int]:
+        """(H, W) of what a detector sees at once: of a tile where the images have some, else of an image."""
+        return self.whole if self.tile is None else (self.tile[0], self.tile[0])
+
     def tiles(self) -> "ImageSet":
         """The set of all tiles of these images, image by image; of a set without `tile`, or of tiles, itself.
 

@@ -8,16 +8,20 @@ pass over into one another, so that no seam is left.
 import numpy as np
 
 from adlib.errors import InputError
+from adlib.parameters import Count, Whole, checked
 
 
 def check_tile(tile, shape: tuple[int, int]) -> tuple[int, int] | None:
     """(side, overlap) in pixels, or None; shape: (H, W) of the images. Raises InputError for what cannot be."""
     if tile is None:
         return None
+    given = tile.tolist() if isinstance(tile, np.ndarray) else tile
     try:
-        side, overlap = (int(value) for value in tile)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"tile={tile!r} must be (side, overlap), both in pixels.") from error
+        side, overlap = checked("tile", given, tuple[Count, Whole])
+    except InputError as error:
+        raise InputError(
+            f"tile={tile!r} must be (side, overlap), both in pixels: whole numbers, the side of at least 1."
+        ) from error
     if not 0 <= overlap <= side // 2:
         raise InputError(f"tile={tile!r}: the overlap must lie between 0 and half of the side.")
     if side > min(shape):

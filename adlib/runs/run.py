@@ -293,7 +293,7 @@ class Run:
         model = self.create_model()
         choose_device(self.device)
         model.check_images(self.images("train"))
-        model.check_shape(*self.images("test").shape)
+        model.check_seen(self.images("test"))
         model.check_networks(fetch)  # last, because it may wait for the hub
 
     @cached_property

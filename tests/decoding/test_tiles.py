@@ -102,10 +102,23 @@ def test_padding_keeps_proportions_and_all_of_the_image(large):
     assert images.settings["fit"] == "pad" and "fit" not in ImageSet(large).settings
 
 
+def test_a_tile_may_be_an_array_of_whole_numbers(large):
+    images = ImageSet(large, size=100, tile=np.array([32.0, 8.0]))
+    assert images.tile == (32, 8) and images.seen == images.tiles().shape == (32, 32)
+    assert ImageSet(large, size=100).seen == (100, 100)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"tile": 64}, r"must be \(side, overlap\)"),
+        ({"tile": "51"}, r"must be \(side, overlap\)"),
+        ({"tile": (0, 0)}, r"tile=\(0, 0\) must be .* the side of at least 1"),
+        ({"tile": (5, float("inf"))}, r"must be \(side, overlap\)"),
+        ({"tile": (True, 0)}, r"must be \(side, overlap\)"),
+        ({"tile": (32.7, 8.9)}, r"tile=\(32.7, 8.9\) must be .* whole numbers"),
+        ({"tile": (32, -1)}, r"must be \(side, overlap\)"),
+        ({"tile": (10**400, 0)}, r"must be \(side, overlap\)"),
         ({"tile": (64, 40)}, "between 0 and half of the side"),
         ({"tile": (300, 10)}, "larger than the images of 256 x 256"),
         ({"fit": "squeeze"}, "must be 'stretch' or 'pad'"),

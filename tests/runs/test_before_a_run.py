@@ -25,6 +25,8 @@ def planned(root, method, *settings, **more) -> Run:
 def test_a_good_run_passes(root):
     planned(root, "patchcore").check()
     planned(root, "rd4ad").check()
+    planned(root, "rd4ad", "size=100", "tile=[64,16]").check()  # the tiles are what it sees
+    planned(root, "ganomaly", "size=100", "tile=[64,16]").check()
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,10 @@ def test_a_good_run_passes(root):
         ("stfpm", ["epochs=0"], "epochs=0 must be a whole number of at least 1"),
         ("stfpm", ["learning_rate=nan"], "learning_rate='nan' must be a number above 0"),
         ("rd4ad", ["size=50"], "rd4ad needs sides that are multiples of 32 pixels; the images are 50 x 50"),
+        ("rd4ad", ["size=128", "tile=[50,10]"], "tile=[50, 10] is what is seen at once: rd4ad needs sides that are"),
+        ("ganomaly", ["size=64", "tile=[48,0]"], "tile=[48, 0] is what is seen at once: ganomaly halves"),
+        ("patchcore", ["tile=[0,0]"], "tile=[0, 0] must be (side, overlap)"),
+        ("patchcore", ["memory=1.2.3GB"], "memory='1.2.3GB' is not a size"),
         ("rdpp", ["size=64x72"], "rdpp needs sides that are multiples of 32 pixels; the images are 64 x 72"),
         ("stfpm", ["size=8"], "stfpm needs sides of at least 32 pixels; the images are 8 x 8"),
         ("msad", ["size=8"], "msad needs sides of at least 32 pixels"),
