@@ -48,6 +48,7 @@ def run(
     """
     from adlib.datasets.folder import place_of_two
     from adlib.memory.patch_store import parse_bytes
+    from adlib.report.labels import metric_text
     from adlib.report.pages import render_report
     from adlib.reproduce import shared_cache
     from adlib.runs.conditions import Conditions
@@ -76,9 +77,7 @@ def run(
         print(f"failed: {this.title}: {record['reason']}", file=sys.stderr)
         raise typer.Exit(2 if record["kind"] == "wrong input" else 1)
     for name, value in record["metrics"].items():
-        print(
-            f"{name:24} {'undefined' if value is None else value if isinstance(value, int) else format(value, '.4f')}"
-        )
+        print(f"{name:24} {metric_text(name, value)}")
     print_warnings(record["warnings"])
 
 

@@ -96,7 +96,7 @@ def compare(
     if found.warning:
         print(printable(f"warning: {found.warning}"), file=sys.stderr)
     print(f"{found.images} images that both have and whose label is known; difference: first - second, in percent.")
-    print(found.table.to_string(index=False, na_rep="-", float_format=lambda value: f"{value:.3g}"))
+    print(found.text())
 
 
 def table(

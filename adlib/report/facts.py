@@ -11,7 +11,7 @@ from IPython.display import HTML
 
 from adlib import papers
 from adlib.report.banner import banner
-from adlib.report.labels import metric_label
+from adlib.report.labels import metric_label, metric_text
 from adlib.report.provenance import profile_sentence
 from adlib.report.tables import COUNTS, compared, profile_of, read_plan, unit
 from adlib.runs.record import FINISHED
@@ -36,11 +36,9 @@ def metric_table(metrics: Mapping, intervals: Mapping[str, Mapping] | None = Non
     """
     reasons = metrics.get("reasons", {})
     shown = {
-        name: str(value)
-        if isinstance(value, int)
-        else f"undefined: {reasons.get(name, 'no reason given')}"
+        name: f"undefined: {reasons.get(name, 'no reason given')}"
         if value is None or math.isnan(value)
-        else f"{value:.4f}"
+        else metric_text(name, value)
         for name, value in metrics.items()
         if name != "reasons"
     }

@@ -1,5 +1,7 @@
 """What metrics, places and rows are called in tables."""
 
+import math
+
 from adlib.models import is_surrogate
 
 _METRICS = {"auroc": "AUROC", "ap": "AP", "f1max": "F1-max"}
@@ -10,6 +12,18 @@ def metric_label(metric: str) -> str:
     """ "image AUROC", "PRO", "recall"; a metric that has no other name by its own."""
     level, _, name = metric.partition("_")
     return f"{level} {_METRICS[name]}" if name in _METRICS else metric.upper() if metric in _SHORT else metric
+
+
+def metric_text(metric: str, value: float | None) -> str:
+    """A metric's value as text, a share as a fraction; "undefined" for None and NaN.
+
+    Thresholds lie anywhere that scores do, and have four significant digits, all else four decimals.
+    """
+    if value is None or math.isnan(value):
+        return "undefined"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.4g}" if "threshold" in metric else f"{value:.4f}"
 
 
 def place_label(dataset: str, category: str, several: bool) -> str:

@@ -27,6 +27,23 @@ class Comparison:
     table: pd.DataFrame
     warning: str = ""
 
+    def text(self) -> str:
+        """The table for a terminal: percentages with two decimals, p-values with three digits, "-" where there is none.
+
+        What is below 100 never reads as 100: it is "<100" where two decimals would say so.
+        """
+        shown = self.table.apply(lambda column: column if column.name == "metric" else column.map(_two_decimals))
+        shown["p_value"] = self.table["p_value"].map(lambda value: "-" if pd.isna(value) else f"{value:.3g}")
+        return shown.to_string(index=False)
+
+
+def _two_decimals(value: float) -> str:
+    """A percentage, or a difference of two, as text."""
+    if pd.isna(value):
+        return "-"
+    rounded = round(value, 2) + 0.0  # never -0.00
+    return "<100" if rounded == 100 and value < 100 - 1e-9 else f"{rounded:.2f}"
+
 
 def compare_runs(
     store: Store, first: str, second: str, pixels: bool = False, replicates: int = 1000, seed: int = 0

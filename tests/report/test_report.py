@@ -446,6 +446,20 @@ def test_undefined_metrics_say_why():
     assert "0.5000" in page
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("image_f1max_threshold", 3.2e-5, "3.2e-05"),
+        ("pixel_f1max_threshold", 17.123456, "17.12"),
+        ("image_auroc", 0.73961, "0.7396"),
+        ("aupro_regions", 12, "12"),
+        ("image_auroc", None, "undefined: no reason given"),
+    ],
+)
+def test_thresholds_are_shown_with_significant_digits_and_metrics_with_four_decimals(name, value, text):
+    assert f'<td class="word">{text}</td>' in metric_table({name: value}).data
+
+
 def test_index_lists_failures_with_escaped_reasons(tmp_path):
     leave_plan(tmp_path, [leave_run(tmp_path, "UB", None)])
     run = _with_key(Run("folder", str(tmp_path), "patchcore", "<b>bold</b>"), "f" * 16)

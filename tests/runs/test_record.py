@@ -13,7 +13,7 @@ from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.changed_files import changed_files
 from adlib.runs.execute import _complete
-from adlib.runs.paired import compare_runs
+from adlib.runs.paired import Comparison, compare_runs
 from adlib.runs.record import write_record
 from adlib.runs.selection import sorted_runs
 from adlib.samples import select
@@ -244,6 +244,20 @@ def test_a_run_without_maps_is_whole_without_them(recorder, tmp_path):
     assert evaluate(found)["reasons"]["pixel_auroc"] == "its maps were not kept"
     found.save(tmp_path / "copy")
     assert Predictions.load(tmp_path / "copy").maps_dropped
+
+
+def test_a_comparison_prints_percentages_with_two_decimals_and_100_for_nothing_less():
+    rows = [
+        ("image_auroc", 73.96, 99.96, -26.0, -0.0012, 3.456, 0.03125),
+        ("image_ap", 99.9961, 100.0, -0.0039, float("nan"), float("nan"), float("nan")),
+    ]
+    names = ["metric", "first", "second", "difference", "low", "high", "p_value"]
+    lines = Comparison("a", "b", 8, pd.DataFrame(rows, columns=names)).text().splitlines()
+    assert [line.split() for line in lines] == [
+        names,
+        ["image_auroc", "73.96", "99.96", "-26.00", "0.00", "3.46", "0.0312"],
+        ["image_ap", "<100", "100.00", "0.00", "-", "-", "-"],
+    ]
 
 
 def test_two_stored_runs_are_compared_on_the_images_whose_label_is_known(stored, tmp_path):
