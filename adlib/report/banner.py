@@ -1,5 +1,6 @@
 """The banner that stands in red above results that must not be taken for more than they are."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from html import escape
@@ -12,6 +13,7 @@ STYLE = (
 )
 HEADS_SHOWN, LONGEST_HEAD = 3, 40  # in the one line; letters of a statement before its colon
 FEW_WORDS = 8  # shorter statements that differ in a word are different ones
+NUMBER = re.compile(r"[(\[]*[+-]?\d[\d.,]*%?[)\].,;:]*")  # a word that is one, with what stands around it
 
 
 def banner(warnings: Iterable[str], clear: str = "Real data, trained weights.") -> HTML:
@@ -19,7 +21,8 @@ def banner(warnings: Iterable[str], clear: str = "Real data, trained weights.") 
     looks the same in JupyterLab, in the HTML report and on paper.
 
     warnings: of one run or of many. Several take one line that names them, and a fold with their sentences. One that
-    several runs have says of how many; those that differ in one word alone (the name of a data set) are one statement.
+    several runs have says of how many; those that differ in one word alone (the name of a data set) are one statement,
+    but not those that differ in a number: each is of its own run.
     """
     statements = _statements(filter(None, warnings))
     if not statements:
@@ -65,8 +68,12 @@ def _statements(warnings: Iterable[str]) -> list[tuple[str, int]]:
 
 
 def _only_difference(first: list[str], second: list[str]) -> int | None:
-    """The place of the one word in which two sentences differ; None if they differ otherwise or have few words."""
+    """The place of the one word in which two sentences differ; None if they differ otherwise, in a number too, or have
+    few words.
+    """
     if len(first) != len(second) or len(first) < FEW_WORDS:
         return None
     places = [place for place, (one, other) in enumerate(zip(first, second, strict=True)) if one != other]
-    return places[0] if len(places) == 1 else None
+    if len(places) != 1 or any(NUMBER.fullmatch(words[places[0]]) for words in (first, second)):
+        return None
+    return places[0]

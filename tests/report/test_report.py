@@ -440,6 +440,20 @@ def test_banner_counts_the_runs_of_a_statement_and_joins_those_on_several_data_s
     assert "Random weights.<br>Bundled weights." in page
 
 
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        ("{} of 40 defect regions are cut by the crop.", ("3", "10")),
+        ("Phantom data: drawn by adlib (seed {}), not miic: they say nothing of it.", ("0", "1")),
+        ("Collapsed: what the generator of ganomaly gives varies {} as much as images do.", ("1.5%", "0.25%")),
+    ],
+)
+def test_banner_never_joins_statements_that_differ_in_a_number(statement, values):
+    one, other = (statement.format(value) for value in values)
+    page = banner([one, other, other]).data
+    assert f'{one}<br>{other} <span style="font-weight:400">(2 runs)</span>' in page
+
+
 def test_undefined_metrics_say_why():
     page = metric_table({"aupro": math.nan, "image_auroc": 0.5, "reasons": {"aupro": "no <mask>"}}).data
     assert "undefined: no &lt;mask&gt;" in page
