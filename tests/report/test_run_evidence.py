@@ -3,18 +3,21 @@
 import re
 from dataclasses import replace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import finished_record
+from conftest import REPOSITORY, finished_record
 
+import adlib
 from adlib import InputError, Predictions
 from adlib.report.claim import claim
 from adlib.report.facts import interval_text, metric_table, paired_table, record_table, time_table
 from adlib.report.region_breakdown import defect_table, region_table
 from adlib.report.run_curves import operating_thresholds, run_curves
 from adlib.report.threshold_transfer import threshold_table, transferred
+from adlib.runs import Run
 
 
 def _predictions(scores, labels, defects=None, maps=None):
@@ -199,3 +202,16 @@ def test_the_claim_of_a_run_is_its_record_in_a_sentence():
     assert "CLIP" in claim(untrained)
     assert "0.95" not in claim(untrained)
     assert "Failed: a &lt;reason&gt;" in claim({"status": "failed", "reason": "a <reason>"})
+
+
+def test_what_is_run_names_the_folders_and_how_they_were_read(tmp_path):
+    folders = {"normal": str(tmp_path / "fine"), "abnormal": str(tmp_path / "broken")}
+    run = Run("folder", str(tmp_path), "padim", "", folders | {"items": "part_(.*)", "weights": "random"})
+    cells = nbformat.read(REPOSITORY / "notebooks" / "01_run.ipynb", 4).cells
+    (source,) = [cell.source for cell in cells if "fact_table(" in cell.source]
+    source, _, shown = source.rpartition("\n")
+    names = {"adlib": adlib, "run": run, "cache": "", "cache_limit": 1e9}
+    exec(source, names)
+    facts = dict(re.findall(r'<th scope="row">(.*?)</th><td class="word">(.*?)</td>', eval(shown, names).data))
+    asked = {"data": str(tmp_path)} | folders | {"items": "part_(.*)", "weights": "random", "size": "256"}
+    assert {name: facts[name] for name in asked} == asked
