@@ -20,7 +20,11 @@ def changed_files(folder: Path) -> list[str] | None:
     if not scored:
         return None
     try:
-        now = file_fingerprints(Predictions.load(folder).samples)
+        samples = Predictions.load(folder).samples
+        names = {name.partition("::")[0] for column in ("image", "mask") for name in samples[column] if name}
+        if not all(Path(name).is_file() for name in names):  # a pipe in a stranger's store would be waited for
+            return None
+        now = file_fingerprints(samples)
     except InputError:
         return None
     return [name for name in now if now[name] != scored.get(name)]

@@ -1,7 +1,9 @@
 """The record: what it says of undefined metrics, oracles and sub-classes."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -330,6 +332,16 @@ def test_pixels_of_a_run_whose_maps_were_not_kept_are_not_compared(stored):
     _complete(store.path(other), [], maps=False)
     with pytest.raises(InputError, match=f"Those of the run {other} were not kept"):
         compare_runs(store, folder.name, other, pixels=True, replicates=100)
+
+
+def test_of_files_that_are_gone_or_no_files_nothing_is_said(stored):
+    folder = stored[1]
+    record = json.loads((folder / "record.json").read_text())
+    image = Path(record["run"]["root"], "thing/test/square/000.png")
+    image.unlink()
+    assert changed_files(folder / "predictions") is None
+    os.mkfifo(image)
+    assert changed_files(folder / "predictions") is None
 
 
 def test_other_training_images_leave_runs_comparable(stored):
