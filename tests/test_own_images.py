@@ -341,6 +341,14 @@ def test_the_page_for_a_colleague_is_one_file_that_loads_nothing(detector, tree,
     assert "false alarms to expect" in page and "normal test images" in page
 
 
+def test_the_page_counts_pictures_and_says_how_many_mirrored_copies_were_learned(detector, tree, tmp_path):
+    samples = own_samples(own_run(tree, settings={"train_enlarged": 24}))
+    test = samples[samples["split"] == "test"]
+    predictions = detector.predict(ImageSet(test, **detector.images_), device="cpu", progress=False)
+    page = " ".join(write_page(detector, samples, predictions, tmp_path / "page.html").read_text().split())
+    assert "6 images that are said to be normal and at 18 mirrored copies of them, and at nothing else" in page
+
+
 def test_a_figure_shows_what_is_cut_off(tree):
     samples = own_samples(own_run(tree))
     for settings, share in (({"size": 32, "crop": 16}, "25% seen"), ({"size": 32}, "100% seen")):

@@ -16,7 +16,7 @@ from adlib.errors import InputError
 from adlib.files import write_text
 from adlib.images import ImageSet
 from adlib.predictions import Predictions
-from adlib.samples import count, phantom_warning, select
+from adlib.samples import count, is_picture, phantom_warning, select
 
 LABELS = {0: "normal", 1: "anomalous", -1: "unknown"}
 _STYLE = """body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222;background:#fff}
@@ -36,6 +36,8 @@ def write_page(model, samples, predictions: Predictions, file: str | Path, title
     threshold = screening.Threshold.of(model.threshold_)
     called = predictions.scores.astype(np.float64) >= threshold.score
     name = title or str(samples["category"].iat[0])
+    copies = int((~is_picture(samples)).sum())  # mirrored ones, for training alone
+    samples = samples[is_picture(samples)]
     seen = ImageSet(select(samples, split="train"), **model.images_)
     warnings = [
         phantom_warning(samples, "real images"),
@@ -47,14 +49,14 @@ def write_page(model, samples, predictions: Predictions, file: str | Path, title
     highest = (-predictions.scores).argsort(kind="stable")[:6].tolist()
     settings = ", ".join(f"{key} {value}" for key, value in model.parameters.items())
     prepared = ", ".join(f"{key} {value}" for key, value in model.images_.items() if value is not None)
-    number = len(seen)
+    number, mirrored = len(seen), f" and at {copies} mirrored copies of them" if copies else ""
     parts = [
         f"<h1>{escape(name)}: what does not look like the others?</h1>",
         f"<p>Of {len(predictions)} images, {int(called.sum())} are called anomalous. The list is at the end.</p>",
         *(f'<p class="warning">{escape(text)}</p>' for text in dict.fromkeys(filter(None, warnings))),
         "<h2>What was learned</h2>",
-        f"<p>The method {escape(model.name)} has looked at {number} images that are said to be normal, and at nothing "
-        "else. It has no idea of defects: it finds what differs from these images.</p>",
+        f"<p>The method {escape(model.name)} has looked at {number} images that are said to be normal{mirrored}, "
+        "and at nothing else. It has no idea of defects: it finds what differs from these images.</p>",
         count(samples).to_html(border=0),
         "<p>Above, images as they are stored; what is dark was not looked at. Below, what the method sees.</p>",
         _picture(figures.show_seen(seen), "Normal images, as stored and as the detector sees them"),

@@ -211,8 +211,8 @@ def what_decides(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     table: of `verdicts`. Odds of being found, and how they change: per doubling of area and of contrast, and from the
     middle of the picture to a corner. Coefficients are drawn to no effect a little (RIDGE, per standard deviation), so
     that they stay finite where a property decides all. Intervals: bootstrap of images, or items
-    where there are some. Defects without a contrast are
-    left out, and so are datasets with fewer than ENOUGH images, defects found by some method, or missed by some.
+    where there are some. Defects without a contrast are left out, and so are datasets with fewer than ENOUGH images (or
+    items), defects found by some method, or missed by some.
     Columns: dataset, property, change, odds, low, high, defects, images.
     """
     rows = []
