@@ -225,7 +225,10 @@ def _fill(
     else:
         settings = cell_settings(cell, category, row, profile)
         cell.run = Run(cell.dataset, str(root), cell.method, cell.category, settings, cell.seed)
-        cell.run.check_settings()
+        try:
+            cell.run.check_settings()
+        except InputError as error:
+            raise InputError(f"{cell.method} with the profile {profile.name}: {error}") from error
         if lacks := [folder for folder in cell.run.auxiliary_roots.values() if not folder.exists()]:
             cell.run, cell.missing, cell.lacks = None, "no data", lacks
 

@@ -12,8 +12,9 @@ import yaml
 from adlib.datasets import list_datasets
 from adlib.errors import InputError, did_you_mean
 from adlib.models import list_models, usable_models
+from adlib.phantoms.plain import DIFFICULTIES
 from adlib.runs.environment import REPOSITORY
-from adlib.runs.settings import DATA_SETTINGS, IMAGE_SETTINGS
+from adlib.runs.settings import DATA_SETTINGS, IMAGE_SETTINGS, read_yaml
 from adlib.training_set import TRAINING_SETTINGS
 
 PROFILES = REPOSITORY / "nbconfig" / "profiles"
@@ -77,9 +78,10 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
             f"No profile {name!r}; there are {', '.join(known)}, or give a .yaml file.{did_you_mean(name, known)}"
         )
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        content = read_yaml(file.read_text(encoding="utf-8-sig")) or {}
         _check_profile(content)
-        profile = Profile(_name_of(file), **{name: value for name, value in content.items() if value is not None})
+        content = {name: value for name, value in content.items() if value is not None}  # empty: as if left out
+        profile = Profile(_name_of(file), **content)
     except (TypeError, ValueError, OSError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{file} is not a profile: {str(error) or 'it is nested too deeply'}.") from error
     if data is not None:
@@ -111,6 +113,8 @@ def _check_profile(content: object) -> None:
         for key, value in (content.get(name) or {}).items():
             if not isinstance(value, dict):
                 raise ValueError(f"{name}: {key} is {value!r}, not names with values")
+    if content.get("difficulty") is not None and content["difficulty"] not in DIFFICULTIES:
+        raise ValueError(f"difficulty is {content['difficulty']!r}, neither {' nor '.join(DIFFICULTIES)}")
     if content.get("seeds") is not None and content["seeds"] < 1:
         raise ValueError(f"seeds is {content['seeds']}, and must be 1 or more")
 

@@ -15,6 +15,7 @@ NAME_SETTINGS = ("normal_names", "unknown_names")  # lists of folders' names
 FOLDER_SETTINGS = ("normal", "abnormal", "normal_test", "masks")
 TEXT_SETTINGS = (*DATA_SETTINGS, "train_real_kind")  # never numbers: a folder may be called 01, or no
 LONGEST_NUMBER = 300  # characters of a number
+NUMBER = re.compile(r"[+-]?(0x[0-9a-f]+|(\d+(_\d+)*\.?\d*|\.\d+)(e[+-]?\d+)?)$", re.IGNORECASE)
 
 
 def parse_settings(pairs: list[str]) -> dict:
@@ -50,25 +51,23 @@ def _read_value(text: str, name: str, pair: str):
     if name in TEXT_SETTINGS and not quoted and not (name in NAME_SETTINGS and _is_list(text)):
         value = None if text in ("", "~", "null", "None", "NONE") else text
         return _absolute(value) if value and name in FOLDER_SETTINGS else value
-    if _is_list(text) and text.startswith("("):
-        text = f"[{text[1:-1]}]"
-    elif name not in TEXT_SETTINGS and re.fullmatch(r"\d+\s*[xX×]\s*\d+", text) and not text.startswith("0x"):
-        text = f"[{re.sub('[xX×]', ',', text)}]"
-    elif "," in text and all(isinstance(_number(part.strip(), pair), int | float) for part in text.split(",")):
-        if re.fullmatch(r"[1-9](,\d{3})+", text) or re.search(r",\s*[+-]?0\d", text):
-            raise InputError(
-                f"--set {pair!r} can be one number or several: write one without the comma, several in brackets."
-            )
-        text = f"[{text}]"
     try:
+        if _is_list(text) and text.startswith("("):
+            text = f"[{text[1:-1]}]"
+        elif name not in TEXT_SETTINGS and re.fullmatch(r"\d+\s*[xX×]\s*\d+", text) and not text.startswith("0x"):
+            text = f"[{re.sub('[xX×]', ',', text)}]"
+        elif "," in text and all(isinstance(_number(part.strip()), int | float) for part in text.split(",")):
+            if re.fullmatch(r"[1-9](,\d{3})+", text) or re.search(r",\s*[+-]?0\d", text):
+                raise ValueError("is it one number or several? Write one without the comma, several in brackets")
+            text = f"[{text}]"
         if name not in TEXT_SETTINGS:
-            return _plain_value(yaml.load(text, _loader()), pair)
+            return _plain_value(read_yaml(text))
         value = yaml.load(text, yaml.BaseLoader)  # texts alone
         if not all(isinstance(one, str) for one in value):
-            raise ValueError
+            raise ValueError("these are no names")
         return value
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else "it is no setting"
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise InputError(f"--set {pair[:200]!r}: the value cannot be read ({said}).") from error
 
 
@@ -76,46 +75,72 @@ def _is_list(text: str) -> bool:
     return re.fullmatch(r"\(.*\)|\[.*\]", text, re.DOTALL) is not None
 
 
+def read_yaml(text: str):
+    """What a YAML text says, with numbers as people write them: 0100 is 100, 1e-3 a number, 1:00 none; names are texts.
+
+    Raises yaml.YAMLError, RecursionError where it is nested too deeply, and ValueError for a number that is too long.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, _loader())
+    except (AttributeError, LookupError, TypeError) as error:  # of !!bool before what is none, for one
+        raise ValueError("a tag does not fit its value") from error
+
+
 @cache
 def _loader():
-    """A reader of YAML that leaves numbers as text: YAML 1.1 takes 0100 for 64, and 1:00 for 60."""
+    """A reader of YAML that reads numbers by `_number`: YAML 1.1 takes 0100 for 64, and 1:00 for 60."""
     import yaml
+
+    kept = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers = {
-            first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] in ("bool", "null")]
+            first: [rule for rule in rules if rule[0] in kept]
             for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
+        def construct_mapping(self, node, deep=False):
+            for name, _ in node.value:
+                if isinstance(name, yaml.ScalarNode) and name.tag != kept[2]:
+                    name.tag = "tag:yaml.org,2002:str"  # a category may be called 01, or no
+            return super().construct_mapping(node, deep)
+
+    def number(loader, node):
+        return _number(loader.construct_scalar(node))
+
+    for tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+        Loader.add_constructor(tag, number)
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("+-.0123456789"))
     return Loader
 
 
-def _plain_value(value, pair: str):
+def _plain_value(value):
     """A value with numbers and paths for the texts that mean some, and None for "None"; in lists and dictionaries too.
 
-    Raises InputError for a number that is too long.
+    Raises ValueError for a number that is too long.
     """
     if isinstance(value, list):
-        return [_plain_value(one, pair) for one in value]
+        return [_plain_value(one) for one in value]
     if isinstance(value, dict):
-        return {name: _plain_value(one, pair) for name, one in value.items()}
+        return {name: _plain_value(one) for name, one in value.items()}
     if value in ("None", "NONE"):
         return None
-    return _number(_absolute(value), pair) if isinstance(value, str) else value
+    return _number(_absolute(value)) if isinstance(value, str) else value
 
 
 def _absolute(text: str) -> str:
     return str(Path(text).expanduser().resolve()) if is_path(text) else text
 
 
-def _number(text: str, pair: str) -> int | float | str:
+def _number(text: str) -> int | float | str:
     """ "64", "0100", "1_000", "0x40", "1e-3" or ".5" as a number, other text as it is."""
-    hexadecimal = re.fullmatch(r"[+-]?0x[0-9a-f]+", text, re.IGNORECASE)
-    if not (hexadecimal or re.fullmatch(r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE)):
+    if not NUMBER.fullmatch(text):
         return text
     if len(text) > LONGEST_NUMBER:
-        raise InputError(f"--set {pair[:40]!r}... has a number of {len(text)} characters: none is as long.")
-    if hexadecimal:
+        raise ValueError(f"it has a number of {len(text)} characters")
+    if "x" in text.lower():
         return int(text, 16)
     return int(text) if re.fullmatch(r"[+-]?[\d_]+", text) else float(text)
 

@@ -268,6 +268,8 @@ def test_a_plan_with_nothing_left_says_whether_data_are_missing(data):
         (b"data: phantoms\nseeds: -1", "must be 1 or more"),
         (b"data: phantoms\nmethods: 3", "methods is 3"),
         (b"data: phantoms\nmethods: {padim: 3}", "padim is 3"),
+        (b"data: phantoms\ndifficulty: 5", "odd.yaml is not a profile: difficulty is 5, neither hard nor plain"),
+        (b"data: phantoms\nsettings: {size: " + b"9" * 5000 + b"}", "it has a number of 5000 characters"),
         (b"colour: red", "unexpected keyword"),
         (b"\xff\xfe\x00", "not a profile"),
         (b"[" * 5000, "not a profile"),
@@ -277,3 +279,33 @@ def test_a_profile_of_the_wrong_kind_is_refused_in_a_sentence(tmp_path, content,
     (tmp_path / "odd.yaml").write_bytes(content)
     with pytest.raises(InputError, match=sentence):
         read_profile(str(tmp_path / "odd.yaml"))
+
+
+def test_empty_fields_of_a_profile_are_as_if_left_out(tmp_path):
+    names = ("seeds", "phantoms", "difficulty", "settings", "methods", "categories", "joint")
+    file, plain = tmp_path / "bare.yaml", tmp_path / "plain" / "bare.yaml"
+    file.write_text("data: phantoms\n" + "".join(f"{name}:\n" for name in names))
+    plain.parent.mkdir()
+    plain.write_text("data: phantoms\n")
+    empty, without = read_profile(str(file)), read_profile(str(plain))
+    assert {name: getattr(empty, name) for name in names} == {name: getattr(without, name) for name in names}
+    assert (empty.settings, empty.difficulty, empty.limit("padim")) == ({}, "hard", None)
+
+
+def test_numbers_of_a_profile_are_read_as_those_on_the_command_line(tmp_path):
+    file = tmp_path / "numbers.yaml"
+    file.write_text(
+        "data: phantoms\nsettings: {learning_rate: 1e-3, size: 0100, tile: [1:00, '064'], crop: null}\n"
+        "methods: {crad: {<<: {epochs: 2}, blocks: 0x2, recovery: no}}\n"
+    )
+    profile = read_profile(str(file))
+    assert profile.settings == {"learning_rate": 0.001, "size": 100, "tile": ["1:00", "064"], "crop": None}
+    assert profile.methods == {"crad": {"epochs": 2, "blocks": 2, "recovery": False}}
+
+
+def test_a_setting_of_a_wrong_kind_names_the_profile(tmp_path):
+    make_tree(tmp_path / "cxr_ad", "UB")
+    file = tmp_path / "fast.yaml"
+    file.write_text(f"data: {tmp_path}\nmethods: {{patchcore: {{coreset_ratio: fast}}}}\n")
+    with pytest.raises(InputError, match=r"patchcore with the profile .*fast.*: coreset_ratio='fast' must be a number"):
+        plan(["cxr_ad"], read_profile(str(file)), tmp_path)
