@@ -31,6 +31,12 @@ def split_name(path: str | Path) -> tuple[Path, str, int] | None:
     return Path(name["file"]), dataset, int(index)
 
 
+def file_and_inside(name: str) -> tuple[str, str]:
+    """(file, "dataset::index") of "file.h5::dataset::index"; (name, "") of an ordinary file, even of one with "::"."""
+    found = _NAME.fullmatch(name) if "::" in name else None
+    return (name, "") if found is None else (found["file"], found["rest"])
+
+
 def read_picture(path: str | Path) -> np.ndarray:
     """The stored values of one picture: [H, W] or RGB [H, W, 3], in the file's own dtype.
 

@@ -51,6 +51,8 @@ class Some:
     distinct: bool = False
 
 
+LARGEST_SIDE = 32768  # pixels of an image's side
+Side = Annotated[int, Range(1, LARGEST_SIDE)]
 Whole = Annotated[int, Range(0)]
 Count = Annotated[int, Range(1)]
 Odd = Annotated[int, Range(1, odd=True)]

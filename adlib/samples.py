@@ -31,6 +31,7 @@ import pandas as pd
 from adlib.errors import InputError
 from adlib.file_hashes import absolute, file_hashes
 from adlib.files import is_unicode
+from adlib.hdf5 import file_and_inside
 
 COLUMNS = ["image", "mask", "label", "split", "category", "group", "defect"]
 OPTIONAL = ["item", "mask_rule"]
@@ -210,7 +211,7 @@ def phantom_root(samples: pd.DataFrame) -> Path | None:
 
     Looked up on disk (a file PHANTOM.json in a folder above), so that it survives every copy of the table.
     """
-    folders = {image.partition("::")[0].rpartition("/")[0] or "." for image in samples["image"]}
+    folders = {file_and_inside(image)[0].rpartition("/")[0] or "." for image in samples["image"]}
     for folder in map(Path, folders):
         for parent in (folder, *folder.parents):
             if (parent / PHANTOM_MARKER).is_file():
@@ -294,19 +295,17 @@ def fingerprint(samples: pd.DataFrame) -> str:
     fingerprint. Files are read once and then remembered (adlib.file_hashes has the cost): a second for 27,000 images.
     Raises InputError for a file that cannot be read.
     """
-    split = [
-        [name.partition("::") for name in samples[column].tolist()] for column in ("image", "mask")
-    ]  # "file.h5::data::0"
-    places = absolute(file for names in split for file, _, _ in names if file)
+    split = [[file_and_inside(name) for name in samples[column].tolist()] for column in ("image", "mask")]
+    places = absolute(file for names in split for file, _ in names if file)
     hashes = file_hashes(places.values())
-    base = os.path.commonpath({places[file].rpartition(os.sep)[0] or os.sep for file, _, _ in split[0]})
+    base = os.path.commonpath({places[file].rpartition(os.sep)[0] or os.sep for file, _ in split[0]})
     below = base.rstrip(os.sep) + os.sep
     names = {}
     for file, path in places.items():
         name = path.removeprefix(below) if path.startswith(below) else os.path.relpath(path, base)
         names[file] = f"{name.replace(os.sep, '/')} {hashes[path]}"
     content = {
-        column: [[names.get(file, ""), inside] for file, _, inside in parts]
+        column: [[names.get(file, ""), inside] for file, inside in parts]
         for column, parts in zip(("image", "mask"), split, strict=True)
     }
     content |= {column: samples[column].astype(str).tolist() for column in samples if column not in content}

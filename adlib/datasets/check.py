@@ -18,6 +18,7 @@ from adlib.decoding import resizing
 from adlib.decoding.masks import RESIZES, Fate, fit_mask, inspect_mask
 from adlib.decoding.pictures import read_image
 from adlib.errors import InputError
+from adlib.parameters import Side, checked
 
 
 @dataclass
@@ -46,8 +47,11 @@ def check(
     phantom data, counts that differ from the published ones, equal files inside a split, 16-bit images that use little
     of their range, pictures that are no samples, every mask that is not plain and what was made of it, masks that
     cover more than half of their image, and what is lost at the given size.
-    Raises InputError where the samples themselves cannot be listed.
+    Raises InputError where the samples themselves cannot be listed, and for a size or crop that cannot be.
     """
+    if crop is not None and size is None:
+        raise InputError(f"crop={crop} is cut out of images of a size: give size too.")
+    fates = None if size is None else _Fates(size, crop)
     samples = load_samples(name, root, category, **options)
     problems, remarks = [], []
     if drawn := table_of.phantom_facts(samples):
@@ -58,7 +62,6 @@ def check(
         problems.append(f"{len(torn)} items have images in training and in another split, such as {torn[0]}.")
     if unknown := int((~table_of.is_known(samples)).sum()):
         remarks.append(f"The label of {unknown} test images is unknown: they are scored and listed, never counted.")
-    fates = None if size is None else _Fates(size, crop)
 
     by_content = defaultdict(list)
     unusual = defaultdict(list)
@@ -119,9 +122,10 @@ class _Fates:
     """What becomes of all defect regions at one size, by either way of resizing masks."""
 
     def __init__(self, size: int | tuple[int, int], crop: int | tuple[int, int] | None):
-        self.size, self.crop = (
-            None if sides is None else (sides, sides) if np.isscalar(sides) else tuple(sides) for sides in (size, crop)
-        )
+        pairs = [
+            checked(name, sides, Side | tuple[Side, Side] | None) for name, sides in (("size", size), ("crop", crop))
+        ]
+        self.size, self.crop = ((sides, sides) if isinstance(sides, int) else sides for sides in pairs)
         if self.crop and (self.crop[0] > self.size[0] or self.crop[1] > self.size[1]):
             raise InputError(f"crop={crop} is larger than size={size}.")
         self.fates: dict[str, list[Fate]] = {how: [] for how in RESIZES}

@@ -13,6 +13,7 @@ import pandas as pd
 
 from adlib.decoding import resizing
 from adlib.errors import InputError
+from adlib.hdf5 import file_and_inside
 from adlib.images import image_shape, read_image, read_mask
 from adlib.predictions import Predictions
 
@@ -188,7 +189,7 @@ class Joined:
 
 def _move(stored: str, root: Path) -> tuple[str, str] | None:
     """(old beginning, new beginning) of a path that now lies below root, or None if nothing is there."""
-    file = stored.partition("::")[0]  # "file.h5::dataset::index"
+    file, _ = file_and_inside(stored)
     parts = Path(file).parts
     for cut in range(1 if Path(file).is_absolute() else 0, len(parts)):
         end = Path(*parts[cut:])

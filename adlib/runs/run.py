@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from adlib.errors import InputError
+from adlib.parameters import LARGEST_SIDE
 from adlib.runs.settings import DATA_SETTINGS, IMAGE_SETTINGS, is_path, is_plain
 from adlib.runs.settings import parse_settings as parse_settings
 from adlib.runs.titles import run_name, titled
 from adlib.training_set import TRAINING_SETTINGS, check_training_settings, choose_training_images
 
-LARGEST_SIDE = 32768  # pixels
 LONGEST_WORD = 4096  # characters of a setting
 
 

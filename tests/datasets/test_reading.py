@@ -10,6 +10,7 @@ from conftest import make_tree, write
 from adlib import InputError, load_samples
 from adlib.datasets import left_out
 from adlib.datasets.check import check
+from adlib.inspector import joined
 from adlib.runs import Run
 from adlib.runs.settings import parse_settings
 from adlib.samples import count, select, torn_items
@@ -120,6 +121,32 @@ def test_a_folder_may_be_called_as_a_number_or_as_yes(thing, name):
 def test_options_of_another_kind_are_named(thing, options, sentence):
     with pytest.raises(InputError, match=sentence):
         load_samples("folder", thing, **options)
+
+
+def test_a_file_may_have_colons_in_its_name(thing):
+    (thing / "train" / "good" / "000.png").rename(thing / "train" / "good" / "12::30.png")
+    run = Run("folder", str(thing), "patchcore", "", {"weights": "random"})
+    assert run.samples["image"].str.contains("::").sum() == 1
+    before = run.fingerprint
+    write(thing / "train" / "good" / "12::30.png", np.full((64, 64), 7, np.uint8))
+    assert Run("folder", str(thing), "patchcore", "", {"weights": "random"}).fingerprint != before
+    assert joined._move("/gone/thing/train/good/12::30.png", thing) == ("/gone/thing/", f"{thing}/")
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"size": 0}, r"size=0 must be a whole number in \[1, 32768\]"),
+        ({"size": -5}, "size=-5 must be a whole number"),
+        ({"size": 999999}, "size=999999 must be a whole number"),
+        ({"size": 64, "crop": 0}, "crop=0 must be a whole number"),
+        ({"size": 64, "crop": 128}, "crop=128 is larger than size=64"),
+        ({"crop": 16}, "crop=16 is cut out of images of a size: give size too"),
+    ],
+)
+def test_a_size_that_cannot_be_checked_is_refused(thing, asked, sentence):
+    with pytest.raises(InputError, match=sentence):
+        check("folder", thing, progress=False, **asked)
 
 
 # --- whose mask is whose
