@@ -274,13 +274,18 @@ class Detector:
                 start += len(batch)
                 bar.update(len(batch))
 
-    def share(self, folder: str | Path, limit: float = LIMIT):
+    def share(self, folder: str | Path | None, limit: float | str = LIMIT):
         """Look frozen features up in a folder before computing them, and keep new ones there for other detectors.
 
-        No number changes, to the last bit. folder: as long as it holds less than `limit` bytes it grows; delete it when
-        you like. "" shares nothing. Methods without a frozen backbone, and GPUs, ignore it. Returns self.
+        No number changes, to the last bit. folder: as long as it holds less than `limit` (bytes, or "20GB") it grows;
+        delete it when you like. "" or None shares nothing. Methods without a frozen backbone, and GPUs, ignore it.
+        Returns self. Raises InputError for a limit that is no size.
         """
-        self.feature_cache = FeatureCache(folder, limit) if str(folder) else None
+        from adlib.memory.patch_store import parse_bytes
+
+        if isinstance(limit, bool) or not isinstance(limit, int | float):
+            limit = parse_bytes(limit, "limit")
+        self.feature_cache = FeatureCache(folder, limit) if folder is not None and str(folder) else None
         return self
 
     def check_images(self, images: ImageSet) -> None:

@@ -7,6 +7,7 @@ fit="pad", unless the settings say otherwise.
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -21,8 +22,10 @@ from adlib.errors import InputError
 from adlib.files import write_bytes
 from adlib.images import ImageSet
 from adlib.models import model_class
+from adlib.parameters import Range, checked
 from adlib.runs import Run
 from adlib.runs.run import data_warnings
+from adlib.runs.settings import given_settings
 from adlib.samples import UNKNOWN, make_samples, name_items, select
 from adlib.training_set import choose_training_images
 
@@ -36,7 +39,7 @@ def whole_image_settings(method: str, settings: dict | None = None) -> dict:
     settings: of the run; those of its method are left as they are. A side that the method's networks do not take
     without its crop becomes the crop's.
     """
-    given = dict(settings or {})
+    given = dict(given_settings(settings))
     if "sides" in given or "crop" in given:
         return given
     settings = WHOLE | given
@@ -96,6 +99,14 @@ def own_warnings(run: Run, samples: pd.DataFrame | None = None) -> list[str]:
     else:
         unread = left_out(run.dataset, run.root, run.loaded_samples, run.category or None, run.data_settings)
     return data_warnings(samples, "your images", unread)
+
+
+def rate_and_folds(quantile: float, held_out: float) -> tuple[float, int]:
+    """What `fit_own` is told for the share of normal images that shall pass, and the share that is kept from learning
+    at a time. Raises InputError, with the name, for what is no number between 0 and 1.
+    """
+    between = Annotated[float, Range(0, 1, above=True, below=True)]
+    return 1 - checked("quantile", quantile, between), round(1 / checked("held_out", held_out, between))
 
 
 def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True):

@@ -15,7 +15,16 @@ from adlib import ImageSet, InputError, load_model
 from adlib.detector import Detector
 from adlib.figures import show_seen
 from adlib.findings import file_names, find_regions, list_images, map_on_picture, passed_over, write_findings
-from adlib.own_images import bench, fit_own, new_threshold, own_run, own_samples, own_warnings, whole_image_settings
+from adlib.own_images import (
+    bench,
+    fit_own,
+    new_threshold,
+    own_run,
+    own_samples,
+    own_warnings,
+    rate_and_folds,
+    whole_image_settings,
+)
 from adlib.report.own_page import write_page
 
 SETTINGS = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "coreset_ratio": 0.5}
@@ -36,6 +45,20 @@ def detector(tree):
 def test_images_of_ones_own_are_seen_whole_and_unsquashed():
     assert whole_image_settings("patchcore") == {"crop": None, "sides": "both", "fit": "pad", "size": 256}
     assert whole_image_settings("patchcore", {"sides": "shorter"}) == {"sides": "shorter"}
+    assert whole_image_settings("patchcore", '{"sides": "shorter"}') == {"sides": "shorter"}
+
+
+def test_what_the_notebook_asks_for_becomes_a_rate_and_parts():
+    assert rate_and_folds(0.75, 0.25) == (0.25, 4)
+    for quantile, held_out, sentence in (
+        ("0.9", 0.25, "quantile='0.9' must be a number in"),
+        (90, 0.25, "quantile=90 must be a number in"),
+        (1, 0.25, "quantile=1 must be a number in"),
+        (0.9, 0, "held_out=0 must be a number in"),
+        (0.9, None, "held_out=None must be a number in"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            rate_and_folds(quantile, held_out)
 
 
 def test_a_detectors_file_keeps_how_images_are_prepared_and_the_threshold(detector):

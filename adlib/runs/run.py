@@ -12,7 +12,7 @@ import pandas as pd
 
 from adlib.errors import InputError
 from adlib.parameters import LARGEST_SIDE
-from adlib.runs.settings import DATA_SETTINGS, IMAGE_SETTINGS, is_path, is_plain
+from adlib.runs.settings import DATA_SETTINGS, IMAGE_SETTINGS, given_settings, is_path, is_plain
 from adlib.runs.settings import parse_settings as parse_settings
 from adlib.runs.titles import run_name, titled
 from adlib.training_set import TRAINING_SETTINGS, check_training_settings, choose_training_images
@@ -23,8 +23,8 @@ LONGEST_WORD = 4096  # characters of a setting
 @dataclass(frozen=True)
 class Run:
     """dataset, root, category: the samples. method, settings: the detector, its images and its training set; what is
-    not set is the method's default, and all training images. seed: of all that is random. device: where it runs; as the
-    root, not part of its identity.
+    not set is the method's default, and all training images; a dictionary, or the text of one. seed: of all that is
+    random. device: where it runs; as the root, not part of its identity.
     """
 
     dataset: str
@@ -34,6 +34,9 @@ class Run:
     settings: dict = field(default_factory=dict)
     seed: int = 0
     device: str = "auto"
+
+    def __post_init__(self):
+        object.__setattr__(self, "settings", given_settings(self.settings))  # papermill -p gives them as text
 
     @cached_property
     def samples(self) -> pd.DataFrame:

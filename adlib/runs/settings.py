@@ -88,6 +88,26 @@ def read_yaml(text: str):
         raise ValueError("a tag does not fit its value") from error
 
 
+def given_settings(given) -> dict:
+    """Settings as a notebook's parameter gives them: a dictionary, None for none, or the text of one in JSON or YAML.
+
+    Raises InputError for anything else.
+    """
+    import yaml
+
+    values = given
+    if isinstance(given, str):
+        try:
+            values = read_yaml(given)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            values = given
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"settings={given!r:.200} must be names with values, such as {{'size': 128}}.")
+    return values
+
+
 @cache
 def _loader():
     """A reader of YAML that reads numbers by `_number`: YAML 1.1 takes 0100 for 64, and 1:00 for 60."""

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from conftest import REPOSITORY, finished_record, make_tree
 
-from adlib import InputError, Predictions, evaluate
+from adlib import InputError, Predictions, create_model, evaluate
 from adlib.features import backbones
 from adlib.report.provenance import profile_sentence
 from adlib.runs import Run, Store
@@ -192,6 +192,34 @@ def test_settings_mean_what_a_person_means(text, value):
 )
 def test_what_names_folders_stays_text(pair, value):
     assert parse_settings([pair]) == {pair.partition("=")[0]: value}
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        (None, {}),
+        ("", {}),
+        ('{"size": 64, "backbone": "resnet18.tv_in1k"}', {"size": 64, "backbone": "resnet18.tv_in1k"}),
+        ("{size: 0100, learning_rate: 1e-3}", {"size": 100, "learning_rate": 0.001}),
+    ],
+)
+def test_settings_of_a_run_may_be_the_text_that_a_notebook_gets(given, settings):
+    assert Run("folder", "here", "padim", settings=given).settings == settings
+
+
+@pytest.mark.parametrize("given", ["size=64", "[1, 2]", "{size: 64", 5, ["size"]])
+def test_settings_of_a_run_that_are_none_are_refused(given):
+    with pytest.raises(InputError, match=r"settings=.* must be names with values, such as \{'size': 128\}"):
+        Run("folder", "here", "padim", settings=given)
+
+
+def test_a_detector_shares_nothing_without_a_folder_and_reads_sizes(tmp_path):
+    model = create_model("padim", weights="random")
+    assert model.share(None, "20GB").feature_cache is None
+    assert model.share(tmp_path, "20GB").feature_cache.limit == 20 * 10**9
+    for wrong in ("much", None, True):
+        with pytest.raises(InputError, match=r"limit=.* is not a size"):
+            model.share(tmp_path, wrong)
 
 
 @pytest.mark.parametrize("text", ["1,024", "1,280", "0,001", "1,000,000", "064,064"])
