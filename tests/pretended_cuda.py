@@ -19,10 +19,11 @@ thread; torch.save writes where a storage lay, and torch.load without map_locati
 
 Where it stops. Numbers are the CPU's: neither a GPU's rounding, nor its kernels, speed, memory or asynchrony. Random
 numbers come from the CPU's generator, so that a training gives what it gives on the CPU; own_random=True gives the
-device a generator of its own, as a real one has. zeros_like(x, device="cpu") of a GPU tensor is taken to lie on the
-GPU, and so is whatever the backward pass of an autograd.Function of our own would create. torch.Generator("cuda"),
-streams, events and graphs are not pretended. Autocast is the CPU's, whose lists of operations differ a little. Kernels
-of notebooks are other processes, in which nothing is pretended.
+device a generator of its own, as a real one has. What an autograd.Function of our own, or a hook of a module, creates
+in a backward pass is taken to lie on the GPU; hooks of tensors are seen. Sparse tensors are the CPU's alone.
+That CUDA also refuses CPU tensors without dimensions is known of a few operations, those of _TAKES_NO_SCALARS.
+torch.Generator("cuda"), streams, events and graphs are not pretended. Autocast is the CPU's, whose lists of operations
+differ a little. Kernels of notebooks are other processes, in which nothing is pretended.
 """
 
 import os
@@ -44,11 +45,23 @@ _MARK = "pretended_device"  # the attribute of a storage
 _aten = torch.ops.aten
 _COPIES = {_aten.copy_, _aten._foreach_copy_, _aten._has_compatible_shallow_copy_type}
 _TAKES_CPU_INDICES = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_}
-_TAKES_NO_SCALARS = {_aten.stack, _aten.cat}  # elsewhere, a CPU tensor without dimensions may meet a GPU's tensors
+# Elsewhere, a CPU tensor without dimensions may meet a GPU's tensors.
+_TAKES_NO_SCALARS = {
+    _aten.stack,
+    _aten.cat,
+    _aten.index_select,
+    _aten.gather,
+    _aten.embedding,
+    _aten.nll_loss_forward,
+    _aten.searchsorted,
+    _aten.equal,
+}
 
 _real_device = torch._C.TensorBase.device.__get__
 _real_to = torch._C.TensorBase.to
+_real_type = torch._C.TensorBase.type
 _real_numpy = torch._C.TensorBase.numpy
+_real_register_hook = torch.Tensor.register_hook
 _real_tensor, _real_as_tensor = torch.tensor, torch.as_tensor
 _real_array = torch.Tensor.__array__
 _real_clone_storage = torch.UntypedStorage.clone
@@ -59,6 +72,8 @@ def place(tensor: torch.Tensor) -> torch.device:
     """Where a tensor is taken to lie."""
     with torch._C.DisableTorchFunction():
         real = _real_device(tensor)
+        if tensor.layout is not torch.strided:  # without a storage that could be marked
+            return real
         return getattr(tensor.untyped_storage(), _MARK, real) if real.type == "cpu" else real
 
 
@@ -112,6 +127,15 @@ def _to(self, *arguments, **options) -> torch.Tensor:
     if _full(where) != place(self):
         self = _Move.apply(self, _full(where))
     return _real_to(self, **how)
+
+
+def _type(self, dtype=None, *arguments, **options):
+    """dtype: also by the name of a kind of tensor, as "torch.cuda.FloatTensor", or by that class: it names a device."""
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return _real_type(self, dtype, *arguments, **options)
+    name = dtype if isinstance(dtype, str) else torch.typename(dtype)
+    where = torch.device("cuda" if ".cuda." in name else "cpu")
+    return _to(_real_type(self, name.replace(".cuda.", ".")), where)
 
 
 def _numpy(self, *arguments, **options):
@@ -171,6 +195,8 @@ _OF_TENSORS = {
     "to": _to,
     "cpu": lambda self, memory_format=torch.preserve_format: _to(self, CPU),
     "cuda": lambda self, device=None, non_blocking=False: _to(self, _full("cuda" if device is None else device)),
+    "type": _type,
+    "type_as": lambda self, other: _to(self, other),
     "numpy": _numpy,
     "__array__": _array,
     "pin_memory": _pin_memory,
@@ -224,18 +250,39 @@ class _Placement(TorchDispatchMode):
 
 
 class _Calls(TorchFunctionMode):
-    """Tells the placement of which tensors PyTorch's functions were called, as code outside of PyTorch calls them."""
+    """Tells the placement of which tensors PyTorch's functions were called, as code outside of PyTorch calls them.
+
+    It also sees that a tensor like another one is wanted on the CPU: an operation cannot tell that from none wanted.
+    """
 
     def __init__(self, placement: _Placement):
         super().__init__()
         self.placement = placement
 
     def __torch_function__(self, function, types, arguments=(), options=None):
-        before, self.placement.call = self.placement.call, [*arguments, *(options or {}).values()]
+        options = options or {}
+        before, self.placement.call = self.placement.call, [*arguments, *options.values()]
         try:
-            return function(*arguments, **(options or {}))
+            found = function(*arguments, **options)
         finally:
             self.placement.call = before
+        asked, name = options.get("device"), getattr(function, "__name__", "")
+        if asked is not None and (name.endswith("_like") or name.startswith("new_")) and _full(asked) == CPU:
+            _mark(found, CPU)
+        return found
+
+
+def _register_hook(placement: _Placement):
+    """Tensor.register_hook: a gradient's hook is code outside of PyTorch, though PyTorch's backward pass calls it."""
+
+    def registered(self, hook):
+        def called(gradient):
+            with _Calls(placement):
+                return hook(gradient)
+
+        return _real_register_hook(self, called)
+
+    return registered
 
 
 def _tensors(values) -> Iterator[torch.Tensor]:
@@ -355,7 +402,8 @@ def pretended_cuda(count: int = 1, own_random: bool = False) -> Iterator[None]:
         for where, replaced in _about_the_device(count, generator).items():
             for name, value in replaced.items():
                 stack.enter_context(mock.patch.object(where, name, value))
-        for name, value in _OF_TENSORS.items():
+        placement = _Placement(generator)
+        for name, value in (_OF_TENSORS | {"register_hook": _register_hook(placement)}).items():
             stack.enter_context(mock.patch.object(torch.Tensor, name, value, create=True))
         for name, value in {
             "torch.UntypedStorage.clone": _clone_storage,
@@ -368,7 +416,7 @@ def pretended_cuda(count: int = 1, own_random: bool = False) -> Iterator[None]:
         packages.insert(0, package)
         stack.callback(packages.remove, package)
         stack.enter_context(mock.patch(f"{__name__}._owner", os.getpid()))
-        placement = stack.enter_context(_Placement(generator))
+        stack.enter_context(placement)
         stack.enter_context(_Calls(placement))
         yield
 

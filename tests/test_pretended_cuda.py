@@ -42,11 +42,39 @@ def left_behind(here):
     return network(torch.ones(2, 3))
 
 
+def made_in_a_hook(here):
+    """A hook of a gradient that makes a tensor without its device, in a backward pass on the GPU."""
+    here = here.requires_grad_()
+    hooked = 2 * here
+    hooked.register_hook(lambda gradient: gradient * torch.ones(2, 3))
+    hooked.sum().backward()
+
+
+def hooked(here):
+    """The gradient after a hook that keeps to its device."""
+    here = here.clone().requires_grad_()
+    twice = 2 * here
+    twice.register_hook(lambda gradient: gradient * torch.ones(2, 3, device=gradient.device))
+    twice.sum().backward()
+    return here.grad
+
+
 FAULTS = {
     "a tensor made without its device": lambda here: here + torch.ones(2, 3),
     "a mask of the CPU": lambda here: here.masked_fill(torch.zeros(2, 3, dtype=torch.bool), 0),
     "a sum begun on the CPU": lambda here: torch.zeros(()).add_(here.sum()),
     "a list of losses from two devices": lambda here: torch.stack([here.sum(), torch.zeros(())]),
+    "a tensor like one of the GPU, made on the CPU": lambda here: here + torch.ones_like(here, device="cpu"),
+    "a new tensor beside one of the GPU, made on the CPU": lambda here: here + here.new_ones(2, 3, device="cpu"),
+    "a type taken from the CPU": lambda here: here + here.type_as(torch.ones(2)),
+    "a type of the CPU by name": lambda here: here + here.type(torch.DoubleTensor),
+    "a tensor made in a hook without its device": made_in_a_hook,
+    "a single index of the CPU to select": lambda here: here.index_select(0, torch.tensor(1)),
+    "a single index of the CPU to gather": lambda here: here.sum().gather(0, torch.tensor(0)),
+    "a single word of the CPU": lambda here: nn.functional.embedding(torch.tensor(1), here),
+    "a single class of the CPU": lambda here: nn.functional.cross_entropy(here[0], torch.tensor(1)),
+    "a single number of the CPU to find": lambda here: torch.searchsorted(here[0], torch.tensor(1.0)),
+    "a single number of the CPU to compare": lambda here: torch.equal(here.sum(), torch.tensor(6.0)),
     "an index of the GPU into a tensor of the CPU": lambda here: torch.ones(4)[here.long()[0]],
     "values of the CPU written into a tensor of the GPU": lambda here: here.index_put_(
         (torch.tensor([0]),), torch.ones(3)
@@ -83,6 +111,8 @@ def test_what_a_gpu_allows_is_allowed():
             "attention": nn.functional.scaled_dot_product_attention(here[None], here[None], here[None], is_causal=True),
             "copy": copy.deepcopy(here),
             "copied into": torch.empty_like(here).copy_(there),
+            "type": there.type_as(here) + there.type("torch.cuda.FloatTensor"),
+            "through a hook": hooked(here),
         }
         assert {name for name, tensor in made.items() if tensor.device != torch.device("cuda", 0)} == set()
         network = nn.Linear(3, 2)
@@ -94,6 +124,8 @@ def test_what_a_gpu_allows_is_allowed():
         assert (weight.grad.device.type, wanted.grad.device.type) == ("cuda", "cpu")
         assert float(here.sum()) == here.cpu().numpy().sum() == 6
         assert here.to("cuda") is here and there.to("cpu") is there
+        on_cpu = torch.zeros_like(here, device="cpu") + here.new_ones(2, 3, device="cpu") + here.type_as(there)
+        assert on_cpu.device.type == "cpu" and torch.sparse.mm(there.to_sparse(), there.T).sum() == 12
 
 
 @pytest.mark.skipif(not is_pretended(), reason="there is a GPU here, which has that memory")
