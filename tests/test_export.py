@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_tree
+from pretended_cuda import gpu
 
 from adlib import ImageSet, InputError, create_model, load_model, load_samples
 from adlib.anomaly_map import convolved, smooth
@@ -45,6 +46,23 @@ def test_an_exported_detector_says_what_predict_says(name, splits, tmp_path):
         assert called[0] == (score[0] >= np.float32(middle))
         assert mask.shape == maps.shape
     assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.safetensors"}
+
+
+def test_a_detector_that_was_fitted_on_a_gpu_is_exported_from_the_cpu(splits, tmp_path, monkeypatch):
+    """Up to where PyTorch traces the detector, which it cannot on a pretended GPU."""
+    pytest.importorskip("onnxruntime")
+    places = set()
+
+    def traced(graph, images, *rest, **options):
+        places.update(tensor.device.type for tensor in [*images, *model.state().values()])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torch.onnx.export", traced)
+    with gpu():
+        model = create_model("padim", **GRAPHS["padim"]).fit(splits[0], device="cuda", progress=False)
+        with pytest.raises(KeyboardInterrupt):
+            model.export(tmp_path / "model.onnx")
+    assert places == {"cpu"}
 
 
 def test_a_memory_bank_is_no_graph_and_says_so(splits, tmp_path):

@@ -1,10 +1,14 @@
 """Figures: what they show, and that they are read on light and on dark pages."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import make_tree
 from matplotlib.colors import to_rgba
+from pretended_cuda import gpu
 
 from adlib import ImageSet, Predictions, figures, load_samples
 from adlib.samples import select
@@ -51,6 +55,20 @@ def test_heat_maps_carry_a_bar_of_their_values_and_no_index_gives_a_sentence(pre
     assert len(drawn.axes) == 5
     assert drawn.axes[-1].get_ylabel() == "anomaly map"
     assert "none" in figures.show_predictions(predictions, []).data
+
+
+def test_pictures_that_a_method_makes_on_a_gpu_are_shown(predictions):
+    asked = []
+
+    def illustrate(batch):
+        asked.append(batch.device.type)
+        return {"darker": batch / 2}
+
+    with gpu():
+        model = SimpleNamespace(device_=torch.device("cuda"), illustrate=illustrate)
+        above, below = figures.show_illustrations(model, predictions, [4]).axes
+    assert asked == ["cuda"]
+    np.testing.assert_allclose(below.images[0].get_array(), above.images[0].get_array() / 2, rtol=1e-5)
 
 
 def test_figures_have_no_background_and_no_black_ink(predictions):

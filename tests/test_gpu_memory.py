@@ -84,6 +84,12 @@ def test_a_frozen_backbone_sees_as_many_images_as_fit(monkeypatch):
         torch.testing.assert_close(whole, joined)
         assert whole.stride() == joined.stride()
     assert backbone.parts.largest == 2
+    with gpu():
+        there = Backbone("resnet18.tv_in1k", (1, 2), "bundled").to("cuda")
+        for whole, joined in zip(expected, there(batch.to("cuda")), strict=True):
+            assert joined.is_cuda
+            torch.testing.assert_close(joined.cpu(), whole, rtol=1e-2, atol=1e-2)
+    assert there.parts.largest == 2
 
 
 def test_queries_are_compared_as_many_at_a_time_as_fit(monkeypatch):
@@ -92,6 +98,11 @@ def test_queries_are_compared_as_many_at_a_time_as_fit(monkeypatch):
     search = BankSearch(bank)
     torch.testing.assert_close(search.nearest(queries, 2), nearest(queries, bank, 2))
     assert search.parts.largest == 4
+    with gpu():
+        there = BankSearch(bank.to("cuda"))
+        found = there.nearest(queries.to("cuda"), 2)
+        assert found.is_cuda and there.parts.largest == 4
+        torch.testing.assert_close(found.cpu(), search.nearest(queries, 2), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("score", ["max", "reweighted"])

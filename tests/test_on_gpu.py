@@ -67,8 +67,22 @@ def test_memory_bank_on_a_gpu_finds_the_distances_of_the_cpu(neighbours):
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("starts", [0, 10])
-def test_coreset_on_a_gpu_is_that_of_the_cpu(starts):
+def test_memory_bank_on_the_cpu_answers_a_gpu():
+    """As one does for which the GPU has no room; of 5,000 rows it is searched in groups."""
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = (torch.randn(count, 32, generator=generator) for count in (5000, 40))
+    expected = BankSearch(bank).nearest(queries)
+    with gpu():
+        search = BankSearch(bank)
+        found = search.nearest(queries.to("cuda"))
+        assert search.grouped and found.is_cuda
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+# With fewer candidates than choices there are several rounds, between which distances are brought up to date.
+@pytest.mark.parametrize(("starts", "candidates"), [(0, coreset.CANDIDATES), (10, coreset.CANDIDATES), (0, 8)])
+def test_coreset_on_a_gpu_is_that_of_the_cpu(starts, candidates, monkeypatch):
+    monkeypatch.setattr(coreset, "CANDIDATES", candidates)
     features = torch.randn(9000, 32, generator=torch.Generator().manual_seed(0))  # enough for outlines
     expected = k_centre_greedy(features, 20, starts=starts)
     with gpu():
