@@ -101,6 +101,12 @@ def own_warnings(run: Run, samples: pd.DataFrame | None = None) -> list[str]:
     return data_warnings(samples, "your images", unread)
 
 
+def nothing_to_judge(folder: str | Path, images: ImageSet) -> str:
+    """A sentence where there are no images to be judged, which says where they belong; "" where there are some."""
+    belong = "put those to be judged into test/unsorted, normal ones into train/good."
+    return "" if len(images) else f"{folder} has no test images: {belong}"
+
+
 def rate_and_folds(quantile: float, held_out: float) -> tuple[float, int]:
     """What `fit_own` is told for the share of normal images that shall pass, and the share that is kept from learning
     at a time. Raises InputError, with the name, for what is no number between 0 and 1.
