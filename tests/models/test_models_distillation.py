@@ -77,7 +77,7 @@ def test_the_teacher_stays_as_it_was(fitted):
     assert not any(value.requires_grad for value in fitted.backbone_.parameters())
 
 
-@pytest.mark.parametrize("name", ["stfpm", "rdpp"])
+@pytest.mark.parametrize("name", ["stfpm", pytest.param("rdpp", marks=pytest.mark.slow)])  # one loop for both
 def test_interrupted_training_resumes_to_the_same_weights(name, train, tmp_path, monkeypatch):
     settings = SMALL | {"epochs": 2}
     whole = create_model(name, **settings).fit(train, device="cpu", progress=False)

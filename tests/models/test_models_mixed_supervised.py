@@ -371,6 +371,7 @@ def test_learning_rate_falls_as_a_cosine_and_restarts_twice_as_long(train, monke
     np.testing.assert_allclose(rates, first + second, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_interrupted_training_resumes_to_the_same_weights(train, tmp_path, monkeypatch):
     settings = QUICK | {"epochs": 3, "learning_rate": 0.01, "validation_share": 0.2}
     whole = create_model("mixed_supervised", **settings).fit(train, device="cpu", progress=False)

@@ -131,6 +131,7 @@ def test_a_saved_model_does_not_need_its_textures(splits, tmp_path):
     assert loaded.predict(splits[1], device="cpu", progress=False).scores.shape == (6,)
 
 
+@pytest.mark.slow
 def test_interrupted_training_resumes_to_the_same_weights(splits, tmp_path, monkeypatch):
     """DeSTSeg, in its second stage: the first is read from its checkpoint."""
     whole = create_model("destseg", **SMALL["destseg"]).fit(splits[0], device="cpu", progress=False)

@@ -233,7 +233,7 @@ def test_weights_record_the_photographs_that_they_learned_from(tmp_path):
     assert about == {"number": 3, "fingerprint": Photographs(tmp_path / "pictures").fingerprint(), "share": 0.5}
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), "cuda"])  # the same steps on both
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path, monkeypatch, device):
     out = tmp_path / "own.safetensors"
     real_save = training._save_checkpoint

@@ -584,6 +584,7 @@ def broken_links(folder: Path) -> list[str]:
     return broken
 
 
+@pytest.mark.slow
 def test_pages_rendered_by_several_processes_are_those_of_one(executed, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "WORTH_PROCESSES", 2)
     texts = []

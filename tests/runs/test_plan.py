@@ -178,6 +178,7 @@ def test_a_study_takes_one_set_of_ones_own_for_all_of_its_data(tmp_path):
     assert "A set of yours: give --data its own folder" in plan_text(cells, profile, Store(tmp_path / "runs"))
 
 
+@pytest.mark.slow
 def test_phantoms_drawn_by_several_processes_are_those_of_one(tmp_path):
     small = Profile("small", data="phantoms", difficulty="plain", phantoms={"miic": {"size": 64}})
     for processes in (1, 2):
