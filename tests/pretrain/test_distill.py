@@ -105,6 +105,7 @@ def test_the_padded_teacher_and_its_target_share_a_grid():
         assert PatchDescription(network, 8, width=4)(image, padded=True).shape == target.shape == (1, 8, 16, 24)
 
 
+@pytest.mark.slow
 def test_a_teacher_learns_what_the_network_says(photographs, tmp_path, monkeypatch):
     """The standardised target has mean 0 and deviation 1, so saying nothing costs 1."""
     histories = []

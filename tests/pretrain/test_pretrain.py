@@ -220,6 +220,7 @@ def test_pretraining_writes_weights_that_a_backbone_loads(tmp_path):
     assert not torch.equal(trained.net.conv1[0].weight, random.net.conv1[0].weight)
 
 
+@pytest.mark.slow
 def test_weights_record_the_photographs_that_they_learned_from(tmp_path):
     for number in range(3):
         write(tmp_path / "pictures" / f"{number}.png", draw(100, np.random.default_rng(number)))

@@ -79,6 +79,7 @@ def test_the_kernels_of_a_worker_see_its_gpu_alone(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-2b"
 
 
+@pytest.mark.slow
 def test_kernels_get_nothing_from_dask_that_gives_memory_back_at_once():
     # A process of its own: once `distributed` has been imported, nothing of Dask's is filled in any more.
     script = (
