@@ -62,7 +62,7 @@ def _read_value(text: str, name: str, pair: str):
             text = f"[{text}]"
         if name not in TEXT_SETTINGS:
             return _plain_value(read_yaml(text))
-        value = yaml.load(text, yaml.BaseLoader)  # texts alone
+        value = yaml.load(text, yaml.BaseLoader)  # makes texts alone, so it is as safe as safe_load
         if not all(isinstance(one, str) for one in value):
             raise ValueError("these are no names")
         return value
