@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from adlib.errors import InputError
+from adlib.hdf5 import file_and_inside
 from adlib.predictions import Predictions
 from adlib.runs.store import Store
 from adlib.samples import file_fingerprints
@@ -21,7 +22,7 @@ def changed_files(folder: Path) -> list[str] | None:
         return None
     try:
         samples = Predictions.load(folder).samples
-        names = {name.partition("::")[0] for column in ("image", "mask") for name in samples[column] if name}
+        names = {file_and_inside(name)[0] for column in ("image", "mask") for name in samples[column] if name}
         if not all(Path(name).is_file() for name in names):  # a pipe in a stranger's store would be waited for
             return None
         now = file_fingerprints(samples)
