@@ -157,7 +157,8 @@ def travel(decided: pd.DataFrame) -> pd.DataFrame:
     decided: of `decisions`. Intervals are Wilson's at 95 % over the images of one seed, for these thresholds; where
     several thresholds call a share of an image, or several seeds are averaged, they are rather too wide. Where items
     are photographed several times, they are over as many items; false alarms are of items, as promised (an item is
-    called as its most called image is), and recall is of images.
+    called as its most called image is), and recall is of images. What is promised is averaged over the normal items
+    that false alarms are of: a place with few of them says little, however many defects it has.
     Columns: dataset, method, rule, promised, normal, anomalous (images, or items), fpr, fpr_low, fpr_high, recall,
     recall_low, recall_high, f1 (of images; all shares).
     """
@@ -169,8 +170,9 @@ def travel(decided: pd.DataFrame) -> pd.DataFrame:
             if part.empty:
                 continue
             normal, anomalous = (part[part["label"] == label] for label in (0, 1))
-            row = {"dataset": dataset, "method": method, "rule": rule, "promised": part["promised"].mean()}
-            alarms = normal.groupby([*PLACE, "item"], sort=False)["called"].max()
+            of_items = normal.groupby([*PLACE, "item"], sort=False)
+            alarms, promised = of_items["called"].max(), of_items["promised"].max().mean()
+            row = {"dataset": dataset, "method": method, "rule": rule, "promised": promised}
             for name, rows_of, called in (("fpr", normal, alarms), ("recall", anomalous, anomalous["called"])):
                 number = len(rows_of.drop_duplicates(["category", "item"]))
                 row["normal" if name == "fpr" else "anomalous"] = number

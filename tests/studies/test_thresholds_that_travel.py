@@ -62,6 +62,21 @@ def test_photographs_of_an_item_stay_together_and_count_once():
     assert own["f1"] == pytest.approx(2 * 12 / (2 * 12 + 4 + 2))  # of images: the top item's lower one is passed
 
 
+def test_the_promise_is_of_the_normal_images_that_false_alarms_are_of():
+    """A place of many defects and few normal images, which can promise little, does not count by its defects."""
+    few, many = table(), table(category="wafer")
+    more = many[many["label"] == 0].assign(image="more_" + many["image"], score=many["score"] + 0.5)
+    defects = [few[few["label"] == 1].assign(image=f"{number}_" + few["image"]) for number in range(20)]
+    decided = study.decisions(pd.concat([few, *defects, many, more], ignore_index=True))
+    own = decided[decided["rule"] == "own normals"]
+    by_category = own.groupby("category")["promised"].unique()
+    (cloth,), (wafer,) = by_category["cloth"], by_category["wafer"]
+    assert (cloth, wafer) == pytest.approx((1 / 9, 0.1))
+    normal = own[own["label"] == 0]["category"].value_counts()
+    expected = (cloth * normal["cloth"] + wafer * normal["wafer"]) / normal.sum()
+    assert rule(study.travel(decided), "own normals")["promised"] == pytest.approx(expected)
+
+
 def test_another_category_is_another_detectors_threshold():
     both = pd.concat([table(0), table(0, "metal").assign(score=lambda rows: rows["score"] + 50)], ignore_index=True)
     found = rule(study.travel(study.decisions(both, rate=0.1)), "another category")
