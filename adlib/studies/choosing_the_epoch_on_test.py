@@ -31,7 +31,7 @@ GROUP = ["dataset", "method"]
 TRAINING = [*GROUP, "category", "seed"]
 LAST, VALIDATION, OTHERS, BEST = "last", "validation loss", "other test images", "best on test"
 COLOURS = {VALIDATION: "#4477aa", OTHERS: "#228833", BEST: "#cc3311"}
-DEALS = 50  # of the test images to two halves, each of which chooses once
+DEALS = 500  # of the test images to two halves, each of which chooses once
 
 
 def runs(out: str | Path, study: str = NAME) -> pd.DataFrame:
@@ -68,21 +68,26 @@ def choices(table: pd.DataFrame, metric: str = "image_auroc", deals: int = DEALS
     apart. Ties go to the longer training.
     The value of `other test images` is the last one's and what choosing by one half gains on the other on average, both
     ways round, so that all rules stand beside the same last one. It is left out below two images of each kind.
-    Columns: dataset, method, category, seed, rule, value (percent). A training of one number of epochs is left out.
+    Left out are trainings that lack a number of epochs that another seed of the category has, whose last is not the
+    others' last, and those of one number; and a validated run of other epochs than the last.
+    Columns: dataset, method, category, seed, rule, value (percent).
     """
     rows = []
+    tried = table[~table["validated"].astype(bool)].groupby([*GROUP, "category"])["epochs"].unique()
     for training, mine in table.groupby(TRAINING, sort=False):
         place = dict(zip(TRAINING, training, strict=True))
         mine = mine.sort_values("epochs", ascending=False)  # the first of equals is the longest
         validated = mine["validated"].astype(bool)
-        labels, scores = _together(mine[~validated])
-        if len(scores) < 2:
+        finished = mine[~validated]
+        if len(finished) < 2 or len(finished) < len(tried[training[:-1]]):
             continue
+        labels, scores = _together(finished)
         whole = [_metric((labels, each), metric) for each in scores]
         found = {LAST: whole[0], BEST: max(whole)}
         found[OTHERS] = whole[0] + _gain(labels, scores, metric, np.random.default_rng([seed, place["seed"]]), deals)
-        if validated.any():
-            found[VALIDATION] = _metric(_scored(mine[validated].iloc[0]["predictions"]), metric)
+        held_out = mine[validated & (mine["epochs"] == finished["epochs"].iat[0])]
+        if len(held_out):
+            found[VALIDATION] = _metric(_scored(held_out.iloc[0]["predictions"]), metric)
         rows += [place | {"rule": rule, "value": 100 * value} for rule, value in found.items()]
     return pd.DataFrame(rows, columns=[*TRAINING, "rule", "value"]).astype({"value": float}).dropna(subset="value")
 

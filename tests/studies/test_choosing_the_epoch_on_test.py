@@ -68,6 +68,19 @@ def test_worth_is_a_difference_within_a_seed_with_students_interval(tmp_path):
     assert "0.0 points of the best epoch are hindsight" in said[1] and "not told from none" in said[1]
 
 
+def test_a_seed_whose_longest_training_is_missing_has_no_last_epoch(tmp_path):
+    """Its training of two epochs is not what the others' of four is, and no reference for a validated one of four."""
+    runs = [run(epochs, scores, seed) for seed in (0, 1) for epochs, scores in ((1, BAD), (2, GOOD), (4, BAD))]
+    runs += [run(4, GOOD, seed, "validation") for seed in (0, 1)]
+    torn = [each for each in runs if each["seed"] != 1 or each["settings"]["epochs"] != 4 or each["table"] != "main"]
+    store_study(tmp_path / "torn", study.NAME, torn)
+    found = study.choices(study.runs(tmp_path / "torn"))
+    assert set(found["seed"]) == {0}
+    of_other = [each for each in runs if each["table"] == "main"] + [run(2, GOOD, 0, "validation")]
+    store_study(tmp_path / "other", study.NAME, of_other)
+    assert "validation loss" not in set(study.choices(study.runs(tmp_path / "other"))["rule"])
+
+
 def test_a_training_of_fewer_epochs_is_the_beginning_of_a_longer_one(tree):
     from adlib import ImageSet, create_model, load_samples
     from adlib.samples import select
