@@ -27,6 +27,7 @@ from scipy.optimize import brentq
 
 from adlib import papers
 from adlib.datasets import facts
+from adlib.errors import InputError
 from adlib.figure_style import finish
 from adlib.metrics import compare_images, delong, delong_compare
 from adlib.samples import items
@@ -58,9 +59,9 @@ def comparisons(out: str | Path, study: str = NAME, replicates: int = 2000, seed
 
     Of several seeds of a method the first is taken. replicates, seed: of the bootstrap.
     Columns: dataset, category, better, other (methods), normal, anomalous (images), better_auroc, other_auroc
-    (percent), difference, low, high (points, the bootstrap's interval), correlation (of the two AUROCs, by DeLong),
-    p_value (DeLong's, the bootstrap's where there are items), holm (corrected for all pairs of the dataset), told
-    (apart).
+    (percent), difference, low, high (points, the bootstrap's interval), reason (why there is no interval, or ""),
+    correlation (of the two AUROCs, by DeLong), p_value (DeLong's, the bootstrap's where there are items), holm
+    (corrected for all pairs of the dataset), told (apart). Of a tie, the first name is under `better`.
     """
     found: dict[tuple[str, str], dict] = {}
     for dataset, category, method, predictions in first_predictions(study, out):
@@ -74,7 +75,7 @@ def comparisons(out: str | Path, study: str = NAME, replicates: int = 2000, seed
                 one, other, row = other, one, _turned(row)
             rows.append({"dataset": dataset, "category": category, "better": one, "other": other} | row)
     columns = ["dataset", "category", "better", "other", "normal", "anomalous", "better_auroc", "other_auroc"]
-    columns += ["difference", "low", "high", "correlation", "p_value"]
+    columns += ["difference", "low", "high", "reason", "correlation", "p_value"]
     table = pd.DataFrame(rows, columns=columns)
     corrected = [pd.Series(holm(part), part.index) for _, part in table.groupby("dataset")["p_value"]]
     table["holm"] = pd.concat(corrected) if corrected else pd.Series(dtype=float)
@@ -87,14 +88,15 @@ def _compared(one, other, replicates: int, seed: int) -> dict:
     places = pd.Index(other.samples["image"]).get_indexer(one.samples["image"])
     one, other = one.select(places >= 0), other.select(places[places >= 0])
     labels, things = one.samples["label"].to_numpy(), items(one.samples)
-    drawn = compare_images(labels, one.scores, other.scores, replicates, seed, items=things)["image_auroc"]
+    resampled = compare_images(labels, one.scores, other.scores, replicates, seed, items=things)
+    drawn, reason = resampled["image_auroc"], resampled.get("reasons", {}).get("image_auroc", "")
     both = delong_compare(labels, one.scores, other.scores)
     stds = [delong(labels, each.scores)["std"] for each in (one, other)]
     shared = math.prod(stds)
     correlation = (stds[0] ** 2 + stds[1] ** 2 - both["std"] ** 2) / (2 * shared) if shared > 0 else math.nan
-    if drawn["low"] == drawn["high"]:  # no resampling moves it, which says nothing of other images
-        drawn |= {"low": math.nan, "high": math.nan}
-    row = {"normal": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())}
+    if drawn["low"] == drawn["high"]:  # which says nothing of other images
+        drawn, reason = drawn | {"low": math.nan, "high": math.nan}, "no resampling moves it"
+    row = {"reason": reason, "normal": int((labels == 0).sum()), "anomalous": int((labels == 1).sum())}
     row |= {"better_auroc": 100 * drawn["first"], "other_auroc": 100 * drawn["second"]}
     row |= {name: 100 * drawn[name] for name in ("difference", "low", "high")}
     return row | {"correlation": correlation, "p_value": both["p_value"] if things is None else drawn["p_value"]}
@@ -130,7 +132,7 @@ def pair_conclusions(table: pd.DataFrame) -> list[str]:
 def _interval(row: pd.Series) -> str:
     interval = f"95 % interval of it alone {row['low']:.1f} to {row['high']:.1f}"
     if math.isnan(row["low"]):
-        interval = "no interval, since no resampling moves it"
+        interval = f"no interval: {row['reason']}"
     return (
         f"{row['difference']:.1f} points ({row['better']} over {row['other']} on {row['category']}, {interval}, "
         f"{row['normal']} normal and {row['anomalous']} anomalous images)"
@@ -180,11 +182,16 @@ def printed_leads(correlation: float = CORRELATION, power: float = POWER) -> pd.
     """The best image AUROC of every category and average that a paper prints, its lead over the second, and whether
     such a lead could be found on as many test images as the paper says.
 
+    correlation: above -1 and below 1. power: above 0 and below 1; InputError for others.
     Columns: paper, table, dataset, category, best, second (methods), normal, anomalous (images; of an average those of
     all its categories), best_auroc, second_auroc (percent), lead, low, high (points; 95 % interval), smallest (points:
     `smallest_difference`), found (the lead is no smaller). Numbers of images that no publication tells apart give no
     row: those are of `uncounted`. In an average each category counts with what is printed of it, or with the average.
     """
+    if not -1 < correlation < 1:
+        raise InputError(f"correlation={correlation!r} of two AUROCs must lie above -1 and below 1, as 0.5 does.")
+    if not 0 < power < 1:
+        raise InputError(f"power={power!r} is a chance: it must lie above 0 and below 1, as 0.8 does.")
     rows, reach = [], NormalDist().inv_cdf(1 - ALPHA / 2)
     for row, known, pair in _columns():
         if not known:
@@ -300,7 +307,9 @@ def show_pairs(table: pd.DataFrame, most: int = 24) -> Figure:
             axis.plot([row.low, row.high], [height, height], color=colour, linewidth=3, solid_capstyle="butt")
             axis.plot(row.difference, height, "o", color=colour, markersize=7)
         several = part["category"].nunique() > 1
-        names = [f"{r.better} > {r.other}" + (f"\n{r.category}" if several else "") for r in part.itertuples()]
+        signs = [">" if difference > 0 else "=" for difference in part["difference"]]
+        names = [f"{r.better} {sign} {r.other}" for r, sign in zip(part.itertuples(), signs, strict=True)]
+        names = [f"{name}\n{place}" if several else name for name, place in zip(names, part["category"], strict=True)]
         axis.set_yticks(range(len(part)), names, fontsize=8)
         axis.set_ylim(max(1, len(part)) - 0.5, -0.5)
         axis.axvline(0, color="black", linewidth=0.8)
@@ -321,16 +330,18 @@ def show_leads(leads: pd.DataFrame, power: float = POWER) -> Figure:
     for height, row in enumerate(rows.itertuples()):
         axis.barh(height, row.smallest, height=0.86, color="#9aa0a6", alpha=0.45, linewidth=0)
         colour = FOUND if row.found else HIDDEN
-        axis.plot([max(0, row.low), row.high], [height, height], color=colour, linewidth=1.5)
+        axis.plot([row.low, row.high], [height, height], color=colour, linewidth=1.5)
         axis.plot(row.lead, height, "o", color=colour, markersize=7)
     names = [f"{r.paper} {r.table}: {r.dataset} {r.category} ({r.normal}/{r.anomalous})" for r in rows.itertuples()]
     axis.set_yticks(range(len(rows)), names, fontsize=8)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xscale("symlog", linthresh=1)
-    ticks = [0, 0.5, 1, 2, 5, 10, 20, 50]
+    lowest = min(0.0, rows["low"].min())
+    ticks = [tick for tick in (-20, -10, -5, -2, -1, 0, 0.5, 1, 2, 5, 10, 20, 50) if tick >= lowest]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
     axis.minorticks_off()
-    axis.set_xlim(0, 90)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_xlim(1.1 * lowest, 90)
     axis.set_xlabel("printed lead of the best over the second, points of image AUROC")
     marks = [plt.Rectangle((0, 0), 1, 1, color="#9aa0a6", alpha=0.45, linewidth=0)]
     marks += [plt.Line2D([], [], color=colour, marker="o") for colour in (FOUND, HIDDEN)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from stored import run_notebook, store_study
 
-from adlib import Predictions
+from adlib import InputError, Predictions
 from adlib.samples import make_samples
 from adlib.studies import significance as study
 
@@ -57,6 +57,35 @@ def test_pairs_are_told_apart_where_their_ranking_differs(tmp_path):
     assert said[0].startswith("three_cad: 2 of 3 pairs of methods are told apart, corrected for their number; ")
     assert "the smallest difference among them is 50.0 points" in said[0]
     assert "10 normal and 10 anomalous images); the largest that is not is 0.0 points" in said[0]
+
+
+def test_why_there_is_no_interval_is_said_as_it_is(tmp_path):
+    place = {"dataset": "three_cad", "category": "cloth"}
+    for name, rows, reason in (("tie", range(20), "no resampling moves it"), ("one", range(11), "but one anomalous")):
+        both = {"padim": predictions(PERFECT), "stfpm": predictions(PERFECT if name == "tie" else POOR)}
+        runs = [place | {"method": method, "predictions": one.select(list(rows))} for method, one in both.items()]
+        store_study(tmp_path / name, study.NAME, runs)
+        found = study.comparisons(tmp_path / name, replicates=50)
+        assert np.isnan(found["low"].iat[0]) and reason in found["reason"].iat[0]
+        assert f"no interval: {found['reason'].iat[0]}" in study.pair_conclusions(found)[0]
+        named = study.show_pairs(found).axes[0].get_yticklabels()[0].get_text()
+        assert named == ("padim = stfpm" if name == "tie" else "padim > stfpm")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"), [((1.0, 0.8), "correlation"), ((-3, 0.8), "correlation"), ((0.5, 80), "power")]
+)
+def test_what_is_assumed_of_printed_leads_has_bounds(wrong, name):
+    with pytest.raises(InputError, match=f"{name}={wrong[name == 'power']}.*must lie above"):
+        study.printed_leads(*wrong)
+
+
+def test_leads_below_zero_are_drawn():
+    leads = study.printed_leads()
+    axis = study.show_leads(leads).axes[0]
+    assert leads["low"].min() < 0
+    assert axis.get_xlim()[0] < leads["low"].min()
+    assert min(line.get_xdata()[0] for line in axis.lines if len(line.get_xdata()) == 2) == leads["low"].min()
 
 
 def test_photographs_of_an_item_make_no_difference_more_certain(tmp_path):
