@@ -38,7 +38,8 @@ def differences(values: pd.DataFrame, level: str, reference: Hashable, by: Seque
             row |= {"difference": difference, "low": low, "high": high}
             rows.append(row | {"categories": categories, "seeds": len(complete)})
     columns = [*by, level, "value", "difference", "low", "high", "categories", "seeds"]
-    return pd.DataFrame(rows, columns=columns).astype({level: values[level].dtype})  # without any row, too
+    numbers = dict.fromkeys(("value", "difference", "low", "high"), float) | dict.fromkeys(("categories", "seeds"), int)
+    return pd.DataFrame(rows, columns=columns).astype(numbers | {level: values[level].dtype})  # without any row, too
 
 
 def change(points: float) -> str:

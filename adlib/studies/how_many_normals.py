@@ -62,7 +62,7 @@ def losses(curve: pd.DataFrame) -> pd.DataFrame:
     found = pd.concat(found, ignore_index=True)
     images = curve.groupby([*GROUP, "asked"], as_index=False, dropna=False)["learned"].max()
     table = found.merge(images.rename(columns={"learned": "images"}), on=[*GROUP, "asked"])
-    table = table.assign(loss=0 - table["difference"], low=-table["high"], high=-table["low"])
+    table = table.assign(loss=0 - table["difference"], low=0 - table["high"], high=0 - table["low"])
     columns = [*GROUP, "asked", "images", "value", "loss", "low", "high", "categories", "seeds"]
     return table.sort_values([*GROUP, "asked"], ascending=[True, True, False], na_position="first", ignore_index=True)[
         columns

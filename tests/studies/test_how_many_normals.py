@@ -50,6 +50,15 @@ def test_a_loss_is_taken_within_a_draw_and_its_interval_is_students(out):
     assert table.loc["padim", 9][["loss", "low", "high"]].tolist() == [0, 0, 0]
 
 
+def test_a_number_of_which_no_category_has_more_leaves_the_others_numbers(tmp_path):
+    values = VALUES | {("padim", 100): [90, 91, 92], ("patchcore", 100): [70, 70, 70]}
+    store_study(tmp_path, study.NAME, runs(values))
+    table = study.losses(study.learning_curve(tmp_path))
+    assert 100 not in set(table["asked"])
+    assert [str(table[name].dtype) for name in ("value", "loss", "low", "high")] == ["float64"] * 4
+    assert not any(math.copysign(1, value) < 0 for value in table["low"] if value == 0)
+
+
 def test_a_category_that_has_no_more_images_does_not_dilute_a_loss():
     """Of a set of 20 and one of 200 images only the larger learns fewer when 50 are asked for: it loses 3."""
     rows = [
