@@ -9,6 +9,7 @@ import typer
 from adlib.cli.options import Out, complete_dataset, complete_method, complete_paper
 from adlib.errors import InputError, did_you_mean
 from adlib.files import printable, spreadsheet_csv, write_text
+from adlib.rounding import rounded_text
 
 
 def runs(
@@ -44,7 +45,7 @@ def runs(
         write_text(csv, spreadsheet_csv(found.table))
     for row in found.table.to_dict("records"):
         numbers = {name: row.get(name) for name in ("image_auroc", "pixel_auroc", "aupro")}
-        numbers = " ".join(f"{name} {value:.4f}" for name, value in numbers.items() if pd.notna(value))
+        numbers = " ".join(f"{name} {rounded_text(value, 1, 4)}" for name, value in numbers.items() if pd.notna(value))
         said = f"{row['kind']}: {row['reason']}" if row["reason"] else numbers
         print(printable(f"{row['key']} {row['status']:8} {row['title']} {said}"))
         if settings:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from adlib.inspector.selection import OUTCOMES
+from adlib.rounding import rounded_text
 
 RATIOS = {"recall": "recall", "precision": "precision", "fpr": "FPR", "f1": "F1", "mcc": "MCC"}
 IN_WORDS = {
@@ -31,9 +32,7 @@ def confusion_table(metrics: Mapping, oracle: bool) -> str:
     )
     reasons = metrics.get("reasons", {})
     heads = "".join(f'<th scope="col" title="{IN_WORDS[key]}">{text}</th>' for key, text in RATIOS.items())
-    ratios = "".join(
-        f'<td title="{escape(reasons.get(key, ""))}">{_number(metrics[key], ".3f")}</td>' for key in RATIOS
-    )
+    ratios = "".join(f'<td title="{escape(reasons.get(key, ""))}">{_number(metrics[key])}</td>' for key in RATIOS)
     return (
         '<div class="adlib-tables"><table><tr><td>all images</td><th scope="col">called anomalous</th>'
         '<th scope="col">called normal</th></tr>'
@@ -50,7 +49,7 @@ def methods_table(metrics: Mapping[str, Mapping], thresholds: Sequence[float], f
     lines = "".join(
         f'<tr{" class=focus" if row == focus else ""}><th scope="row">{escape(name)}</th><td>{threshold:.4g}</td>'
         + "".join(f"<td>{values[count]:.0f}</td>" for count in counts)
-        + f"<td>{_number(values['f1'], '.3f')}</td></tr>"
+        + f"<td>{_number(values['f1'])}</td></tr>"
         for row, ((name, values), threshold) in enumerate(zip(metrics.items(), thresholds, strict=True))
     )
     heads = "".join(f'<th scope="col">{text}</th>' for text in ("method", "threshold", "TP", "FP", "FN", "TN", "F1"))
@@ -84,5 +83,5 @@ def download_link(text: str, file: str) -> str:
     return f'<a download="{escape(file)}" href="data:text/csv;base64,{data}">download them</a>'
 
 
-def _number(value: float, form: str) -> str:
-    return "undefined" if math.isnan(value) else f"{value:{form}}"
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else escape(rounded_text(value, 1, 3))

@@ -5,6 +5,7 @@ from html import escape
 
 from adlib.report.facts import interval_text
 from adlib.report.tables import compared, dash
+from adlib.rounding import rounded_text
 from adlib.runs.record import FAILED
 
 SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -30,7 +31,7 @@ def claim(record: Mapping) -> str:
         if (value := record["metrics"].get(metric)) is not None and compared(record, metric):
             interval = interval_text(intervals[metric]) if metric in intervals else "none"
             more = "" if interval.startswith("none") else f" ({interval})"
-            parts.append(f"{label} {value:.4f}{more}")
+            parts.append(f"{label} {rounded_text(value, 1, 4)}{more}")
     if record["metrics"].get("pixel_auroc") is not None and not compared(record, "pixel_auroc"):
         parts.append("what the page says of pixels and regions is of maps that outline nothing")
     return f'<p class="adlib-claim">{escape("; ".join(parts) or "No metric is defined")}.</p>'

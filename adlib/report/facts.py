@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from adlib import papers
 from adlib.report.banner import banner
 from adlib.report.labels import metric_label, metric_text
 from adlib.report.provenance import profile_sentence
-from adlib.report.tables import COUNTS, compared, profile_of, read_plan, unit
+from adlib.report.tables import COUNTS, compared, largest, profile_of, read_plan, unit
+from adlib.rounding import rounded, rounded_text
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 from adlib.samples import items
@@ -64,7 +66,7 @@ def interval_text(interval: Mapping, scale: float = 1, digits: int = 4) -> str:
         return f"none: {interval.get('reason', 'no reason given')}"
     if low == high:
         return f"none: {SAME}"
-    return f"{scale * low:.{digits}f} to {scale * high:.{digits}f}"
+    return " to ".join(rounded_text(scale * end, scale, digits) for end in (low, high))
 
 
 UNITS = {"features_read": "images", "features_computed": "images", "images_read": "images", "images_decoded": "images"}
@@ -125,7 +127,7 @@ def baseline_table(
     table = pd.DataFrame(rows, index=shown).T.astype(float).dropna(axis="columns", how="all")
     if set(table.index.get_level_values(0)) == {"all images"}:
         table = table.droplevel(0)
-    return (100 * table).round(2).map(lambda value: "–" if math.isnan(value) else f"{value:.2f}")
+    return (100 * table).map(lambda value: "–" if math.isnan(value) else rounded_text(value))
 
 
 def paired_table(predictions, images=None, training=None) -> HTML:
@@ -166,7 +168,7 @@ def category_table(metrics: Mapping[str, Mapping]) -> pd.DataFrame | HTML:
     table = pd.DataFrame(metrics).T.dropna(axis="columns", how="all")
     shown = [name for name in table if "threshold" not in name and name not in {*COUNTS, "aupro_regions", "intervals"}]
     scale = {name: 1 if unit(name) == "fraction" else 100 for name in shown}
-    return (table[shown].astype(float) * pd.Series(scale)).round(2)
+    return (table[shown].astype(float) * pd.Series(scale)).apply(lambda column: rounded(column, largest(column.name)))
 
 
 def published_table(paper: str, table: str, rows: str | list[str] = ("dataset", "category")) -> pd.DataFrame:
@@ -242,12 +244,12 @@ def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> p
         rows.append(
             row
             | {
-                "fit s": None if record.get("resumed") else seconds.get("fit"),
-                "predict s": seconds.get("predict"),
+                "fit s": math.nan if record.get("resumed") else round(seconds.get("fit", math.nan), 2),
+                "predict s": round(seconds.get("predict", math.nan), 2),
                 "run": record["key"],
             }
         )
-    table = pd.DataFrame(rows).round(2)
+    table = pd.DataFrame(rows).apply(lambda column: rounded(column, largest(column.name)))
     return table if "setting" in table and table["setting"].any() else table.drop(columns="setting", errors="ignore")
 
 
@@ -260,8 +262,13 @@ def show_runs(paper: str, out: str | Path, tables: list[str] | None = None, home
     joint = ""
     if found["category"].eq("all").any():
         joint = "<p>Runs on all categories: metrics over all their images, where the tables have each category's.</p>"
+    found = found.dropna(axis="columns", how="all")
+    forms = {name: partial(rounded_text, whole=largest(name)) for name in found.select_dtypes("float")}
     # Words, so that headings break between them.
-    found = found.dropna(axis="columns", how="all").rename(columns=lambda name: metric_label(name).replace("_", " "))
-    page = found.to_html(index=False, na_rep="–", border=0, classes="adlib-runs")
+    heads = {name: metric_label(name).replace("_", " ") for name in found}
+    forms = {heads[name]: form for name, form in forms.items()}
+    page = found.rename(columns=heads).to_html(
+        index=False, na_rep="–", border=0, classes="adlib-runs", formatters=forms
+    )
     link = rf'<td><a href="{escape(home)}html/runs/\1.html">\1</a></td>'
     return HTML(joint + re.sub(r"<td>([0-9a-f]{16})</td>", link, page))

@@ -13,6 +13,7 @@ import pandas as pd
 from adlib import papers
 from adlib.report.labels import metric_label, row_label
 from adlib.report.tables import dash, judges_pixels, part_of, read_plan
+from adlib.rounding import rounded_text
 from adlib.runs.record import FINISHED
 from adlib.runs.store import Store
 
@@ -124,7 +125,7 @@ def _line(cell: pd.DataFrame, state: str) -> str:
         return f"{where}: the run failed"
     missed = cell[~cell["found"]]
     told = [
-        f"{metric_label(row.metric)} {'undefined' if pd.isna(row.value) else format(row.value, '.3f')}"
+        f"{metric_label(row.metric)} {'undefined' if pd.isna(row.value) else rounded_text(row.value, 1, 3)}"
         f", at least {row.floor:g}"
         for row in missed.itertuples()
     ]

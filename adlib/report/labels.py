@@ -3,6 +3,7 @@
 import math
 
 from adlib.models import is_surrogate
+from adlib.rounding import rounded_text
 
 _METRICS = {"auroc": "AUROC", "ap": "AP", "f1max": "F1-max"}
 _SHORT = ("aupro", "pro", "mcc", "fpr", "tn", "tp", "fn", "fp")
@@ -17,13 +18,14 @@ def metric_label(metric: str) -> str:
 def metric_text(metric: str, value: float | None) -> str:
     """A metric's value as text, a share as a fraction; "undefined" for None and NaN.
 
-    Thresholds lie anywhere that scores do, and have four significant digits, all else four decimals.
+    Thresholds lie anywhere that scores do, and have four significant digits, all else four decimals ("<1" for what is
+    below 1 and would read as 1).
     """
     if value is None or math.isnan(value):
         return "undefined"
     if isinstance(value, int):
         return str(value)
-    return f"{value:.4g}" if "threshold" in metric else f"{value:.4f}"
+    return f"{value:.4g}" if "threshold" in metric else rounded_text(value, 1, 4)
 
 
 def place_label(dataset: str, category: str, several: bool) -> str:

@@ -22,6 +22,7 @@ from adlib.report.provenance import code_sentence, profile_sentence, record_code
 from adlib.report.table_html import table_page
 from adlib.report.tables import compared, comparison, profile_of, read_plan
 from adlib.report.trivial_rows import trivial_rows
+from adlib.rounding import rounded_text
 from adlib.runs import environment
 from adlib.runs.record import FAILED
 from adlib.runs.schema import KEY
@@ -192,7 +193,7 @@ def _run_row(record: dict, titles: dict[str, str], pages: dict[str, str]) -> dic
         "title": titles[record["key"]],
         "href": pages.get(record["key"], ""),
         "metrics": [
-            "–" if not fits else "undefined" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+            "–" if not fits else "undefined" if value is None or math.isnan(value) else rounded_text(100 * value)
             for value, fits in zip(values, shown, strict=True)
         ],
         "seconds": f"{sum(record['seconds'].values()):.1f}" + (", resumed" if record.get("resumed") else ""),

@@ -3,7 +3,8 @@
 import pandas as pd
 
 from adlib.report.labels import metric_label, place_label, row_label
-from adlib.report.tables import KEYS, unit
+from adlib.report.tables import KEYS, largest, unit
+from adlib.rounding import rounded_text
 
 
 def printed_text(cells: pd.DataFrame, known: pd.DataFrame, trivial: pd.DataFrame | None = None) -> str:
@@ -46,7 +47,7 @@ def _trivial(trivial: pd.DataFrame, several: bool) -> str:
     values = trivial["ours"].fillna(trivial["aupro"])
     metric = trivial["metric"].replace({"pro": "aupro"}).map(metric_label)
     place = [place_label(*place, several) for place in zip(trivial["dataset"], trivial["category"], strict=True)]
-    text = values.map("{:.2f}".format) + trivial["state"].map({"partly": " partly"}).fillna("")
+    text = values.map(rounded_text) + trivial["state"].map({"partly": " partly"}).fillna("")
     texts = trivial.assign(column=pd.Series(place, trivial.index) + " " + metric, text=text)
     wide = texts.pivot(index="method", columns="column", values="text")
     wide = wide.reindex(index=texts["method"].unique(), columns=texts["column"].unique())
@@ -76,12 +77,13 @@ def _cell(cell: dict, drawn: bool, over: str = "") -> str:
     if pd.isna(cell["ours"]):
         return f"{published} | {'undefined' if cell['state'] == 'done' else cell['state']}"
     digits = 0 if unit(cell["metric"]) == "count" else 2
+    ours = rounded_text(cell["ours"], largest(cell["metric"]), digits)
     spread = "" if pd.isna(cell["sd"]) else f" ± {cell['sd']:.2f}"
     over = f" over {over}" * bool(over)
     difference = "" if pd.isna(cell["difference"]) else f" ({cell['difference']:+.{digits}f}{over})"
     partly = " partly" if cell["state"] == "partly" else ""
-    aupro = "" if pd.isna(cell["aupro"]) else f", AUPRO {cell['aupro']:.2f}"
-    return f"{published} | {cell['ours']:.{digits}f}{spread}{difference}{partly}{aupro}"
+    aupro = "" if pd.isna(cell["aupro"]) else f", AUPRO {rounded_text(cell['aupro'])}"
+    return f"{published} | {ours}{spread}{difference}{partly}{aupro}"
 
 
 def _known(known: pd.DataFrame) -> str:
@@ -90,7 +92,7 @@ def _known(known: pd.DataFrame) -> str:
     rows = {}
     for (method, setting, metric), part in known.groupby([*keys, "metric"], sort=False):
         done = part[part["state"] == "done"]
-        text = part["state"].iloc[0] if done.empty else f"{100 * done['value'].min():.2f}"
+        text = part["state"].iloc[0] if done.empty else rounded_text(100 * done["value"].min())
         found = "" if done.empty else " found" if done["found"].all() else " NOT FOUND"
         rows.setdefault(row_label(method, setting), {})[metric_label(metric)] = text + found
     return pd.DataFrame(rows).T.to_string(na_rep="-")

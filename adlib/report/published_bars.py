@@ -8,6 +8,7 @@ import pandas as pd
 
 from adlib.figure_style import finish
 from adlib.models import is_surrogate
+from adlib.rounding import rounded_text
 
 if TYPE_CHECKING:  # the other reports need no matplotlib
     from matplotlib.figure import Figure
@@ -60,7 +61,7 @@ def published_bars(panels: dict[str, pd.DataFrame], xlabel: str, methods: Sequen
 
 
 def _number(value: float, why: str, decimals: int = 2) -> str:
-    return why if pd.isna(value) else f"{value:.{decimals}f}"
+    return why if pd.isna(value) else rounded_text(value, decimals=decimals)
 
 
 def _write(axis, bar, text: str, sd: float = 0) -> None:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from adlib.figure_style import INK, finish
 from adlib.report.ranks import RankTest, equal_groups
+from adlib.rounding import rounded_text
 
 EVEN = 0.18  # of a ground on which black and white are read equally well
 
@@ -25,7 +26,9 @@ def rank_heat_map(values: pd.DataFrame, title: str, label: str = "") -> Figure:
         axis.text(0.5, 0.5, "no number yet", ha="center", va="center")
         axis.axis("off")
     else:
-        texts = shown.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}" if value <= 1 else f"{value:.1f}")
+        texts = shown.map(
+            lambda value: "–" if pd.isna(value) else f"{value:.2f}" if value <= 1 else rounded_text(value, decimals=1)
+        )
         axis.set_facecolor(to_rgba(INK, 0.15))
         bar = {"label": label}
         sns.heatmap(shown, annot=texts, fmt="", cmap="cividis", annot_kws={"size": 8}, cbar_kws=bar, ax=axis)

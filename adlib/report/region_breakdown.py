@@ -10,6 +10,7 @@ from IPython.display import HTML
 
 from adlib.metrics import image_metrics_by_defect, pixel_metrics, recall_by_size
 from adlib.predictions import Predictions, oracle_threshold
+from adlib.report.labels import metric_text
 from adlib.report.threshold_transfer import items_note, share
 
 if TYPE_CHECKING:  # the other reports need no torch
@@ -34,7 +35,7 @@ def defect_table(predictions: Predictions) -> HTML:
         found = int(called[(labels == 1) & (kinds == kind)].sum())
         row = {"kind of defect": kind, "images": values["n"], "found": found, "missed": values["n"] - found}
         row["recall % (95 % interval)"] = share(found, values["n"])
-        rows.append(row | {"image AUROC": f"{values['image_auroc']:.4f}"})
+        rows.append(row | {"image AUROC": metric_text("image_auroc", values["image_auroc"])})
     note = items_note(predictions)
     return HTML(_html(pd.DataFrame(rows)).data + (f"<p>{escape(note)}</p>" if note else ""))
 

@@ -10,6 +10,7 @@ from adlib.figure_style import ANOMALOUS, INK, NORMAL, finish
 from adlib.metrics import Curves, decision_metrics, image_curves, pixel_curves
 from adlib.predictions import Predictions, oracle_threshold
 from adlib.report.threshold_transfer import can_transfer, transferred
+from adlib.rounding import rounded_text
 
 if TYPE_CHECKING:  # the other reports need neither torch nor matplotlib
     from matplotlib.figure import Figure
@@ -61,10 +62,11 @@ def run_curves(predictions: Predictions, metrics: Mapping) -> "Figure | HTML":
         held_out = transferred(predictions)
         found = decision_metrics(labels, held_out.called.astype(float), 0.5)
         points[held_out.name] = (found["fpr"], found["recall"], found["precision"])
-    _draw(axes[0], images.line(), "false-positive rate", "recall", f"ROC, AUROC {metrics['image_auroc']:.4f}")
+    auroc, ap = (rounded_text(metrics[name], 1, 4) for name in ("image_auroc", "image_ap"))
+    _draw(axes[0], images.line(), "false-positive rate", "recall", f"ROC, AUROC {auroc}")
     axes[0].plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     steps = np.append(1.0, images.precision), np.append(0.0, images.recall)
-    _draw(axes[1], steps[::-1], "recall", "precision", f"precision-recall, AP {metrics['image_ap']:.4f}", "steps-pre")
+    _draw(axes[1], steps[::-1], "recall", "precision", f"precision-recall, AP {ap}", "steps-pre")
     share = float(labels.mean())
     axes[1].axhline(share, color=INK, linewidth=0.8, linestyle=":")
     for (name, (fpr, recall, precision)), marker in zip(points.items(), "os", strict=False):
@@ -94,7 +96,7 @@ def _draw_pro(axis, pixels: Curves, area: float) -> None:
     axis.set(
         xlabel="false-positive rate of pixels", ylabel="per-region overlap", xlim=(-0.006, 0.306), ylim=(-0.02, 1.04)
     )
-    axis.set_title(f"PRO, area up to {PRO_LIMIT}: AUPRO {area:.4f}", fontsize=9)
+    axis.set_title(f"PRO, area up to {PRO_LIMIT}: AUPRO {rounded_text(area, 1, 4)}", fontsize=9)
 
 
 def _mark(axis, x: float, y: float, marker: str, name: str | None = None) -> None:

@@ -14,7 +14,8 @@ from adlib.errors import InputError
 from adlib.metrics import decision_metrics, threshold_best_f1
 from adlib.models import model_class
 from adlib.predictions import Predictions
-from adlib.report.tables import part_of, read_plan
+from adlib.report.tables import largest, part_of, read_plan
+from adlib.rounding import rounded
 from adlib.runs.record import FINISHED
 from adlib.runs.run import Run
 from adlib.runs.store import Store
@@ -69,7 +70,7 @@ def pooled_table(paper: str, out: str | Path, metric: str = "image_auroc") -> pd
             pooled, mean = 100 * pooled, 100 * float(np.mean(values))
             row = {name: cell[name] for name in ("category", "method", "seed")} | {"groups": len(values)}
             rows.append(row | {"pooled": pooled, "mean over groups": mean, "difference": pooled - mean})
-    return pd.DataFrame(rows).round(2) if rows else NONE
+    return pd.DataFrame(rows).apply(rounded) if rows else NONE
 
 
 def recall_by_defect(paper: str, out: str | Path, tables: Sequence[str]) -> pd.DataFrame | HTML:
@@ -88,9 +89,9 @@ def recall_by_defect(paper: str, out: str | Path, tables: Sequence[str]) -> pd.D
         row |= {"epochs": choices["epochs"]} if "epochs" in choices else {}
         for defect, place in found.samples[found.samples["label"] == 1].groupby("defect").groups.items():
             caught = found.scores[found.samples.index.get_indexer(place)] >= threshold
-            row[f"{defect}, n = {len(place)}"] = round(100 * float(caught.mean()), 1)
+            row[f"{defect}, n = {len(place)}"] = 100 * float(caught.mean())
         rows.append(row)
-    return pd.DataFrame(rows) if rows else NONE
+    return pd.DataFrame(rows).apply(rounded, decimals=1) if rows else NONE
 
 
 def stored_predictions(
@@ -213,7 +214,7 @@ def real_defect_runs(paper: str, out: str | Path) -> pd.DataFrame | HTML:
         exact = (100 * table["fp"] / normal).combine_first(table["fpr"])
         table[f"fpr below {limit:g} ({name})"] = _below(exact, normal, limit)
     table = table.drop(columns=["tn", "fp"]).astype({"seed": "Int64"})
-    return table.round({column: 2 if column in ("mcc", "fpr") else 1 for column in table.columns})
+    return table.apply(lambda column: rounded(column, largest(column.name), 2 if column.name in ("mcc", "fpr") else 1))
 
 
 def _injects(run: Run) -> bool:

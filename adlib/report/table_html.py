@@ -29,8 +29,9 @@ from adlib.report.table_notes import (
     protocol_notes,
     shared_runs,
 )
-from adlib.report.tables import COUNTS, comparison, profile_of
+from adlib.report.tables import COUNTS, comparison, largest, profile_of
 from adlib.report.trivial_rows import trivial_rows
+from adlib.rounding import rounded_text
 
 PLACES_BESIDE = 9  # of all metrics together, on a screen of 1280 pixels; else each metric has a table of its own
 MANY_COLUMNS = 12  # beyond which a table is set smaller
@@ -196,7 +197,7 @@ class _View:
                     return f'<td class="known missing">{escape(", ".join(sorted(states)) or "–")}</td>'
                 return f'<td class="known missing">{_state(beside["state"].iloc[0])}</td>'
             lowest = judged.loc[judged["value"].fillna(-1).idxmin()]
-            number = "undefined" if pd.isna(lowest["value"]) else f"{100 * lowest['value']:.2f}"
+            number = "undefined" if pd.isna(lowest["value"]) else rounded_text(100 * lowest["value"])
             mark = "✓" if judged["found"].all() else "✗"
             keys = [key for key in dict.fromkeys(judged["key"]) if key in set(" ".join(beside["runs"]).split())]
             text = _linked(f"{mark} {number}", keys, method, lowest["dataset"], "average", self.home)
@@ -245,7 +246,7 @@ def _published(view: _View, cell: dict) -> str:
     shown = f"<strong>{text}</strong>" if _key(cell) in view.best_published else text
     # Off by half a unit of the last place it may be rounded, or cut, and is right either way.
     if abs(cell["recomputed"] - cell["published"]) > 0.5 * 10.0**-decimals + 1e-6:
-        mean = f"{cell['recomputed']:.{decimals}f}"
+        mean = escape(rounded_text(cell["recomputed"], largest(cell["metric"]), int(decimals)))
         shown += f' <span title="mean of the printed categories">({mean})</span>'
     return f'<td class="published">{shown}</td>'
 
@@ -259,7 +260,7 @@ def _ours(view: _View, cell: dict, below: str = "", attributes: str = "") -> str
             return '<td class="missing">–</td>'
         return f'<td class="missing">{_state(state, cell, view.home)}</td>'
     spread = f" ± {cell['sd']:.2f}" if pd.notna(cell["sd"]) else ""
-    text = _linked_cell(f"{cell['ours']:.{_digits(cell)}f}{spread}", cell, view.home)
+    text = _linked_cell(f"{_number(cell, 'ours')}{spread}", cell, view.home)
     if not view.drawn and _key(cell) in view.best_ours:
         text = f"<strong>{text}</strong>"
     text += " (partly)" if cell["state"] == "partly" else ""
@@ -270,7 +271,7 @@ def _beside(view: _View, cell: dict) -> str:
     """Ours with its difference below, marked and tinted by its size; the interval shows under the pointer."""
     title = "" if _spread(cell) == "–" else f' title="{escape(_spread(cell))}"'
     beside = pd.notna(cell["aupro"]) and len(view.places) > 1
-    aupro = f"<br><small>AUPRO<br>{cell['aupro']:.2f}</small>" if beside else ""
+    aupro = f"<br><small>AUPRO<br>{escape(rounded_text(cell['aupro']))}</small>" if beside else ""
     if pd.isna(cell["difference"]):
         return _ours(view, cell, aupro, title)
     difference = round(cell["difference"], _digits(cell)) + 0.0  # never -0.00
@@ -288,7 +289,7 @@ def _beside(view: _View, cell: dict) -> str:
 def _aupro(view: _View, cell: dict) -> str:
     """AUPRO, beside PRO: of the same runs, so that where there is none the reason is the same."""
     if pd.notna(cell["aupro"]):
-        return f"<td>{cell['aupro']:.2f}{' (partly)' if cell['state'] == 'partly' else ''}</td>"
+        return f"<td>{escape(rounded_text(cell['aupro']))}{' (partly)' if cell['state'] == 'partly' else ''}</td>"
     return f"<td>{'–' if pd.notna(cell['ours']) or cell['state'] == 'done' else _state(cell['state'])}</td>"
 
 
@@ -298,8 +299,7 @@ def _spread(cell: dict) -> str:
         return f"± {cell['sd']:.2f} over {cell['seeds']:.0f} seeds"
     if pd.isna(cell["low"]) or pd.isna(cell["high"]):
         return f"none: {cell['no_interval']}" if cell["no_interval"] else "–"
-    digits = _digits(cell)
-    return f"{cell['low']:.{digits}f} to {cell['high']:.{digits}f}"
+    return f"{_number(cell, 'low')} to {_number(cell, 'high')}"
 
 
 def _state(state: str, cell: dict | None = None, home: str = "") -> str:
@@ -311,6 +311,11 @@ def _state(state: str, cell: dict | None = None, home: str = "") -> str:
 
 def _key(cell: dict) -> tuple:
     return tuple(cell[name] for name in ("dataset", "category", "metric", "method", "setting"))
+
+
+def _number(cell: dict, name: str) -> str:
+    """A measured value of a cell as text, in the unit of its metric."""
+    return rounded_text(cell[name], largest(cell["metric"]), _digits(cell))
 
 
 def _digits(cell: dict) -> int:

@@ -3,9 +3,12 @@
 import pandas as pd
 
 from adlib.files import spreadsheet_csv
+from adlib.report.tables import largest
+from adlib.rounding import rounded_text
 
 FORMS = ("text", "markdown", "latex", "csv")
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+MEASURED = ("ours", "low", "high", "aupro")
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"}
 _LATEX |= {sign: "\\" + sign for sign in "&%$#_{}"}
 
 
@@ -24,7 +27,7 @@ def wide_form(cells: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["dataset", "category", *(["setting"] if cells["setting"].any() else []), "metric"]
     partly = (cells["state"].eq("partly") & cells["ours"].notna()).map({True: " (partly)", False: ""})
-    said = cells.assign(cell=_said(cells["published"]) + " / " + _said(cells["ours"]) + partly)
+    said = cells.assign(cell=_said(cells["published"]) + " / " + _measured(cells, "ours") + partly)
     order = said[keys].drop_duplicates()
     wide = said.drop_duplicates([*keys, "method"]).pivot(index=keys, columns="method", values="cell")
     wide = wide.reindex(pd.MultiIndex.from_frame(order))[list(dict.fromkeys(said["method"]))]
@@ -35,15 +38,29 @@ def _said(values: pd.Series) -> pd.Series:
     return values.map(lambda value: "-" if pd.isna(value) else f"{value:.2f}")
 
 
+def _measured(cells: pd.DataFrame, column: str) -> pd.Series:
+    """Our values as text, "-" where there is none; of a metric's whole nothing less is said (adlib.rounding)."""
+    return pd.Series(
+        [
+            "-" if pd.isna(value) else rounded_text(value, largest(metric))
+            for value, metric in zip(cells[column], cells["metric"], strict=True)
+        ],
+        cells.index,
+        object,
+    )
+
+
 def table_text(table: pd.DataFrame, form: str = "text", title: str = "") -> str:
     """A table as text that ends with a newline. form: one of FORMS; csv has all digits and no title."""
     if form == "csv":
         return spreadsheet_csv(table)
+    numbers = [pd.api.types.is_float_dtype(table[column]) for column in table]
+    if "metric" in table:
+        table = table.assign(**{name: _measured(table, name) for name in MEASURED if name in table})
     if form == "text":
         return "\n".join(
             [*([title] if title else []), table.to_string(index=False, na_rep="-", float_format="%.2f"), ""]
         )
-    numbers = [pd.api.types.is_float_dtype(table[column]) for column in table]
     rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
     if form == "markdown":
         lines = [_markdown(table.columns), "|" + "|".join("---:" if right else "---" for right in numbers) + "|"]

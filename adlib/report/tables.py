@@ -1,5 +1,6 @@
 """Tables: published numbers, ours, and the difference, side by side and never mixed. table_html.py shows them."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -146,6 +147,11 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
 def unit(metric: str) -> str:
     """What a metric is printed in: "count", "fraction" (MCC) or "percent"."""
     return "count" if metric in COUNTS else "fraction" if metric in AS_FRACTION else "percent"
+
+
+def largest(metric: str) -> float:
+    """What a metric cannot exceed in its unit, so that nothing below it reads as it; infinite of a count."""
+    return {"percent": 100, "fraction": 1, "count": math.inf}[unit(metric)]
 
 
 def _lacks(record: dict, category: str) -> bool:

@@ -17,6 +17,7 @@ from IPython.display import HTML
 from adlib.errors import InputError
 from adlib.metrics import confusion_metrics, wilson_interval
 from adlib.predictions import Predictions, oracle_threshold
+from adlib.rounding import rounded_text
 from adlib.samples import count_items, item_numbers
 
 RATES = (0.1, 0.05, 0.01)  # of false alarms
@@ -150,8 +151,8 @@ def _row(name: str, thresholds: tuple[float, ...], labels: np.ndarray, called: n
         "false alarms": f"{fp} of {negatives}",
         "recall % (95 % interval)": share(tp, positives),
         "false-alarm rate % (95 % interval)": share(fp, negatives),
-        "F1 %": "–" if np.isnan(values["f1"]) else f"{100 * values['f1']:.1f}",
-        "MCC": "–" if np.isnan(values["mcc"]) else f"{values['mcc']:.2f}",
+        "F1 %": "–" if np.isnan(values["f1"]) else rounded_text(100 * values["f1"], decimals=1),
+        "MCC": "–" if np.isnan(values["mcc"]) else rounded_text(values["mcc"], 1),
     }
 
 
@@ -160,4 +161,5 @@ def share(part: int, whole: int) -> str:
     if not whole:
         return "–"
     low, high = wilson_interval(part, whole)
-    return f"{100 * part / whole:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    found, low, high = (rounded_text(100 * value, decimals=1) for value in (part / whole, low, high))
+    return f"{found} ({low} to {high})"

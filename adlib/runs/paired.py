@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from adlib.errors import InputError
+from adlib.rounding import rounded_text
 from adlib.runs.changed_files import changed_files
 from adlib.runs.selection import one_key
 from adlib.runs.store import Store
@@ -39,10 +40,7 @@ class Comparison:
 
 def _two_decimals(value: float) -> str:
     """A percentage, or a difference of two, as text."""
-    if pd.isna(value):
-        return "-"
-    rounded = round(value, 2) + 0.0  # never -0.00
-    return "<100" if rounded == 100 and value < 100 - 1e-9 else f"{rounded:.2f}"
+    return "-" if pd.isna(value) else rounded_text(value)
 
 
 def compare_runs(

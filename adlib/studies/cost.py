@@ -7,6 +7,7 @@ out of the times (not out of the quality). Peak memory is that of the whole proc
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,7 @@ from adlib.figure_style import INK, finish
 from adlib.report.labels import metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
+from adlib.rounding import rounded_text
 from adlib.studies.common import mean_interval, plain_log
 
 NAME = "study/cost"
@@ -139,10 +141,10 @@ def beside_trivial(found: pd.DataFrame, trivial: pd.DataFrame, metric: str = "im
     said = []
     for row in trivial.itertuples():
         worse = found[(found["dataset"] == row.dataset) & (found["value"] <= row.value)]
-        beaten = ", ".join(f"{other.method} ({other.value:.1f})" for other in worse.itertuples())
+        beaten = ", ".join(f"{other.method} ({rounded_text(other.value, decimals=1)})" for other in worse.itertuples())
         said.append(
-            f"{row.dataset}: without any detector, {row.baseline} reaches {metric_label(metric)} {row.value:.1f}, the "
-            "best of the trivial baselines on these very images. "
+            f"{row.dataset}: without any detector, {row.baseline} reaches {metric_label(metric)} "
+            f"{rounded_text(row.value, decimals=1)}, the best of the trivial baselines on these very images. "
             f"{f'No better: {beaten}' if beaten else 'All are better'}."
         )
     return said
@@ -162,10 +164,11 @@ def left_out(table: pd.DataFrame) -> list[str]:
 
 
 def _named(row, cost: str) -> str:
+    value = partial(rounded_text, decimals=1)
     least, most = getattr(row, f"{cost}_least"), getattr(row, f"{cost}_most")
-    interval = "no interval" if math.isnan(row.low) else f"{row.low:.1f} to {row.high:.1f}"
+    interval = "no interval" if math.isnan(row.low) else f"{value(row.low)} to {value(row.high)}"
     runs = f"{least:.3g} to {most:.3g}, {row.runs} runs" if row.runs > 1 else "1 run"
-    return f"{row.method} {row.value:.1f} ({interval}) at {getattr(row, cost):.3g} ({runs})"
+    return f"{row.method} {value(row.value)} ({interval}) at {getattr(row, cost):.3g} ({runs})"
 
 
 def _ratio(dear: float, cheap: float) -> str:

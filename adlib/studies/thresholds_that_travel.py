@@ -28,6 +28,7 @@ from adlib.metrics import threshold_best_f1
 from adlib.predictions import Predictions
 from adlib.report.run_details import finished_cells
 from adlib.report.threshold_transfer import kinds_of_items
+from adlib.rounding import rounded_text
 from adlib.runs.store import Store
 from adlib.screening import HeldOut, choose_threshold
 from adlib.studies.common import item_names, share_interval
@@ -194,9 +195,10 @@ def conclusions(table: pd.DataFrame) -> list[str]:
                 said.append(f"{method} on {dataset}, {rule}: {_kept(row)}")
         if "own normals" in rows:
             peeked, honest = 100 * rows["oracle"].f1, 100 * rows["own normals"].f1
+            best, kept = (rounded_text(value, decimals=1) for value in (peeked, honest))
             said.append(
-                f"{method} on {dataset}: of the oracle's F1 of {peeked:.1f}, the threshold from normal images keeps "
-                f"{honest:.1f}; {peeked - honest:.1f} points needed the labels of the test images."
+                f"{method} on {dataset}: of the oracle's F1 of {best}, the threshold from normal images keeps "
+                f"{kept}; {peeked - honest:.1f} points needed the labels of the test images."
             )
     return said
 
@@ -211,7 +213,10 @@ def _kept(row) -> str:
         if row.fpr_high < row.promised
         else "which does not contradict it"
     )
-    recall = f"{row.recall:.1%} of the defects are found ({row.recall_low:.1%} to {row.recall_high:.1%})"
+    recall, low, high = (
+        f"{rounded_text(100 * value, decimals=1)}%" for value in (row.recall, row.recall_low, row.recall_high)
+    )
+    recall = f"{recall} of the defects are found ({low} to {high})"
     return f"{row.promised:.1%} of false alarms promised, {came}, {verdict}; {recall}."
 
 

@@ -20,6 +20,8 @@ from adlib.papers import protocol
 from adlib.report import (
     across_banner,
     banner,
+    baseline_table,
+    category_table,
     comparison,
     metric_table,
     pages,
@@ -30,10 +32,13 @@ from adlib.report import (
     show_table,
     warnings_of,
 )
+from adlib.report.known_answers import COLUMNS
 from adlib.report.notebooks import notebook_title, render_notebook, without_row_numbers
 from adlib.report.pages import render_report
+from adlib.report.printed_text import printed_text
 from adlib.report.ranks import best
 from adlib.report.table_notes import shared_runs
+from adlib.report.table_text import long_form, table_text, wide_form
 from adlib.runs import Run, Store
 from adlib.runs.record import failure, write_json
 from adlib.runs.titles import stored_titles
@@ -707,6 +712,30 @@ def test_numbers_that_are_not_to_be_compared_are_in_no_list(tmp_path):
     write_json(file, record)
     assert np.isnan(run_table("cxr_ad", tmp_path).loc[0, "image_auroc"])
     assert "90.00" not in index_row(tmp_path)
+
+
+def test_what_is_just_below_100_reads_as_100_nowhere(tmp_path):
+    ours = [leave_run(tmp_path, "UB", 0.99996, 0), leave_run(tmp_path, "UB", 0.99998, 1)]
+    leave_plan(tmp_path, ours)
+    assert "<td>&lt;100</td>" in index_row(tmp_path)
+    assert "<td>&lt;100</td>" in show_runs("cxr_ad", tmp_path).data
+    assert "&lt;100 ± 0.00" in show_table("cxr_ad", "II", tmp_path).data  # a mean of two
+    assert run_table("cxr_ad", tmp_path)["image_auroc"].tolist() == pytest.approx([99.996, 99.998])
+    cells = comparison("cxr_ad", "II", tmp_path)
+    for text in (table_text(long_form(cells)), table_text(wide_form(cells)), printed_text(cells, no_answers())):
+        assert "<100" in text
+        assert "100.00" not in text
+    assert r"\textless{}100" in table_text(long_form(cells), "latex")
+    assert "99.997" in table_text(long_form(cells), "csv")
+    metrics = {"image_auroc": 0.99996}
+    intervals = {"image_auroc": {"low": 0.99, "high": 0.99998, "std": 0.1, "reason": ""}}
+    assert "<td>&lt;1</td><td class=\"word\">0.9900 to &lt;1</td>" in metric_table(metrics, intervals).data
+    assert category_table({"UB": metrics}).loc["UB", "image_auroc"] == pytest.approx(99.996)
+    assert baseline_table(metrics, {}).loc["this run", "image_auroc"] == "<100"
+
+
+def no_answers():
+    return pd.DataFrame(columns=COLUMNS)
 
 
 def index_row(out):
