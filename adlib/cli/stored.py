@@ -34,6 +34,7 @@ def runs(
 
     from adlib.runs.conditions import Conditions
     from adlib.runs.selection import delete_runs, rerun, select_runs, settings_text, sorted_runs
+    from adlib.runs.standing import dash
     from adlib.runs.store import Store
     from adlib.runs.workers import Workers, default_jobs
 
@@ -46,10 +47,12 @@ def runs(
     for row in found.table.to_dict("records"):
         numbers = {name: row.get(name) for name in ("image_auroc", "pixel_auroc", "aupro")}
         numbers = " ".join(f"{name} {rounded_text(value, 1, 4)}" for name, value in numbers.items() if pd.notna(value))
+        record = store.record(row["key"])  # None where it was deleted meanwhile
+        numbers = (record and dash(record)) or numbers
         said = f"{row['kind']}: {row['reason']}" if row["reason"] else numbers
         print(printable(f"{row['key']} {row['status']:8} {row['title']} {said}"))
         if settings:
-            print(printable(f"{'':25} {settings_text(store.record(row['key']))}"))
+            print(printable(f"{'':25} {settings_text(record)}"))
     for key in found.running:
         print(f"{key} running")
     for key, reason in found.damaged.items():

@@ -12,6 +12,7 @@ from adlib.predictions import Predictions
 from adlib.report.banner import banner
 from adlib.runs.changed_files import change_warning
 from adlib.runs.record import FAILED, FINISHED
+from adlib.runs.standing import compared
 from adlib.runs.store import Store
 from adlib.runs.titles import distinct_tails, told_apart
 
@@ -35,11 +36,17 @@ def ensure_run(out: str | Path) -> None:
 
 
 def run_table(out: str | Path, keys: list[str] | tuple[str, ...] = ()) -> pd.DataFrame:
-    """The runs of `comparable_runs`, one row each by its key: data, name, seed, main metrics, when it ended."""
+    """The runs of `comparable_runs`, one row each by its key: data, name, seed, main metrics, when it ended.
+
+    A metric is NaN where it stands for nothing, as on the index (adlib.runs.standing.compared).
+    """
     rows = []
     for data, records in comparable_runs(out, keys).items():
         for name, record in zip(run_names(records), records, strict=True):
-            metrics = {metric: record["metrics"].get(metric) for metric in ("image_auroc", "pixel_auroc", "aupro")}
+            metrics = {
+                metric: record["metrics"].get(metric) if compared(record, metric) else None
+                for metric in ("image_auroc", "pixel_auroc", "aupro")
+            }
             row = {"key": record["key"], "data": data, "name": name, "seed": record["run"]["seed"]}
             rows.append(row | metrics | {"ended": record["ended"]})
     return pd.DataFrame(rows).set_index("key")

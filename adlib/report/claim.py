@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from html import escape
 
 from adlib.report.facts import interval_text
-from adlib.report.tables import compared, dash
 from adlib.rounding import rounded_text
 from adlib.runs.record import FAILED
+from adlib.runs.standing import compared, dash
 
 SHOWN = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 

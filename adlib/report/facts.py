@@ -14,9 +14,10 @@ from adlib import papers
 from adlib.report.banner import banner
 from adlib.report.labels import metric_label, metric_text
 from adlib.report.provenance import profile_sentence
-from adlib.report.tables import COUNTS, compared, largest, profile_of, read_plan, unit
+from adlib.report.tables import COUNTS, largest, profile_of, read_plan, unit
 from adlib.rounding import rounded, rounded_text
 from adlib.runs.record import FINISHED
+from adlib.runs.standing import compared
 from adlib.runs.store import Store
 from adlib.samples import items
 
@@ -224,7 +225,7 @@ def across_banner(out: str | Path) -> HTML:
 
 def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> pd.DataFrame:
     """The finished runs behind a paper's tables, one row each: metrics in percent (MCC a fraction), seconds of fit and
-    predict. NaN stands for numbers that are not to be compared (adlib.report.tables.compared), and for the seconds of a
+    predict. NaN stands for numbers that are not to be compared (adlib.runs.standing.compared), and for the seconds of a
     fit that was resumed, since those of its earlier attempts are not known.
 
     tables: those of these tables alone; of all if None.

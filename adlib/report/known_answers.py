@@ -12,9 +12,10 @@ import pandas as pd
 
 from adlib import papers
 from adlib.report.labels import metric_label, row_label
-from adlib.report.tables import dash, judges_pixels, part_of, read_plan
+from adlib.report.tables import part_of, read_plan
 from adlib.rounding import rounded_text
 from adlib.runs.record import FINISHED
+from adlib.runs.standing import dash, judges_pixels
 from adlib.runs.store import Store
 
 # What a run on plain phantoms has to reach, as a share. Pixels count where the method's maps outline defects.

@@ -20,12 +20,13 @@ from adlib.report.labels import metric_label
 from adlib.report.notebooks import notebook_title, read_notebook, render_notebook, style
 from adlib.report.provenance import code_sentence, profile_sentence, record_code
 from adlib.report.table_html import table_page
-from adlib.report.tables import compared, comparison, profile_of, read_plan
+from adlib.report.tables import comparison, profile_of, read_plan
 from adlib.report.trivial_rows import trivial_rows
 from adlib.rounding import rounded_text
 from adlib.runs import environment
 from adlib.runs.record import FAILED
 from adlib.runs.schema import KEY
+from adlib.runs.standing import compared
 from adlib.runs.store import Store
 from adlib.runs.titles import stored_titles
 

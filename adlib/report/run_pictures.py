@@ -26,8 +26,9 @@ from adlib.models import is_surrogate
 from adlib.predictions import Predictions
 from adlib.report.harmless import picture_address
 from adlib.report.notebooks import read_notebook
-from adlib.report.tables import dash, read_plan
+from adlib.report.tables import read_plan
 from adlib.runs.record import FINISHED
+from adlib.runs.standing import dash
 from adlib.runs.store import Store
 
 if TYPE_CHECKING:  # the other reports need neither torch nor matplotlib

@@ -8,10 +8,10 @@ import pandas as pd
 from adlib import papers
 from adlib.errors import InputError, did_you_mean
 from adlib.files import read_json
-from adlib.models import list_models, model_class
 from adlib.report.provenance import record_code
 from adlib.runs.record import FINISHED
 from adlib.runs.schema import plan_problem
+from adlib.runs.standing import dash
 from adlib.runs.store import Store
 
 
@@ -158,29 +158,6 @@ def _lacks(record: dict, category: str) -> bool:
     """Whether a run on several sub-classes or categories had no image of this one."""
     parts, name = _parts(record, category)
     return bool(parts) and name not in parts
-
-
-def dash(record: dict) -> str:
-    """Why a finished run's numbers stand for nothing, "" where they do: "needs CLIP's weights", and its were random."""
-    method = record["run"]["method"]
-    needs = model_class(method).facts.needs if method in list_models() else ""
-    return f"needs {needs}" if needs and (record.get("weights") or {}).get("kind") == "random" else ""
-
-
-def compared(record: dict, metric: str) -> bool:
-    """Whether a number of a finished run may stand beside others: not one of a run that lacked what it needs (`dash`),
-    nor one of pixels where the method's maps outline nothing, or there are none (adlib.detector.Facts).
-    """
-    of_pixels = metric.startswith(("pixel_", "aupro", "pro"))
-    return not dash(record) and (not of_pixels or judges_pixels(record["run"]["method"]))
-
-
-def judges_pixels(method: str) -> bool:
-    """Whether a method gives maps that outline defects (adlib.detector.Facts); of a plug-in that is gone nobody knows,
-    and its runs' numbers stand.
-    """
-    facts = model_class(method).facts if method in list_models() else None
-    return facts is None or (facts.maps and facts.outlines)
 
 
 def _our_value(record: dict, category: str, metric: str) -> float:

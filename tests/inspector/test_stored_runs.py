@@ -8,6 +8,7 @@ import pytest
 from conftest import finished_record, make_tree
 
 import adlib
+from adlib.cli.stored import runs as list_runs
 from adlib.errors import InputError
 from adlib.inspector.app import notebook_of_app
 from adlib.inspector.stored_runs import comparable_runs, inspect_runs, load_runs, notes_table, run_names, run_table
@@ -46,6 +47,29 @@ def test_runs_of_the_same_data_are_one_set_the_newest_first(tmp_path):
         "data/thing": ["2", "1"],
     }
     assert run_table(tmp_path).loc["1" * 16, "image_auroc"] == 0.5
+
+
+def test_numbers_that_stand_for_nothing_are_in_neither_list(tmp_path, capsys):
+    store(tmp_path, "1" * 16)
+    file = tmp_path / "runs" / ("1" * 16) / "record.json"
+    record = json.loads(file.read_text())
+    record["run"]["method"], record["weights"] = "adaclip", {"kind": "random"}
+    file.write_text(json.dumps(record))
+    assert run_table(tmp_path)["image_auroc"].isna().all()
+    list_runs(out=tmp_path)
+    said = capsys.readouterr().out
+    assert "needs CLIP's weights" in said
+    assert "image_auroc" not in said
+
+
+def test_a_list_of_runs_says_1_of_nothing_less(tmp_path, capsys):
+    store(tmp_path, "1" * 16)
+    file = tmp_path / "runs" / ("1" * 16) / "record.json"
+    record = json.loads(file.read_text())
+    record["metrics"] |= {"image_auroc": 0.99996, "aupro": 1.0}
+    file.write_text(json.dumps(record))
+    list_runs(out=tmp_path)
+    assert "image_auroc <1 aupro 1.0000" in capsys.readouterr().out
 
 
 def drawn(difficulty: str) -> dict:

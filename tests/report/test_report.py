@@ -729,7 +729,7 @@ def test_what_is_just_below_100_reads_as_100_nowhere(tmp_path):
     assert "99.997" in table_text(long_form(cells), "csv")
     metrics = {"image_auroc": 0.99996}
     intervals = {"image_auroc": {"low": 0.99, "high": 0.99998, "std": 0.1, "reason": ""}}
-    assert "<td>&lt;1</td><td class=\"word\">0.9900 to &lt;1</td>" in metric_table(metrics, intervals).data
+    assert '<td>&lt;1</td><td class="word">0.9900 to &lt;1</td>' in metric_table(metrics, intervals).data
     assert category_table({"UB": metrics}).loc["UB", "image_auroc"] == pytest.approx(99.996)
     assert baseline_table(metrics, {}).loc["this run", "image_auroc"] == "<100"
 
