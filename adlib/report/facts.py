@@ -17,7 +17,7 @@ from adlib.report.provenance import profile_sentence
 from adlib.report.tables import COUNTS, largest, profile_of, read_plan, unit
 from adlib.rounding import rounded, rounded_text
 from adlib.runs.record import FINISHED
-from adlib.runs.standing import compared
+from adlib.runs.standing import compared, taken_over
 from adlib.runs.store import Store
 from adlib.samples import items
 
@@ -230,7 +230,8 @@ def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> p
 
     tables: those of these tables alone; of all if None.
     The column "run" is the key of the run; "setting" tells rows of one method apart, and is there where a table has
-    such rows.
+    such rows. "taken over" is there where a run took features or images over from others, and says what of: its seconds
+    are short by that.
     """
     rows = []
     for record in _records(paper, out, tables):
@@ -247,11 +248,12 @@ def run_table(paper: str, out: str | Path, tables: list[str] | None = None) -> p
             | {
                 "fit s": math.nan if record.get("resumed") else round(seconds.get("fit", math.nan), 2),
                 "predict s": round(seconds.get("predict", math.nan), 2),
+                "taken over": taken_over(record),
                 "run": record["key"],
             }
         )
     table = pd.DataFrame(rows).apply(lambda column: rounded(column, largest(column.name)))
-    return table if "setting" in table and table["setting"].any() else table.drop(columns="setting", errors="ignore")
+    return table.drop(columns=[name for name in ("setting", "taken over") if name in table and not table[name].any()])
 
 
 def show_runs(paper: str, out: str | Path, tables: list[str] | None = None, home: str = "../") -> HTML:
@@ -260,9 +262,11 @@ def show_runs(paper: str, out: str | Path, tables: list[str] | None = None, home
     if found.empty:
         return HTML("<p>None yet.</p>")
     found.insert(0, "run", found.pop("run"))
-    joint = ""
+    above = ""
     if found["category"].eq("all").any():
-        joint = "<p>Runs on all categories: metrics over all their images, where the tables have each category's.</p>"
+        above = "<p>Runs on all categories: metrics over all their images, where the tables have each category's.</p>"
+    if "taken over" in found:
+        above += "<p>Taken over: what came from other runs; the seconds are short by that.</p>"
     found = found.dropna(axis="columns", how="all")
     forms = {name: partial(rounded_text, whole=largest(name)) for name in found.select_dtypes("float")}
     # Words, so that headings break between them.
@@ -272,4 +276,4 @@ def show_runs(paper: str, out: str | Path, tables: list[str] | None = None, home
         index=False, na_rep="–", border=0, classes="adlib-runs", formatters=forms
     )
     link = rf'<td><a href="{escape(home)}html/runs/\1.html">\1</a></td>'
-    return HTML(joint + re.sub(r"<td>([0-9a-f]{16})</td>", link, page))
+    return HTML(above + re.sub(r"<td>([0-9a-f]{16})</td>", link, page))

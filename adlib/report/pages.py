@@ -26,7 +26,7 @@ from adlib.rounding import rounded_text
 from adlib.runs import environment
 from adlib.runs.record import FAILED
 from adlib.runs.schema import KEY
-from adlib.runs.standing import compared
+from adlib.runs.standing import compared, taken_over
 from adlib.runs.store import Store
 from adlib.runs.titles import stored_titles
 
@@ -197,7 +197,8 @@ def _run_row(record: dict, titles: dict[str, str], pages: dict[str, str]) -> dic
             "–" if not fits else "undefined" if value is None or math.isnan(value) else rounded_text(100 * value)
             for value, fits in zip(values, shown, strict=True)
         ],
-        "seconds": f"{sum(record['seconds'].values()):.1f}" + (", resumed" if record.get("resumed") else ""),
+        "seconds": f"{sum(record['seconds'].values()):.1f}" + ", resumed" * bool(record.get("resumed")),
+        "over": taken_over(record),
     }
 
 

@@ -7,6 +7,7 @@ from statistics import median
 
 from adlib.runs.record import FINISHED
 from adlib.runs.run import Run
+from adlib.runs.standing import taken_over
 from adlib.runs.store import Store
 from adlib.training_set import TRAINING_SETTINGS
 
@@ -72,9 +73,7 @@ def _timings(store: Store) -> dict[tuple, list[float]]:
         images = sum(sum(counts.values()) for counts in record.get("data", {}).get("counts", {}).values())
         if record["status"] == FINISHED and images and not record.get("resumed"):
             seconds = sum(record["seconds"].values()) / images
-            shared = record.get("shared", {})
-            took_over = shared.get("features_read") or shared.get("images_read")
-            times = shorter if took_over else found
+            times = shorter if taken_over(record) else found
             times[record["run"]["method"], _settings(record["run"]["settings"])].append(seconds)
     return shorter | found
 

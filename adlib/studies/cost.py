@@ -20,6 +20,7 @@ from adlib.report.labels import metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
 from adlib.rounding import rounded_text
+from adlib.runs.standing import taken_over
 from adlib.studies.common import mean_interval, plain_log
 
 NAME = "study/cost"
@@ -45,8 +46,7 @@ def spent(out: str | Path, metric: str = "image_auroc", study: str = NAME) -> pd
         value = part_of(record, alone).get(metric) if alone else record["metrics"].get(metric)
         if value is None:
             continue
-        shared, seconds = record.get("shared", {}), record["seconds"]
-        whole = not record.get("resumed") and not shared.get("features_read") and not shared.get("images_read")
+        seconds, whole = record["seconds"], not record.get("resumed") and not taken_over(record)
         tested = sum(
             sum(number for name, number in part.items() if name.startswith("test"))
             for part in record["data"]["counts"].values()

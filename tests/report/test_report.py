@@ -90,6 +90,21 @@ def test_the_seconds_of_a_resumed_run_are_not_shown_as_those_of_a_whole_one(tmp_
     assert "<td>3.0, resumed</td>" in index
 
 
+def test_seconds_that_are_short_by_what_other_runs_left_are_marked(tmp_path):
+    shared = {"features_read": 12, "features_computed": 3, "images_read": 0, "images_decoded": 4}
+    alone = {"features_read": 0, "features_computed": 15, "images_read": 0, "images_decoded": 4}
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, shared=alone)])
+    assert "taken over" not in run_table("cxr_ad", tmp_path)
+    assert "aken over" not in show_runs("cxr_ad", tmp_path).data
+    assert "shared</span>" not in index_row(tmp_path)
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, shared=alone), leave_run(tmp_path, "DC", 0.9, shared=shared)])
+    found = run_table("cxr_ad", tmp_path).set_index("category")
+    assert found["taken over"].to_dict() == {"UB": "", "DC": "features of 12 images"}
+    assert "the seconds are short by that" in show_runs("cxr_ad", tmp_path).data
+    mark = '<td>3.0, <span title="short by what came from other runs: features of 12 images">shared</span></td>'
+    assert index_row(tmp_path).count(mark) == 1
+
+
 def test_without_any_run_the_published_table_stands(tmp_path):
     table = comparison("cxr_ad", "II", tmp_path)
     assert len(table) == 42
