@@ -82,9 +82,13 @@ def create_model(name: str, **parameters):
 
 
 def load_model(path: str | Path):
-    """The fitted detector that `model.save(path)` wrote. Raises InputError for any other file."""
+    """The fitted detector that `model.save(path)` wrote. Raises InputError for any other file, and for a
+    damaged one.
+    """
     import torch
     from safetensors import safe_open
+
+    from adlib.detector import saved_checksum
 
     path = Path(path)
     if not path.is_file():
@@ -92,10 +96,13 @@ def load_model(path: str | Path):
         raise InputError(f"{path} {why}: there is no saved model to load.")
     try:
         with safe_open(path, "pt") as file:
-            about = _about((file.metadata() or {})["adlib"], path)
+            metadata = file.metadata() or {}
+            about = _about(metadata["adlib"], path)
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dictionary
     except Exception as error:  # safetensors raises its own type, without a public base class
         raise InputError(f"{path} is not a model saved by adlib ({type(error).__name__}: {error}).") from error
+    if "crc32" in metadata and metadata["crc32"] != saved_checksum(metadata["adlib"], state):  # older files have none
+        raise InputError(f"{path} is damaged: what it holds is not what was saved. Copy or save it again.")
     try:
         model = create_model(about["name"], **about["parameters"])
         model.seed_ = about["seed"]

@@ -6,6 +6,7 @@ import struct
 import pytest
 import torch
 from conftest import make_tree
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import adlib
@@ -59,6 +60,23 @@ def test_an_oversized_header_is_refused(tmp_path, length):
     (tmp_path / "odd.safetensors").write_bytes(struct.pack("<Q", length) + b"{}")
     with pytest.raises(InputError, match="not a model saved by adlib"):
         adlib.load_model(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("part", ["tensors", "description"])
+def test_a_detector_with_one_damaged_bit_is_refused(saved, tmp_path, part):
+    content = bytearray(saved.read_bytes())
+    at = content.rindex(b'seed\\":') + 8 if part == "description" else len(content) - 1000
+    content[at] ^= 1  # a seed of 1; another number
+    (tmp_path / "odd.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"odd\.safetensors is damaged"):
+        adlib.load_model(tmp_path / "odd.safetensors")
+
+
+def test_a_detector_of_an_older_adlib_without_a_checksum_loads(saved, tmp_path):
+    with safe_open(saved, "pt") as file:
+        metadata = {"adlib": file.metadata()["adlib"]}
+    save_file(load_file(saved), tmp_path / "old.safetensors", metadata=metadata)
+    assert adlib.load_model(tmp_path / "old.safetensors").name == "padim"
 
 
 def test_a_folder_is_no_model(tmp_path):
