@@ -154,17 +154,43 @@ def replacing(file: Path) -> Iterator[Path]:
         raise
 
 
-def check_writable(file: Path) -> None:
+# From the first bytes of a file, whether adlib may have written it as what it now wants to write.
+WRITTEN = {
+    "detector or weights": lambda start: start[8:9] == b"{" and b'"adlib"' in start,
+    "page": lambda start: start[:15].lower() == b"<!doctype html>",
+    "ONNX file": lambda start: start[:1] == b"\x08",
+    "table": lambda start: b"\0" not in start,
+    "findings": lambda start: start.startswith((b"image,score,", b"image,left,", b'{"method": ')),
+}
+
+
+def check_writable(file: Path, kind: str = "") -> None:
     """Raise InputError unless a file of this name can be written, before hours of work have nowhere to go.
 
+    kind: of WRITTEN. A file that is there and is none of this kind would be lost, and is refused; an empty one is not.
     Makes the folder that it will lie in.
     """
     _refuse_folder(file)
+    if kind:
+        _refuse_others(file, kind)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=file.parent).close()
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error.strerror}): choose another place.") from error
+
+
+def _refuse_others(file: Path, kind: str) -> None:
+    try:
+        plain = stat.S_ISREG(file.stat().st_mode)
+        start = b""
+        if plain:
+            with file.open("rb") as opened:
+                start = opened.read(4096)
+    except OSError:  # there is none, or whoever writes will say what is wrong
+        return
+    if not plain or (start and not WRITTEN[kind](start)):
+        raise InputError(f"{file} is there and no {kind} of adlib's: it would be lost. Give another name.")
 
 
 def _refuse_folder(file: Path) -> None:

@@ -29,7 +29,7 @@ from adlib.decoding import resizing
 from adlib.decoding.pictures import image_shape, read_image
 from adlib.detector import choose_device
 from adlib.errors import InputError
-from adlib.files import replacing
+from adlib.files import check_writable, replacing
 from adlib.images import ImageSet
 from adlib.samples import UNKNOWN, make_samples
 
@@ -149,7 +149,7 @@ def write_findings(
     masks too. An image that cannot be read has its reason in the column `error`, and the others are done.
     The tables appear when all is done. Raises InputError for a detector whose file does not say how images are
     prepared, or that gives no finite numbers; for a device that is not here; and where maps would be written among the
-    images.
+    images, or would replace files that are no findings.
     """
     if model.images_ is None:
         raise InputError("This detector was saved by an adlib that did not keep how images are prepared: fit it anew.")
@@ -162,6 +162,7 @@ def write_findings(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}.") from error
+    _refuse_others(out, names if maps else [])
     with ExitStack() as stack:
         opened = {name: stack.enter_context(_table(out / name)) for name in TABLES}
         scores, regions = (csv.writer(opened[name]) for name in ("scores.csv", "regions.csv"))
@@ -190,6 +191,20 @@ def _refuse_own_pictures(samples: pd.DataFrame, out: Path | None) -> None:
     for image in samples["image"]:
         if any(place in Path(image).parents for place in places):
             raise InputError(f"{image} lies where maps and masks are written: choose another place than {out}.")
+
+
+def _refuse_others(out: Path, names: list[str]) -> None:
+    """Raise InputError for a file that would be replaced and is none of ours: a table of another kind, a mask or a
+    picture of a map without the map itself, which is written first.
+
+    names: of `file_names`, where maps and masks are written.
+    """
+    for name in TABLES:
+        check_writable(out / name, "findings")
+    for name in names:
+        for file in (out / "maps" / f"{name}.png", out / "masks" / f"{name}.png"):
+            if file.exists() and not (out / "maps" / f"{name}.tiff").exists():
+                raise InputError(f"{file} is there and no finding of adlib's: it would be lost. Choose another place.")
 
 
 @contextmanager

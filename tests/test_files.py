@@ -14,7 +14,16 @@ from adlib.decoding.masks import read_mask
 from adlib.decoding.pictures import image_shape, read_image
 from adlib.errors import InputError
 from adlib.file_hashes import file_hash
-from adlib.files import check_writable, from_spreadsheet, printable, read_json, replacing, spreadsheet_csv, write_text
+from adlib.files import (
+    WRITTEN,
+    check_writable,
+    from_spreadsheet,
+    printable,
+    read_json,
+    replacing,
+    spreadsheet_csv,
+    write_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +132,18 @@ def test_a_place_that_cannot_be_written_is_refused_beforehand(tmp_path):
         check_writable(tmp_path / "file" / "d.safetensors")
     check_writable(tmp_path / "new" / "d.safetensors")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_a_file_of_another_kind_is_not_replaced(kind, tmp_path):
+    file = tmp_path / "file"
+    check_writable(file, kind)
+    file.touch()
+    check_writable(file, kind)  # nothing is lost
+    file.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with pytest.raises(InputError, match=f"file is there and no {kind} of adlib's: it would be lost"):
+        check_writable(file, kind)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(InputError, match="it would be lost"):
+        check_writable(file, kind)

@@ -159,6 +159,37 @@ def test_fit_looks_at_the_place_before_it_learns(tree, tmp_path, monkeypatch):
     assert {file.name for file in tmp_path.iterdir()} == {"folder", "file"}
 
 
+@pytest.mark.parametrize("words", [["--out", "0.png"], ["--out", "d.safetensors", "--page", "0.png"]])
+def test_fit_replaces_no_file_that_is_none_of_its_own(words, tree, tmp_path):
+    content = next((tree / "train" / "good").iterdir()).read_bytes()
+    (tmp_path / "0.png").write_bytes(content)
+    words = [tmp_path / word if "." in word else word for word in words]
+    done = command_line("fit", tmp_path, *words, "--device", "cpu")
+    assert done.returncode == 2
+    assert "0.png is there and no " in done.stderr and done.stderr.count("\n") == 1
+    assert (tmp_path / "0.png").read_bytes() == content
+
+
+def test_a_detector_becomes_no_onnx_file_in_the_place_of_a_picture(detector, tree, tmp_path):
+    (tmp_path / "0.png").write_bytes(next((tree / "train" / "good").iterdir()).read_bytes())
+    done = command_line("export", detector.save(tmp_path / "d.safetensors"), tmp_path / "0.png")
+    assert (done.returncode, "0.png is there and no ONNX file of adlib's" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.json", "masks/good/000.png", "maps/good/000.png"])
+def test_findings_replace_no_file_that_is_none_of_theirs(name, detector, tree, tmp_path):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"mine")
+    with pytest.raises(InputError, match="it would be lost"):
+        write_findings(detector, list_images([tree / "test"]), tmp_path, device="cpu", progress=False)
+    assert file.read_bytes() == b"mine"
+    file.unlink()
+    for _ in range(2):  # their own they do
+        write_findings(detector, list_images([tree / "test"]), tmp_path, device="cpu", progress=False)
+    assert file.exists()
+
+
 @pytest.mark.parametrize("number", [0, -1, 2.5])
 def test_a_batch_of_no_images_is_refused(number, detector, tree):
     images = ImageSet(list_images([tree / "test"]), **detector.images_)

@@ -42,9 +42,9 @@ def fit(
 
     run = own_run(folder, method, parse_settings(set_ or []), seed, device)
     run.check_settings()
-    for file in (out, page):
+    for file, kind in ((out, "detector or weights"), (page, "page")):
         if file is not None:
-            check_writable(file)
+            check_writable(file, kind)
     _warn(own_warnings(run))
     model, held, samples = fit_own(run, rate, folds)
     threshold = Threshold.of(model.threshold_)
@@ -145,7 +145,9 @@ def export(
     from adlib.export import OPSET
     from adlib.models import load_model
 
-    print(load_model(detector).export(file))
+    model = load_model(detector)
+    check_writable(file, "ONNX file")
+    print(model.export(file))
     print(
         f"opset {OPSET}; image float32 [1, 3, H, W], RGB in [0, 1]; its preparation and threshold are in the metadata"
     )

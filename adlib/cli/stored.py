@@ -8,7 +8,7 @@ import typer
 
 from adlib.cli.options import Out, complete_dataset, complete_method, complete_paper
 from adlib.errors import InputError, did_you_mean
-from adlib.files import printable, spreadsheet_csv, write_text
+from adlib.files import check_writable, printable, spreadsheet_csv, write_text
 from adlib.rounding import rounded_text
 
 
@@ -43,6 +43,7 @@ def runs(
     found = select_runs(store, keys or [], status, dataset=dataset, category=category, method=method)
     found.table = sorted_runs(found.table, sort)
     if csv is not None:
+        check_writable(csv, "table")
         write_text(csv, spreadsheet_csv(found.table))
     for row in found.table.to_dict("records"):
         numbers = {name: row.get(name) for name in ("image_auroc", "pixel_auroc", "aupro")}

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from adlib.detector import choose_device
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
+from adlib.files import check_writable
 from adlib.networks.patch_description import NETWORKS, PatchDescription, PicturePairs
 from adlib.networks.patch_description import distil as learn
 from adlib.pretrain.photographs import Photographs
@@ -66,6 +67,7 @@ def distil(
     out = Path(out).expanduser()
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: name a .safetensors file to write.")
+    check_writable(out, "detector or weights")
     if network not in NETWORKS:
         raise InputError(f"network={network!r} must be one of {', '.join(NETWORKS)}.")
     if steps < 1:

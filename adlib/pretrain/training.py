@@ -26,6 +26,7 @@ from adlib.errors import InputError
 from adlib.features.backbones import build_network
 from adlib.features.weights import bundled_file, fill_from_file
 from adlib.file_hashes import file_hash
+from adlib.files import check_writable
 from adlib.pretrain.collage import Collages
 from adlib.pretrain.lesson import Lesson
 from adlib.pretrain.photographs import Photographs
@@ -82,6 +83,7 @@ def pretrain(
     out = Path(out).expanduser()
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: name a .safetensors file to write.")
+    check_writable(out, "detector or weights")
     if minutes <= 0:
         raise InputError(f"minutes={minutes} must be above 0.")
     if min(sizes) < 32 or any(size % 32 for size in sizes):
