@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from adlib.features import backbones, clip_towers
 from adlib.features.installed import installed_file, installed_state
+from adlib.files import replacing
 
 
 def pack(name: str, folder: str | Path) -> Path:
@@ -15,11 +16,10 @@ def pack(name: str, folder: str | Path) -> Path:
     target = Path(folder).expanduser() / f"{name}.safetensors"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
-        if installed := installed_file(name):
-            save_file(installed_state(name, installed), partial)
-        else:
-            fetch = clip_towers.download if open_clip.get_model_config(name.partition(".")[0]) else backbones.download
-            shutil.copyfile(fetch(name), partial)
-        partial.replace(target)
+        with replacing(target) as partial:
+            if installed := installed_file(name):
+                save_file(installed_state(name, installed), partial)
+            else:
+                is_clip = open_clip.get_model_config(name.partition(".")[0])
+                shutil.copyfile((clip_towers.download if is_clip else backbones.download)(name), partial)
     return target

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from adlib.detector import choose_device
 from adlib.errors import InputError
 from adlib.features.backbones import Backbone
-from adlib.files import check_writable
+from adlib.files import check_writable, replacing
 from adlib.networks.patch_description import NETWORKS, PatchDescription, PicturePairs
 from adlib.networks.patch_description import distil as learn
 from adlib.pretrain.photographs import Photographs
@@ -118,6 +118,5 @@ def write_teacher(teacher: PatchDescription, out: Path, about: dict) -> None:
     """The teacher's weights as safetensors, with `about` in the metadata; keys conv1.weight, conv1.bias and so on."""
     state = {key: value.detach().cpu().contiguous() for key, value in teacher.state_dict().items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    save_file(state, partial, metadata={"adlib": json.dumps(about, sort_keys=True)})
-    partial.replace(out)
+    with replacing(out) as partial:
+        save_file(state, partial, metadata={"adlib": json.dumps(about, sort_keys=True)})

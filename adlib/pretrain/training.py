@@ -26,7 +26,7 @@ from adlib.errors import InputError
 from adlib.features.backbones import build_network
 from adlib.features.weights import bundled_file, fill_from_file
 from adlib.file_hashes import file_hash
-from adlib.files import check_writable
+from adlib.files import check_writable, replacing
 from adlib.pretrain.collage import Collages
 from adlib.pretrain.lesson import Lesson
 from adlib.pretrain.photographs import Photographs
@@ -146,9 +146,8 @@ def write_weights(features: nn.Module, out: Path, about: dict) -> None:
         for key, value in features.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
-    partial = out.with_name(out.name + ".partial")
-    save_file(state, partial, metadata={"adlib": json.dumps(about, sort_keys=True)})
-    partial.replace(out)
+    with replacing(out) as partial:
+        save_file(state, partial, metadata={"adlib": json.dumps(about, sort_keys=True)})
 
 
 def _train(lesson, optimiser, settings, done, pictures, place, workers, checkpoint, progress):

@@ -1,16 +1,19 @@
 """Where weights come from: folder, installed package, hub; and what files are read."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file
 
 from adlib import InputError
-from adlib.features import installed
+from adlib.features import installed, packing
 from adlib.features.backbones import Backbone
 from adlib.features.installed import WHEELS, installed_file, wheel_of
 from adlib.features.packing import pack
 from adlib.file_hashes import file_hash
+from adlib.pretrain import teacher, training
 
 LITE = "tf_efficientnet_lite2.in1k"
 needs_lite = pytest.mark.skipif(installed_file(LITE) is None, reason="pip install adlib[lite]")
@@ -87,3 +90,29 @@ def test_state_dictionaries_are_read_as_tensors_alone(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(InputError, match="holds no state dictionary"):
         Backbone("test_resnet", (1,), tmp_path / "list.pth")
+
+
+@pytest.mark.parametrize(
+    ("module", "write"),
+    [
+        (packing, lambda out: packing.pack("w", out.parent)),
+        (training, lambda out: training.write_weights(torch.nn.Linear(1, 1), out, {})),
+        (teacher, lambda out: teacher.write_teacher(torch.nn.Linear(1, 1), out, {})),
+    ],
+)
+def test_two_who_write_one_file_of_weights_at_once_do_not_mix(module, write, tmp_path, monkeypatch):
+    out, names = tmp_path / "w.safetensors", ["other", "one"]
+
+    def save(_, file, **__):
+        name = names.pop()
+        Path(file).write_text(name)
+        if names:  # the other begins and ends while this one writes
+            write(out)
+        assert Path(file).read_text() == name
+
+    monkeypatch.setattr(module, "save_file", save)
+    monkeypatch.setattr(packing, "installed_file", Path)
+    monkeypatch.setattr(packing, "installed_state", lambda *_: {})
+    write(out)
+    assert out.read_text() == "one"
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
