@@ -1,6 +1,9 @@
 """Review notes: a mark and a text per image, kept in a CSV file that is saved at every change."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -78,12 +81,12 @@ class ReviewNotes:
         """Keep a note on a sample (a row of the samples table) and save; an empty mark and text delete it.
 
         seen: the note that this one takes the place of, as its writer saw it; if not given, what `get` last gave, or
-        the file held when it was opened. Raises NoteConflict, and saves nothing, where the file holds another one.
+        the file held when it was opened. Raises NoteConflict, and saves nothing, where the file holds another one, and
+        InputError where the file cannot be written.
         """
         mine, image = Note(_one_line(mark), _plain(text)), str(sample["image"])
         seen = Note(*seen) if seen is not None else self._seen.get(image, Note("", ""))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=10):
+        with _in_a_sentence(self.path), self._locked():
             table = self._read()
             known = table["image"] == image
             theirs = _notes(table[known]).get(image, Note("", ""))
@@ -103,17 +106,28 @@ class ReviewNotes:
         self._seen[image] = mine
 
     def export(self, path: str | Path) -> Path:
-        """Write a copy of all notes to another CSV file; returns its path."""
-        write_text(Path(path), self.csv())
+        """Write a copy of all notes to another CSV file; returns its path. Raises InputError where that cannot be."""
+        with _in_a_sentence(path):
+            write_text(Path(path), self.csv())
         return Path(path)
 
     def csv(self) -> str:
         """The notes as the text of the CSV file: no cell of it starts a formula in a spreadsheet."""
         return spreadsheet_csv(self._table)
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=10):
+            yield
+
     def _read(self) -> pd.DataFrame:
-        if not (self.path.exists() or self.path.is_symlink()):
+        try:
+            self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError):  # `put` says what is wrong with the place
             return pd.DataFrame(columns=COLUMNS, dtype=str)
+        except OSError as error:  # a name too long, a folder that is closed to us
+            raise InputError(f"The review notes {self.path} cannot be read: {error.strerror}.") from error
         try:
             text = read_bytes(self.path, 200 * MEGABYTE).decode("utf-8-sig")  # spreadsheets put a mark before it
             rows = csv_rows(text, strict=True)
@@ -129,6 +143,18 @@ class ReviewNotes:
                     "put a text with a comma in quotes."
                 )
         return pd.DataFrame([row for _, row in others], columns=COLUMNS, dtype=str).map(from_spreadsheet)
+
+
+@contextmanager
+def _in_a_sentence(path: str | Path) -> Iterator[None]:
+    """InputError for a place that cannot be written: its folder is a file, or closed to us. A full disk is no such."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        why = error.strerror or "another process keeps it locked"
+        raise InputError(f"The review notes {path} cannot be written ({why}): name another file.") from error
 
 
 def _fitted(row: list[str]) -> list[str]:

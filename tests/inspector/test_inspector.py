@@ -686,3 +686,19 @@ def test_an_unknown_label_has_no_outcome_and_is_not_counted(first, tmp_path):
     assert len(widget.shown) == 8
     assert not suspicious_normals(labels, first.scores[:, None])[3]
     assert inspect(unsure, notes=tmp_path / "notes.csv").decisions.is_oracle(0)
+
+
+def test_notes_where_none_can_be_are_refused_in_a_sentence(first, tmp_path):
+    """As root writes everywhere, the place that is closed is /proc."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "n.csv", "/proc/adlib/n.csv"):
+        notes = ReviewNotes(place)
+        with pytest.raises(InputError, match=rf"notes {place} cannot be written \(.+\): name another file"):
+            notes.put(first.samples.iloc[0], "mask wrong")
+    with pytest.raises(InputError, match=r"cannot be read: File name too long"):
+        ReviewNotes(tmp_path / ("n" * 300))
+    with pytest.raises(InputError, match=r"notes .*m\.csv cannot be written \(.+\): name another file"):
+        ReviewNotes(tmp_path / "n.csv").export(tmp_path / "file" / "m.csv")
+    shown = inspect(first, notes="/proc/adlib/n.csv")
+    shown.controls.note_mark.value = "mask wrong"
+    assert "The note is not saved: The review notes /proc/adlib/n.csv cannot be" in shown.controls.note_path.value
