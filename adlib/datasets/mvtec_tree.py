@@ -5,6 +5,7 @@
 <category>/ground_truth/<defect>/NAME_mask.png, or ground_truth/<split>/<defect>/NAME_mask.png
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from adlib.datasets.folders import by_stem, find_categories, folders_in, images_
 from adlib.errors import InputError
 from adlib.samples import UNKNOWN, make_samples
 
+MASK_FOLDERS = ("groundtruth", "groundtruths", "gt", "mask", "masks")  # in small letters, without signs
 MASK_ENDINGS = ("_mask", "", "_gt")  # NAME_mask.png, NAME.png, NAME_gt.png
 
 
@@ -53,7 +55,7 @@ def read_category(
         folder is read with image labels alone; one that has some masks must still have all.
     train_required: whether there must be training images (a sub-class may be there for testing alone).
     Raises InputError for an empty class, a train folder with defects, an anomalous image without a mask, a
-    mask without an image.
+    mask without an image, masks in a folder of another name than ground_truth/.
     """
     truth = folder / "ground_truth"
     with_masks = masks_required or truth.is_dir()
@@ -81,6 +83,10 @@ def read_category(
                 if not (normal or unknown):
                     own = truth / split / kind.name  # masks sorted by split, as the images are
                     defective.setdefault(own if own.is_dir() else truth / kind.name, []).append(row)
+    if defective and not truth.is_dir() and (other := _misnamed(folder)):
+        raise InputError(
+            f"Masks are looked for in {truth}, and there is {other}: rename it, or take it away if it holds no masks."
+        )
     if with_masks:  # of all splits together: none of them may take what belongs to another
         for place, wanted in defective.items():
             images = [Path(row["image"]) for row in wanted]
@@ -98,6 +104,12 @@ def read_category(
             ):
                 raise InputError(f"{masks[0]} is a mask without an image in {folder / 'test' / unknown.name}.")
     return make_samples(rows, folder)
+
+
+def _misnamed(folder: Path) -> Path | None:
+    """A folder of pictures that is called as masks are, but not ground_truth/."""
+    alike = [each for each in folders_in(folder) if re.sub(r"[-_ ]", "", each.name.casefold()) in MASK_FOLDERS]
+    return next((each for each in alike if any(images_in(place) for place in (each, *folders_in(each)))), None)
 
 
 def _masks_in(folder: Path) -> dict[str, Path]:

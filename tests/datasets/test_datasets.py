@@ -39,6 +39,22 @@ def test_one_category_folder_can_be_given_itself(tree):
     assert len(load_samples("folder", tree / "thing")) == 14
 
 
+@pytest.mark.parametrize("name", ["masks", "Ground_Truth", "ground-truth", "GT"])
+@pytest.mark.parametrize("dataset", ["folder", "mvtec_ad"])
+def test_masks_in_a_folder_of_another_name_are_not_passed_over(name, dataset, tree):
+    expected = tree / "thing" / "ground_truth"
+    expected.rename(tree / "thing" / name)
+    if expected.is_dir():
+        pytest.skip("here names in capital letters are the same")
+    with pytest.raises(InputError) as caught:
+        load_samples(dataset, tree)
+    assert str(caught.value).startswith(f"Masks are looked for in {expected}, and there is {tree / 'thing' / name}: ")
+    for file in (tree / "thing" / name).rglob("*.png"):
+        file.unlink()
+    if dataset == "folder":  # a folder without pictures is no folder of masks
+        assert (load_samples(dataset, tree)["mask"] == "").all()
+
+
 def test_folder_without_ground_truth_has_labels_and_no_masks(tree):
     import shutil
 
