@@ -18,7 +18,7 @@ from adlib.report.harmless import policy
 from adlib.report.known_answers import floor_sentence, known_answers, verdict
 from adlib.report.labels import metric_label
 from adlib.report.notebooks import notebook_title, read_notebook, render_notebook, style
-from adlib.report.provenance import code_sentence, profile_sentence, record_code
+from adlib.report.provenance import code_sentence, profile_sentence, record_code, unsealed_sentence
 from adlib.report.table_html import table_page
 from adlib.report.tables import comparison, profile_of, read_plan
 from adlib.report.trivial_rows import trivial_rows
@@ -77,6 +77,7 @@ def render_report(out: str | Path, processes: int = 1) -> Path:
         known=verdict(known),
         floors=floor_sentence(),
         provenance=code_sentence(map(record_code, done)),
+        unsealed=unsealed_sentence([titles[record["key"]] for record in done if "checksum" not in record]),
         done=len(done),
         profiles=profiles,
         failures=[_failed_row(record, titles, pages) for record in records if record["status"] == FAILED],

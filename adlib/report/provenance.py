@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from adlib.runs.environment import code_text
 
+NAMED = 3  # runs of a sentence
 PAPERS = "paper"  # the profile that leaves a paper's settings as they are
 
 
@@ -32,3 +33,12 @@ def profile_sentence(names: Iterable[str]) -> str:
         f"Profile {' and '.join(others)}: its budgets, image sizes and other settings take the place of the papers'; "
         "the page of a run lists those of the run."
     )
+
+
+def unsealed_sentence(titles: list[str]) -> str:
+    """What finished runs whose records carry no checksum are worth, in a sentence; "" for none."""
+    if not titles:
+        return ""
+    number = "1 record carries" if len(titles) == 1 else f"{len(titles)} records carry"
+    named = "; ".join(titles[:NAMED]) + f" and {len(titles) - NAMED} more" * (len(titles) > NAMED)
+    return f"{number} no checksum, as older versions left them: an edit would not be noticed. {named}."

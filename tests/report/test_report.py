@@ -40,7 +40,7 @@ from adlib.report.ranks import best
 from adlib.report.table_notes import shared_runs
 from adlib.report.table_text import long_form, table_text, wide_form
 from adlib.runs import Run, Store
-from adlib.runs.record import failure, write_json
+from adlib.runs.record import failure, write_json, write_record
 from adlib.runs.titles import stored_titles
 
 
@@ -747,6 +747,20 @@ def test_what_is_just_below_100_reads_as_100_nowhere(tmp_path):
     assert '<td>&lt;1</td><td class="word">0.9900 to &lt;1</td>' in metric_table(metrics, intervals).data
     assert category_table({"UB": metrics}).loc["UB", "image_auroc"] == pytest.approx(99.996)
     assert baseline_table(metrics, {}).loc["this run", "image_auroc"] == "<100"
+
+
+def test_a_record_without_a_checksum_is_readable_and_named_in_red(tmp_path):
+    leave_run(tmp_path, "UB", 0.9)
+    leave_run(tmp_path, "DC", 0.9)
+    store = Store(tmp_path / "runs")
+    for record in store.records():
+        if record["run"]["category"] == "UB":
+            write_record(store.path(record["key"]), record)
+    said = "1 record carries no checksum, as older versions left them: an edit would not be noticed. "
+    assert f'<p class="failed">{said}patchcore on cxr_ad/DC, seed 0.</p>' in render_report(tmp_path).read_text()
+    for record in store.records():
+        write_record(store.path(record["key"]), {name: record[name] for name in record if name != "checksum"})
+    assert "no checksum" not in render_report(tmp_path).read_text()
 
 
 def no_answers():
