@@ -18,6 +18,7 @@ from adlib.report.tables import largest, part_of, read_plan
 from adlib.rounding import rounded
 from adlib.runs.record import FINISHED
 from adlib.runs.run import Run
+from adlib.runs.standing import dash
 from adlib.runs.store import Store
 from adlib.runs.titles import told_apart
 
@@ -57,10 +58,13 @@ def pooled_table(paper: str, out: str | Path, metric: str = "image_auroc") -> pd
     """A metric over all test images of a category together beside its mean over the groups, in percent, per run.
 
     Columns: category, method, seed, groups (how many), pooled, mean over groups, difference. Groups in which the metric
-    is undefined are left out of the mean. A sentence where no category has several groups.
+    is undefined are left out of the mean, and so are runs whose numbers stand for nothing (adlib.runs.standing.dash). A
+    sentence where no category has several groups.
     """
     rows = []
     for cell, record in finished_cells(paper, out, by_category=True):
+        if dash(record):
+            continue
         groups = record["groups"]
         if record.get("categories"):  # of this category alone
             groups = {name: part for name, part in groups.items() if name.startswith(f"{cell['category']}/")}

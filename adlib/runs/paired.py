@@ -9,6 +9,7 @@ from adlib.errors import InputError
 from adlib.rounding import rounded_text
 from adlib.runs.changed_files import changed_files
 from adlib.runs.selection import one_key
+from adlib.runs.standing import dash
 from adlib.runs.store import Store
 from adlib.runs.titles import stored_titles
 
@@ -50,8 +51,8 @@ def compare_runs(
 
     first, second: keys or beginnings. pixels: pixel metrics too, where both have maps of one size.
     Raises InputError for a run that is not finished, for two without a common image, and where labels or maps differ;
-    for runs that did not see the same pictures because these were changed in between, and, with pixels, for masks that
-    were changed since.
+    for a run whose numbers stand for nothing (adlib.runs.standing.dash); for runs that did not see the same pictures
+    because these were changed in between, and, with pixels, for masks that were changed since.
     """
     from adlib.metrics import compare_images, compare_pixels
     from adlib.predictions import Predictions
@@ -63,8 +64,11 @@ def compare_runs(
     for key in keys:
         if not store.is_finished(key):
             raise InputError(f"The run {key} is not finished: there is nothing to compare.")
-    folders = [store.path(key) / "predictions" for key in keys]
-    titles = stored_titles([store.record(key) for key in keys])
+    folders, records = [store.path(key) / "predictions" for key in keys], [store.record(key) for key in keys]
+    for key, record in zip(keys, records, strict=True):
+        if lacks := dash(record):
+            raise InputError(f"The run {key} {lacks}, and its were drawn at random: its numbers stand for nothing.")
+    titles = stored_titles(records)
     one, other = _shared(*(Predictions.load(folder).known for folder in folders), keys)
     warning = _other_pictures(store, keys, folders)
     labels, things = one.samples["label"].to_numpy(), items(one.samples)

@@ -5,8 +5,10 @@ from adlib.models import list_models, model_class
 
 def dash(record: dict) -> str:
     """Why a finished run's numbers stand for nothing, "" where they do: "needs CLIP's weights", and its were random."""
+    if (record.get("weights") or {}).get("kind") != "random":  # most are not, and need not load the method
+        return ""
     method = record["run"]["method"]
-    if (record.get("weights") or {}).get("kind") != "random" or method not in list_models():
+    if method not in list_models():
         return ""
     needs = model_class(method).facts.needs
     return f"needs {needs}" if needs else ""

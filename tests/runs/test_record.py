@@ -288,6 +288,16 @@ def test_two_stored_runs_are_compared_on_the_images_whose_label_is_known(stored,
         compare_runs(store, other.key, third.key, pixels=True, replicates=100)
 
 
+def test_a_run_whose_numbers_stand_for_nothing_is_compared_with_none(stored):
+    store, folder = stored
+    record = json.loads((folder / "record.json").read_text())
+    other = stored_again(store, record, 7)
+    record["run"]["method"], record["weights"] = "adaclip", {"kind": "random"}
+    write_record(folder, record)
+    with pytest.raises(InputError, match=f"The run {folder.name} needs CLIP's weights, and its were drawn at random"):
+        compare_runs(store, folder.name, other, replicates=100)
+
+
 def stored_again(store, record, seed):
     """The key of a further run of the same settings, of the files as they are now."""
     run = Run(**record["run"] | {"seed": seed})
