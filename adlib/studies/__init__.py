@@ -6,6 +6,7 @@ calls the functions here: each takes tables and gives tables, figures or sentenc
 numbers and is never typed.
 """
 
+from adlib.rounding import rounded
 from adlib.studies import (
     choosing_the_epoch_on_test,
     cost,
@@ -24,6 +25,7 @@ __all__ = [
     "cost",
     "features",
     "how_many_normals",
+    "rounded",
     "sentences",
     "significance",
     "study_banner",
