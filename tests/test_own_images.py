@@ -159,6 +159,20 @@ def test_fit_looks_at_the_place_before_it_learns(tree, tmp_path, monkeypatch):
     assert {file.name for file in tmp_path.iterdir()} == {"folder", "file"}
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "new.png"], "new.png is the name of a picture: name a .safetensors file to write."),
+        (["--out", "d", "--page", "d"], "d cannot be both the detector and its page: give two names."),
+    ],
+)
+def test_fit_refuses_names_that_would_be_in_the_way(words, said, tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = command_line("fit", tree, *words, "--device", "cpu")
+    assert (done.returncode, done.stderr) == (2, f"adlib: {said}\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("words", [["--out", "0.png"], ["--out", "d.safetensors", "--page", "0.png"]])
 def test_fit_replaces_no_file_that_is_none_of_its_own(words, tree, tmp_path):
     content = next((tree / "train" / "good").iterdir()).read_bytes()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from adlib.cli.options import complete_method
+from adlib.errors import InputError
 from adlib.files import check_writable, printable
 
 Detector = Annotated[Path, typer.Argument(metavar="DETECTOR", help="a file that `adlib fit` wrote")]
@@ -34,6 +35,7 @@ def fit(
     page: Annotated[Path | None, typer.Option(help="write a page on it, .html, where there are test images")] = None,
 ) -> None:
     """Learn what is normal from a folder, on whole images, and choose a threshold; says what it promises."""
+    from adlib.datasets.folders import IMAGE_SUFFIXES
     from adlib.images import ImageSet
     from adlib.own_images import fit_own, own_run, own_warnings
     from adlib.runs.settings import parse_settings
@@ -42,9 +44,13 @@ def fit(
 
     run = own_run(folder, method, parse_settings(set_ or []), seed, device)
     run.check_settings()
+    if page is not None and page.resolve() == out.resolve():
+        raise InputError(f"{out} cannot be both the detector and its page: give two names.")
     for file, kind in ((out, "detector or weights"), (page, "page")):
         if file is not None:
             check_writable(file, kind)
+    if out.suffix.lower() in IMAGE_SUFFIXES:
+        raise InputError(f"{out} is the name of a picture: name a .safetensors file to write.")
     _warn(own_warnings(run))
     model, held, samples = fit_own(run, rate, folds)
     threshold = Threshold.of(model.threshold_)
