@@ -4,11 +4,13 @@
 const AT_ONCE = 200; // rows of a long list that are shown until one asks for all: laying out thousands takes seconds
 const words = new Intl.Collator("en", { numeric: true });
 
-// What is in a cell, for sorting: its leading number (also "+1.20", "-3" and "✓ 98.2"), else its text.
+// What is in a cell, for sorting: its leading number (also "+1.20", "-3", "✓ 98.2", and "<100", which lies between 99.99
+// and 100.00), else its text.
 function cellValue(cell) {
   const text = cell ? cell.textContent.trim().replace(/^[✓✗]\s*/, "") : "";
-  const number = parseFloat(text);
-  return Number.isNaN(number) || !/^[+-]?[.\d]/.test(text) ? text : number;
+  const below = text.startsWith("<");
+  const number = parseFloat(below ? text.slice(1) : text);
+  return Number.isNaN(number) || !/^[<+-]?[.\d]/.test(text) ? text : number - (below ? 0.001 : 0);
 }
 
 function compare(first, second) {

@@ -88,6 +88,19 @@ def test_runs_are_sorted_by_keyboard(page):
     assert shown(page, 0) == sorted(shown(page, 0))
 
 
+def test_what_is_just_below_100_is_sorted_as_a_number(browser, tmp_path):
+    for category, value in {"UB": 0.99996, "DC": 1.0, "CDIP": 0.5, "CFP16": None}.items():
+        leave_run(tmp_path, category, value)
+    page = browser.new_page()
+    page.goto(render_report(tmp_path).as_uri())
+    header = page.locator("#list-of-runs thead [role=button]").nth(1)
+    header.click()
+    assert shown(page, 1) == ["50.00", "<100", "100.00", "undefined"]
+    header.click()
+    assert shown(page, 1) == ["100.00", "<100", "50.00", "undefined"]
+    page.close()
+
+
 def test_runs_are_filtered_and_the_first_ones_shown(page):
     field, count = page.locator(".adlib-filter input").first, page.locator(".adlib-filter output").first
     assert len(shown(page, 0)) == 200
