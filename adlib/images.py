@@ -40,7 +40,8 @@ class ImageSet(Dataset):
     crop: side (or (H, W)) of the centre crop taken after resizing, or None.
     window: (low, high) stored grey values that become 0 and 1, or None for the full range of 8 or 16 bits.
     cache: a folder in which the resized images are kept as one file with checksums, or None. It is built at the
-        first access and speeds up every later one; it is as big as the resized pixels.
+        first access and speeds up every later one; it is as big as the resized pixels. What another version of OpenCV,
+        Pillow or adlib has decoded is not taken for this one's.
     mask_rule: what is foreground in a mask file, one of adlib.decoding.masks.RULES; None goes by the samples' column of
         that name, else "auto": plain masks, class numbers and lossy ones are taken, what had to be guessed is refused.
     mask_resize: "area", by which no defect vanishes, or "nearest", as most papers' codes do (`fit_mask` there).
@@ -270,7 +271,7 @@ class ImageSet(Dataset):
     def cache_file(self) -> Path:
         """The file of the cache, whether it is there yet or not."""
         pixels = [item for item in self.settings.items() if item[0] not in ("mask_resize", "tile")]
-        identity = f"{fingerprint(self._files)} {pixels}"
+        identity = f"{fingerprint(self._files)} {pixels} {image_cache.decoder()}"
         return self.cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npy"
 
     @property

@@ -11,7 +11,7 @@ from conftest import make_tree, write
 from PIL import Image
 
 from adlib import ImageSet, InputError, load_samples
-from adlib.decoding import resizing
+from adlib.decoding import image_cache, resizing
 from adlib.images import image_shape, read_image, read_mask
 from adlib.samples import make_samples, select
 
@@ -189,6 +189,17 @@ def test_cache_changes_nothing(tree, tmp_path, depth):
     for index in range(len(samples)):
         assert torch.equal(plain[index]["image"], cached[index]["image"])
     assert sorted(file.suffix for file in (tmp_path / "cache").iterdir()) == [".lock", ".npy"]
+
+
+@pytest.mark.parametrize("library", ["cv2", "PIL"])
+def test_what_another_version_has_decoded_is_decoded_anew(library, tree, tmp_path, monkeypatch):
+    image_cache.decoder.cache_clear()
+    images = ImageSet(load_samples("folder", tree), size=32, cache=tmp_path)
+    before = images.cache_file
+    monkeypatch.setattr(f"{library}.__version__", "0.1")
+    image_cache.decoder.cache_clear()
+    assert images.cache_file != before
+    image_cache.decoder.cache_clear()
 
 
 def _fill_cache(root, cache):

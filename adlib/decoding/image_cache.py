@@ -11,11 +11,25 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
+import cv2
 import numpy as np
+import PIL
 
 DTYPES = (np.uint8, np.uint16)
+
+
+@cache
+def decoder() -> str:
+    """What decodes and resizes, for the names of caches: others may give other pixels. The versions of the libraries,
+    and a checksum of this package's own code.
+    """
+    code = 0
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        code = zlib.crc32(file.read_bytes(), code)
+    return f"cv2 {cv2.__version__}, Pillow {PIL.__version__}, adlib {code:08x}"
 
 
 def write(file: Path, images: Iterable[np.ndarray], shape: tuple[int, ...], dtype: type) -> bool:
