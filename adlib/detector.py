@@ -470,13 +470,22 @@ def loader_workers(device: torch.device) -> int:
 
 
 def choose_device(device: str) -> torch.device:
-    """The torch device of "auto", "cpu", "cuda" ... Raises InputError for one that is not here."""
+    """The torch device of "auto", "cpu", "cuda", or another kind that torch has. Raises InputError for one that is not
+    here, or cannot hold a number.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"device={device!r} is not a torch device: use 'auto', 'cpu' or 'cuda'.") from error
+    if chosen.type == "cpu":
+        return torch.device("cpu")  # there is one, whatever its number
+    if chosen.type != "cuda":
+        try:
+            torch.zeros(1, device=chosen).cpu()
+        except (RuntimeError, AssertionError, ImportError) as error:  # as torch says it of different kinds
+            raise InputError(f"device={device!r} is not here: use 'auto', 'cpu' or 'cuda'.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device={device!r}, but torch sees no CUDA device: use device='cpu', see `adlib doctor`.")
     if chosen.type == "cuda" and (chosen.index or 0) >= (count := torch.cuda.device_count()):

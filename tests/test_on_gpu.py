@@ -218,6 +218,21 @@ def test_a_detector_of_ones_own_is_made_on_a_gpu_and_used_without(tree, tmp_path
     np.testing.assert_allclose(there, here, rtol=1e-3)
 
 
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu", "hip", "privateuseone", None])
+def test_a_device_that_holds_no_numbers_here_is_refused(device):
+    try:
+        torch.zeros(1, device=device or "meta").cpu()
+    except (RuntimeError, AssertionError, ImportError):
+        with pytest.raises(InputError, match=f"device={device!r} is not .*use 'auto', 'cpu' or 'cuda'"):
+            choose_device(device)
+    else:
+        assert choose_device(device).type == device
+
+
+def test_there_is_one_cpu_whatever_its_number():
+    assert choose_device("cpu:7") == torch.device("cpu")
+
+
 def test_a_gpu_that_is_not_there_is_refused_by_name():
     with pretended_cuda(count=2), pytest.raises(InputError, match=r"'cuda:2', but the last of .* is 'cuda:1'"):
         choose_device("cuda:2")
