@@ -5,9 +5,10 @@ in a folder before it computes them. Only batches that come from `Detector.batch
 looked up: such a batch carries its cache with it, and whatever is made of it (an augmented picture, say) does not.
 
 An entry is one stage of one backbone for one batch. Its name is a hash of everything that decides its values: the
-network with all weights, the batch's pixels, the machine, the versions, the number of threads. So an entry never is
-another's, and a look-up gives the very bits that computing would have given. Entries are written beside and renamed;
-one that is cut or damaged fails its checksum and is computed anew; a full disk ends writing and nothing else.
+network with all weights, the mean and deviation that its images are normalised by, the batch's pixels, the machine,
+the versions, the number of threads. So an entry never is another's, and a look-up gives the very bits that computing
+would have given. Entries are written beside and renamed; one that is cut or damaged fails its checksum and is
+computed anew; a full disk ends writing and nothing else.
 
 On a GPU nothing is looked up: there computing is faster than reading.
 """
@@ -147,11 +148,17 @@ def _checksum(facts, values) -> int:
 
 
 def _network_name(backbone: nn.Module) -> str:
-    """A hash of a network, its weights, and of what else decides the bits of its answers."""
+    """A hash of a network, all its tensors, and of what else decides the bits of its answers.
+
+    The tensors are the backbone's, saved ones or not: mean and deviation are those of timm's tag, and two tags of one
+    network, or of one file of weights, need not share them.
+    """
     versions = f"{torch.__version__} {timm.__version__} {torch.get_num_threads()} fused"
     machine = f"{platform.node()} {torch.backends.cpu.get_cpu_capability()}"
-    digest = hashlib.sha256(f"{type(backbone).__qualname__} {backbone.net} {versions} {machine}".encode())
-    for name, tensor in backbone.net.state_dict().items():
+    architecture = backbone.name.partition(".")[0]
+    about = f"{type(backbone).__qualname__} {architecture} {backbone.net} {versions} {machine}"
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

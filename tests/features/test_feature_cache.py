@@ -120,6 +120,22 @@ def test_other_pixels_and_other_weights_are_other_entries(backbone, tmp_path):
     assert cache.counts["features_read"] == 0
 
 
+def test_networks_that_normalise_otherwise_share_no_entry(tmp_path):
+    """Two tags of one network, drawn alike or filled from one file, whose images have another mean and deviation."""
+    one, other = (Backbone(f"resnet34.{tag}", (1, 2), "random") for tag in ("a1_in1k", "ra4_e3600_r224_in1k"))
+    assert not torch.equal(one.mean, other.mean)
+    assert torch.equal(next(one.net.parameters()), next(other.net.parameters()))
+    cache, batch = offered(tmp_path)
+    expected = other(batch.clone())
+    one(batch)
+    for found, right in zip(other(batch), expected, strict=True):
+        assert torch.equal(found, right)
+    assert cache.counts["features_read"] == 0
+    like = Backbone("resnet34.a2_in1k", (1, 2), "random")  # this one's images are normalised as the first one's
+    assert torch.equal(like(batch)[0], like(batch.clone())[0])
+    assert cache.counts["features_read"] == len(batch)
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: data[:-5] + b"wrong", lambda _: b""]
 )
