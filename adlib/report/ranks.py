@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import friedmanchisquare, kendalltau, studentized_range
 
+from adlib import papers
 from adlib.models import is_surrogate
+from adlib.report.labels import check_metric
 
 LOWER_IS_BETTER = ("fpr", "fp", "fn")
 BLOCK = ["paper", "dataset", "category"]
@@ -88,8 +90,9 @@ def blocks(cells: pd.DataFrame, metric: str, value: str) -> pd.DataFrame:
     cells: of `comparison` or `comparisons`. value: "published" or "ours". A paper's average stands for a dataset of
     which it prints no category (ours only if complete); else averages are left out, for they are no further block. Rows
     with a setting (ablations, injected defects) are left out: they are variants of one method. Surrogates of ours are
-    called so.
+    called so. Raises InputError for a metric that no table of a paper has.
     """
+    check_metric(metric, _printed_metrics())
     chosen = cells[(cells["metric"] == metric) & (cells["setting"] == "")]
     average = chosen["category"] == "average"
     place = pd.MultiIndex.from_frame(chosen[BLOCK[:2]])
@@ -104,6 +107,12 @@ def blocks(cells: pd.DataFrame, metric: str, value: str) -> pd.DataFrame:
     if value == "ours":
         wide = wide.rename(columns={name: f"{name} (surrogate)" for name in wide if is_surrogate(name)})
     return wide
+
+
+def _printed_metrics() -> list[str]:
+    """The metrics of all papers' benchmark tables."""
+    tables = [table for paper in papers.list_papers() for table in papers.shared_protocol(paper)["tables"].values()]
+    return list(dict.fromkeys(metric for table in tables for metric in table["metrics"]))
 
 
 def complete(wide: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from adlib.predictions import Predictions
 from adlib.report.banner import banner
 from adlib.report.facts import warnings_of
+from adlib.report.labels import check_metric as check_metric
 from adlib.report.provenance import profile_sentence
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import profile_of

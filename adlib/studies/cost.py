@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from adlib.errors import InputError, did_you_mean
 from adlib.figure_style import INK, finish
-from adlib.report.labels import metric_label
+from adlib.report.labels import SHARES, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
 from adlib.rounding import rounded_text
@@ -35,15 +36,17 @@ COSTS = {
 def spent(out: str | Path, metric: str = "image_auroc", study: str = NAME) -> pd.DataFrame:
     """What every finished run reached and what it took, one row per run.
 
-    Columns: dataset, category, method, seed, value (percent; the mean over the categories of a run on several), low,
+    Columns: dataset, category, method, seed, value (percent; of a run on several categories over all images), low,
     high (the record's bootstrap interval over its test images, where it has one), those of COSTS (NaN where the times
     are too short, as above, or where there was no GPU), machine (processor, or GPU, and its threads). Runs in which the
-    metric is undefined are left out.
+    metric is undefined are left out. Raises InputError for a metric that is not a share and better the higher.
     """
+    check_metric(metric, SHARES)
     rows = []
     for cell, record in finished_cells(study, out):
         alone = record["run"]["category"]
-        value = part_of(record, alone).get(metric) if alone else record["metrics"].get(metric)
+        part = part_of(record, alone) if alone else record["metrics"] | record.get("oracle", {})
+        value = part.get(metric)
         if value is None:
             continue
         seconds, whole = record["seconds"], not record.get("resumed") and not taken_over(record)
@@ -96,8 +99,10 @@ def frontier(found: pd.DataFrame, cost: str = "seconds_per_image") -> pd.DataFra
 
     A method is beaten by another that costs less and is no worse. Added columns: beaten_by (the best of those, "" on
     the frontier), shown (whether neither the values' intervals nor the spreads of the costs overlap; never of single
-    runs, whose times have no spread).
+    runs, whose times have no spread). Raises InputError for a cost that is not of COSTS.
     """
+    if cost not in COSTS:
+        raise InputError(f"cost = {cost!r} is not known; possible are {', '.join(COSTS)}.{did_you_mean(cost, COSTS)}")
     known, rows = found.dropna(subset=cost), []
     for _, mine in known.groupby("dataset", sort=False):
         for row in mine.sort_values(cost, kind="stable").to_dict("records"):

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from adlib.errors import InputError, did_you_mean
 from adlib.features.backbones import find_weights
 from adlib.figure_style import INK, finish
 from adlib.metrics import compare_images, image_metrics
 from adlib.papers import protocol
 from adlib.predictions import Predictions
-from adlib.report.labels import metric_label
+from adlib.report.labels import IMAGE_METRICS, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import read_plan
 from adlib.runs.store import Store
@@ -48,8 +49,14 @@ def comparisons(
     table: of `runs`. metric: of image scores. replicates: of the paired bootstrap.
     Columns: method, dataset, category, seed, features, value, difference, low, high (percent and points; the interval
     is the bootstrap's over the test images), images (that both tested). Places without the reference, and such in which
-    the metric is undefined, are left out.
+    the metric is undefined, are left out. Raises InputError for a metric that is not of image scores, and for a
+    reference that is neither planned nor in the table.
     """
+    check_metric(metric, IMAGE_METRICS)
+    known = list(dict.fromkeys([*_planned(NAME), *table["features"]]))
+    if reference not in known:
+        near = did_you_mean(reference, known)
+        raise InputError(f"reference = {reference!r} is none of the features; these are {', '.join(known)}.{near}")
     rows = []
     for place, mine in table.groupby(PLACE, sort=False):
         found = {row.features: Predictions.load(row.predictions).known for row in mine.itertuples()}
@@ -99,15 +106,19 @@ def features_there(out: str | Path, study: str = NAME) -> pd.DataFrame:
     planned = {cell["setting"] for cell in (read_plan(study, out) or {"cells": []})["cells"]}
     done = runs(out, study)["features"].value_counts()
     rows = []
-    for table in protocol(study)["tables"].values():
-        for features, row in table["settings"].items():
-            there = row["weights"] == "random" or find_weights(row["backbone"], row["weights"]) is not None
-            why = [] if features in planned else ["not in this profile"]
-            why += [] if there else ["no weights here"]
-            about = {"features": features, "backbone": row["backbone"], "weights": row["weights"]}
-            count = int(done.get(features, 0))
-            rows.append(about | {"runs": count, "missing": "" if count else ", ".join(why) or "not done"})
+    for features, row in _planned(study).items():
+        there = row["weights"] == "random" or find_weights(row["backbone"], row["weights"]) is not None
+        why = [] if features in planned else ["not in this profile"]
+        why += [] if there else ["no weights here"]
+        about = {"features": features, "backbone": row["backbone"], "weights": row["weights"]}
+        count = int(done.get(features, 0))
+        rows.append(about | {"runs": count, "missing": "" if count else ", ".join(why) or "not done"})
     return pd.DataFrame(rows)
+
+
+def _planned(study: str) -> dict[str, dict]:
+    """The features that a study's tables name, with their settings."""
+    return {name: row for table in protocol(study)["tables"].values() for name, row in table["settings"].items()}
 
 
 def conclusions(

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from adlib.figure_style import finish
 from adlib.figures import OUTLINE
 from adlib.predictions import Predictions, evaluate
-from adlib.report.labels import metric_label
+from adlib.report.labels import RANKING_METRICS, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.runs.store import Store
 from adlib.studies.differences import change, differences, interval_text
@@ -76,8 +76,10 @@ def values(table: pd.DataFrame, metric: str = "image_auroc") -> pd.DataFrame:
     """A metric at every share of every draw, over the images that are left at its highest share.
 
     table: of `runs`. Columns: dataset, method, category, seed, share, tested, defects (test images, and the defective
-    ones of them), value (percent). Runs in which the metric is undefined are left out.
+    ones of them), value (percent). Runs in which the metric is undefined are left out. Raises InputError for a metric
+    that is not of RANKING_METRICS.
     """
+    check_metric(metric, RANKING_METRICS)
     rows = []
     for draw, found in common_predictions(table):
         for share, predictions in found.items():

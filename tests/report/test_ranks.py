@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from adlib.errors import InputError
 from adlib.report import comparisons
 from adlib.report.rank_figures import critical_difference_diagrams, rank_heat_map
 from adlib.report.ranks import (
@@ -238,3 +239,10 @@ def test_what_the_notebook_says_of_the_published_tables(tmp_path):
     assert place.loc["patchcore", "mvtec_ad (cxr_ad)"] == place.loc["simplenet", "mvtec_ad (three_cad)"] == 1
     assert place.loc["patchcore", "cxr_ad"] < 0.5
     assert place.loc["simplenet", "three_cad"] < 0.5
+
+
+def test_a_metric_that_no_paper_prints_is_refused_and_one_that_some_print_may_have_no_cells():
+    table = cells([("a", "padim", 1.0, NAN)])
+    with pytest.raises(InputError, match=r"'image_aurok' .*image_auroc.*Did you mean 'image_auroc'"):
+        blocks(table, "image_aurok", "published")
+    assert blocks(table, "pro", "published").empty

@@ -6,6 +6,7 @@ import math
 import pytest
 from stored import run_notebook, store_study
 
+from adlib.errors import InputError
 from adlib.reproduce import cache_for
 from adlib.runs.record import write_json, write_record
 from adlib.runs.store import Store
@@ -117,3 +118,27 @@ def test_the_baselines_of_a_run_on_several_categories_count_for_each_of_them(tmp
     write_json(file, plan | {"cells": [*plan["cells"], plan["cells"][0] | {"category": "two"}]})
     (row,) = best_trivial(study.NAME, tmp_path, "image_auroc").to_dict("records")
     assert (row["baseline"], row["value"]) == ("mean grey", pytest.approx(85))
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("image_aurok", "possible are image_auroc, .*Did you mean 'image_auroc'"),
+        ("fpr", "possible are image_auroc, image_ap"),
+        ("mcc", "possible are"),
+        ("tp", "possible are"),
+        ("image_f1max_threshold", "possible are"),
+    ],
+)
+def test_a_metric_that_is_none_or_no_share_that_is_better_high_is_refused(tmp_path, metric, said):
+    with pytest.raises(InputError, match=said):
+        study.spent(tmp_path, metric)
+    for possible in ("aupro", "recall", "pro_per_image"):
+        assert study.spent(tmp_path, possible).empty
+
+
+def test_a_cost_that_is_not_measured_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"cost = 'second_per_image' .*Did you mean 'seconds_per_image'"):
+        study.frontier(study.methods(study.spent(tmp_path)), "second_per_image")
+    with pytest.raises(InputError, match="possible are seconds_per_image, fit_seconds"):
+        study.show_frontier(study.methods(study.spent(tmp_path)), cost="seconds")

@@ -6,6 +6,7 @@ from conftest import make_tree
 from stored import run_notebook, store_study
 
 from adlib import Predictions
+from adlib.errors import InputError
 from adlib.runs.plan import leave_out_without_weights, plan, read_profile
 from adlib.samples import make_samples
 from adlib.studies import features as study
@@ -78,3 +79,15 @@ def test_rows_whose_weights_are_not_here_stay_empty_and_are_named_in_one_sentenc
     others = plan(["study/cost"], read_profile("paper", data=root), tmp_path)
     assert leave_out_without_weights(others) == []  # they fail and say why, as a paper's do
     assert all(cell.run for cell in others)
+
+
+@pytest.mark.parametrize("metric", ["image_aurok", "aupro", "recall", "image_f1max_threshold"])
+def test_a_metric_that_is_not_of_image_scores_is_refused(out, metric):
+    with pytest.raises(InputError, match="possible are image_auroc, image_ap, image_f1max"):
+        study.comparisons(study.runs(out), metric=metric, replicates=20)
+
+
+def test_a_reference_that_no_features_are_called_is_refused(out):
+    with pytest.raises(InputError, match=r"reference = 'bundeld' .*Did you mean 'bundled'"):
+        study.comparisons(study.runs(out), "bundeld", replicates=20)
+    assert study.comparisons(study.runs(out), "DINOv2", replicates=20).empty  # planned, and not done

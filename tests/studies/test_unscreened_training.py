@@ -6,6 +6,7 @@ from conftest import make_tree
 from stored import run_notebook, store_study
 
 from adlib import Predictions, load_samples
+from adlib.errors import InputError
 from adlib.samples import select
 from adlib.studies import unscreened_training as study
 
@@ -86,3 +87,9 @@ def test_a_defect_stands_out_by_the_maps_of_normal_images(out):
 def test_the_notebook_runs_on_stored_runs_and_on_none(out, tmp_path):
     run_notebook("64_unscreened_training", out)
     run_notebook("64_unscreened_training", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("metric", ["image_aurok", "recall", "aupro_regions", "image_f1max_threshold"])
+def test_a_metric_that_ranks_nothing_is_refused(out, metric):
+    with pytest.raises(InputError, match=r"possible are image_auroc, .*, aupro"):
+        study.values(study.runs(out), metric)
