@@ -17,7 +17,7 @@ from adlib.report.banner import banner
 from adlib.report.facts import warnings_of
 from adlib.report.labels import check_metric as check_metric
 from adlib.report.provenance import profile_sentence
-from adlib.report.run_details import finished_cells
+from adlib.report.run_details import ALL, finished_cells
 from adlib.report.tables import profile_of
 from adlib.report.trivial_rows import trivial_part
 from adlib.runs.changed_files import change_warning
@@ -53,23 +53,28 @@ def first_predictions(study: str, out: str | Path) -> Iterator[tuple[str, str, s
                 yield *key, found.select((found.samples["category"] == category).to_numpy())
 
 
-def best_trivial(study: str, out: str | Path, metric: str) -> pd.DataFrame:
+def best_trivial(study: str, out: str | Path, metric: str, places: pd.DataFrame | None = None) -> pd.DataFrame:
     """The best trivial baseline (adlib.baselines) of each dataset of a study, from its records: no detector, and chosen
     by the very images that it is scored on.
 
+    places: a table whose dataset and category (or ALL) say over which categories, all that are done if None.
     Each is scored on the images of the first finished run of each category. Columns: dataset, baseline, value (percent,
-    the mean over the categories). Datasets of which no baseline has the metric are left out.
+    the mean over the categories). A baseline that lacks the metric in one of the categories is no candidate, and
+    datasets without any are left out.
     """
     rows, seen = [], set()
+    wanted = None if places is None else set(zip(places["dataset"], places["category"], strict=True))
     for cell, record in finished_cells(study, out, by_category=True):
         place = cell["dataset"], cell["category"]
-        if place not in seen:
+        if place not in seen and (wanted is None or wanted & {place, (cell["dataset"], ALL)}):
             seen.add(place)
             for name, metrics in trivial_part(record, cell["category"]).items():
                 row = {"dataset": cell["dataset"], "baseline": name, "value": metrics.get(metric, math.nan)}
                 rows.append(row | {"value": 100 * row["value"]})
     each = pd.DataFrame(rows, columns=["dataset", "baseline", "value"]).astype({"value": float}).dropna()
-    means = each.groupby(["dataset", "baseline"], sort=False, as_index=False)["value"].mean()
+    means = each.groupby(["dataset", "baseline"], sort=False, as_index=False)["value"].agg(["mean", "size"])
+    categories = means["dataset"].map(pd.Series([dataset for dataset, _ in seen], dtype=object).value_counts())
+    means = means[means["size"] == categories].rename(columns={"mean": "value"})[["dataset", "baseline", "value"]]
     return means.loc[means.groupby("dataset", sort=False)["value"].idxmax()].reset_index(drop=True)
 
 

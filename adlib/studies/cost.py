@@ -1,5 +1,7 @@
 """What does quality cost? A metric against seconds and memory, from the records of runs: a frontier per dataset.
 
+Methods are compared over the categories that all of them have done: an average over others would compare categories.
+
 Times are those of the machine that did the runs, with all else that ran on it, and no two runs take the same: they are
 shown with the spread over the runs, and a method is only called faster where its slowest run beat the other's fastest.
 Times of runs that took images or features over from others, or went on from a checkpoint, are too short and are left
@@ -71,15 +73,21 @@ def _percent(value: float | None) -> float:
     return math.nan if value is None else 100 * value
 
 
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `spent` of the categories that all methods of the dataset have: other means do not compare."""
+    having = table.groupby(["dataset", "category"])["method"].transform("nunique")
+    return table[having == table.groupby("dataset")["method"].transform("nunique")]
+
+
 def methods(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per dataset and method. table: of `spent`.
+    """One row per dataset and method, over the categories that all its methods have. table: of `spent`.
 
     Columns: dataset, method, runs, value (mean), low, high (Student's interval over the runs; of one run the bootstrap
     interval of its record; NaN of runs that are all alike, which tell no spread), then of each of COSTS the median, and
-    its least and most over the runs as NAME_least and NAME_most.
+    its least and most over the runs as NAME_least and NAME_most; NaN where a category has none.
     """
     rows = []
-    for (dataset, method), mine in table.groupby(["dataset", "method"], sort=False):
+    for (dataset, method), mine in compared(table).groupby(["dataset", "method"], sort=False):
         value, low, high = mean_interval(mine["value"])
         low, high = np.clip([low, high], 0, 100)  # the ends of percents
         if len(mine) == 1:
@@ -88,6 +96,9 @@ def methods(table: pd.DataFrame) -> pd.DataFrame:
             low = high = math.nan
         row = {"dataset": dataset, "method": method, "runs": len(mine), "value": value, "low": low, "high": high}
         for name in COSTS:
+            if mine.groupby("category")[name].count().eq(0).any():  # a median over fewer categories does not compare
+                row |= dict.fromkeys([name, f"{name}_least", f"{name}_most"], math.nan)
+                continue
             row |= {name: mine[name].median(), f"{name}_least": mine[name].min(), f"{name}_most": mine[name].max()}
         rows.append(row)
     costs = [column for name in COSTS for column in (name, f"{name}_least", f"{name}_most")]
@@ -155,13 +166,29 @@ def beside_trivial(found: pd.DataFrame, trivial: pd.DataFrame, metric: str = "im
     return said
 
 
+def lacking(table: pd.DataFrame) -> list[str]:
+    """Which methods lack which categories, and what is compared then, a sentence per dataset. table: of `spent`."""
+    said, common = [], compared(table)
+    for dataset, mine in table.groupby("dataset", sort=False):
+        there, methods = set(mine["category"]), mine.groupby("method", sort=False)["category"]
+        gaps = {method: ", ".join(sorted(there - set(names))) for method, names in methods}
+        lacks = "; ".join(f"{method} lacks {gap}" for method, gap in gaps.items() if gap)
+        left = common.loc[common["dataset"] == dataset, "category"].nunique()
+        if lacks and left:
+            said.append(f"{dataset}: compared over {left} of {len(there)} categories, which all methods have: {lacks}.")
+        elif lacks:
+            said.append(f"{dataset}: nothing is compared, since no category is done by all methods: {lacks}.")
+    return said
+
+
 def left_out(table: pd.DataFrame) -> list[str]:
     """Whose times are not told, and on what machines the others were taken. table: of `spent`."""
     said, short = [], table["seconds_per_image"].isna()
     if short.any():
         said.append(
             f"The times of {short.sum()} of {len(table)} runs are left out: they took images or features over from "
-            "other runs, or went on from a checkpoint. Into an empty folder, `adlib reproduce study/cost` shares none."
+            "other runs, or went on from a checkpoint; a method with none left in a category has no cost. Into an empty "
+            "folder, `adlib reproduce study/cost` shares none."
         )
     machines = table.loc[~short, "machine"].value_counts()
     said += [f"{number} runs were timed on {machine}." for machine, number in machines.items()]

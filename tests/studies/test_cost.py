@@ -77,6 +77,60 @@ def test_times_that_were_shortened_are_left_out_and_counted(tmp_path, shorter):
     assert study.left_out(runs)[0].startswith("The times of 1 of 1 runs are left out")
 
 
+def over_categories(*runs) -> list[dict]:
+    """Finished runs from (method, category, AUROC), of 1 s each, with a trivial baseline called spread."""
+    counts = {"cloth": {"train": 9, "test_normal": 4, "test_anomalous": 6}}
+    found = []
+    for method, category, auroc in runs:
+        record = {"seconds": {"fit": 3.0, "predict": 1.0}, "peak_memory_mib": 500, "environment": {}}
+        record["baselines"] = {"": {"spread": {"image_auroc": {"easy": 0.9, "hard": 0.5}[category]}}}
+        run = {"dataset": "three_cad", "category": category, "method": method, "record": record}
+        found.append(run | {"metrics": {"image_auroc": auroc}, "data": {"counts": counts}})
+    return found
+
+
+def test_methods_are_compared_over_the_categories_that_all_have(tmp_path):
+    runs = over_categories(("good", "hard", 0.6), ("bad", "hard", 0.55), ("bad", "easy", 0.94))
+    store_study(tmp_path, study.NAME, runs)
+    table = study.spent(tmp_path)
+    found = study.methods(table).set_index("method")
+    assert found["value"].to_dict() == pytest.approx({"good": 60, "bad": 55})
+    said = "three_cad: compared over 1 of 2 categories, which all methods have: good lacks easy."
+    assert study.lacking(table) == [said]
+    trivial = best_trivial(study.NAME, tmp_path, "image_auroc", study.compared(table))
+    assert trivial["value"].tolist() == [50]
+    assert best_trivial(study.NAME, tmp_path, "image_auroc")["value"].tolist() == pytest.approx([70])
+    assert study.lacking(study.compared(table)) == []
+
+
+def test_methods_without_a_common_category_are_not_compared(tmp_path):
+    store_study(tmp_path, study.NAME, over_categories(("good", "hard", 0.6), ("bad", "easy", 0.94)))
+    table = study.spent(tmp_path)
+    assert study.methods(table).empty
+    (said,) = study.lacking(table)
+    assert said.endswith("no category is done by all methods: good lacks easy; bad lacks hard.")
+    assert best_trivial(study.NAME, tmp_path, "image_auroc", study.compared(table)).empty
+    run_notebook("68_cost", tmp_path)
+
+
+def test_a_method_without_a_time_in_a_category_has_no_cost(tmp_path):
+    runs = over_categories(*((method, place, 0.6) for method in ("whole", "short") for place in ("hard", "easy")))
+    runs[-1]["record"] |= {"resumed": True}
+    store_study(tmp_path, study.NAME, runs)
+    found = study.methods(study.spent(tmp_path)).set_index("method")
+    assert found.loc["whole", "seconds_per_image"] == pytest.approx(0.1)
+    assert math.isnan(found.loc["short", "seconds_per_image"])
+    assert found.loc["short", "value"] == pytest.approx(60)
+
+
+def test_a_baseline_that_lacks_a_category_is_no_candidate(tmp_path):
+    runs = over_categories(("padim", "hard", 0.6), ("padim", "easy", 0.9))
+    runs[0]["record"]["baselines"][""]["nearest"] = {"image_auroc": 1.0}
+    store_study(tmp_path, study.NAME, runs)
+    (row,) = best_trivial(study.NAME, tmp_path, "image_auroc").to_dict("records")
+    assert (row["baseline"], row["value"]) == ("spread", pytest.approx(70))
+
+
 def test_runs_of_the_study_share_nothing_unless_a_folder_is_given():
     assert cache_for(["study/cost"], "") == "none"
     assert cache_for(["study/cost"], "here") == "here"
