@@ -82,27 +82,32 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
 def methods(table: pd.DataFrame) -> pd.DataFrame:
     """One row per dataset and method, over the categories that all its methods have. table: of `spent`.
 
-    Columns: dataset, method, runs, value (mean), low, high (Student's interval over the runs; of one run the bootstrap
-    interval of its record; NaN of runs that are all alike, which tell no spread), then of each of COSTS the median, and
-    its least and most over the runs as NAME_least and NAME_most; NaN where a category has none.
+    Columns: dataset, method, runs, categories, value (the mean over the categories, each the mean of its seeds), low,
+    high, over (what the interval is over: "categories", Student's; of one category "seeds", Student's; of one run "test
+    images", its record's bootstrap; NaN where all are alike, which tells no spread), then of each of COSTS the median,
+    and its least and most over the runs as NAME_least and NAME_most; NaN where a category has none.
     """
     rows = []
     for (dataset, method), mine in compared(table).groupby(["dataset", "method"], sort=False):
-        value, low, high = mean_interval(mine["value"])
+        categories = mine.groupby("category")["value"].mean()
+        over = "categories" if len(categories) > 1 else "seeds" if len(mine) > 1 else "test images"
+        value, low, high = mean_interval(categories if over == "categories" else mine["value"])
         low, high = np.clip([low, high], 0, 100)  # the ends of percents
-        if len(mine) == 1:
+        if over == "test images":
             low, high = mine[["low", "high"]].iloc[0]
         elif low == high:
             low = high = math.nan
-        row = {"dataset": dataset, "method": method, "runs": len(mine), "value": value, "low": low, "high": high}
+        row = {"dataset": dataset, "method": method, "runs": len(mine), "categories": len(categories)}
+        row |= {"value": value, "low": low, "high": high, "over": over}
         for name in COSTS:
             if mine.groupby("category")[name].count().eq(0).any():  # a median over fewer categories does not compare
                 row |= dict.fromkeys([name, f"{name}_least", f"{name}_most"], math.nan)
                 continue
             row |= {name: mine[name].median(), f"{name}_least": mine[name].min(), f"{name}_most": mine[name].max()}
         rows.append(row)
+    columns = ["dataset", "method", "runs", "categories", "value", "low", "high", "over"]
     costs = [column for name in COSTS for column in (name, f"{name}_least", f"{name}_most")]
-    return pd.DataFrame(rows, columns=["dataset", "method", "runs", "value", "low", "high", *costs])
+    return pd.DataFrame(rows, columns=[*columns, *costs])
 
 
 def frontier(found: pd.DataFrame, cost: str = "seconds_per_image") -> pd.DataFrame:
@@ -187,8 +192,8 @@ def left_out(table: pd.DataFrame) -> list[str]:
     if short.any():
         said.append(
             f"The times of {short.sum()} of {len(table)} runs are left out: they took images or features over from "
-            "other runs, or went on from a checkpoint; a method with none left in a category has no cost. Into an empty "
-            "folder, `adlib reproduce study/cost` shares none."
+            "other runs, or went on from a checkpoint; a method with none left in a category has no cost. Into an "
+            "empty folder, `adlib reproduce study/cost` shares none."
         )
     machines = table.loc[~short, "machine"].value_counts()
     said += [f"{number} runs were timed on {machine}." for machine, number in machines.items()]
@@ -198,9 +203,15 @@ def left_out(table: pd.DataFrame) -> list[str]:
 def _named(row, cost: str) -> str:
     value = partial(rounded_text, decimals=1)
     least, most = getattr(row, f"{cost}_least"), getattr(row, f"{cost}_most")
-    interval = "no interval" if math.isnan(row.low) else f"{value(row.low)} to {value(row.high)}"
+    interval = "no interval"
+    if not math.isnan(row.low):
+        interval = f"{value(row.low)} to {value(row.high)} over {_what(row)}"
     runs = f"{least:.3g} to {most:.3g}, {row.runs} runs" if row.runs > 1 else "1 run"
     return f"{row.method} {value(row.value)} ({interval}) at {getattr(row, cost):.3g} ({runs})"
+
+
+def _what(row) -> str:
+    return f"{row.categories} categories" if row.over == "categories" else row.over
 
 
 def _ratio(dear: float, cheap: float) -> str:

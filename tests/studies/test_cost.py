@@ -103,6 +103,35 @@ def test_methods_are_compared_over_the_categories_that_all_have(tmp_path):
     assert study.lacking(study.compared(table)) == []
 
 
+def test_seeds_that_are_alike_make_no_interval_over_categories_narrower(tmp_path):
+    runs = over_categories(("padim", "easy", 0.9), ("padim", "hard", 0.7))
+    found = []
+    for seeds in (1, 5):
+        store_study(tmp_path / str(seeds), study.NAME, [run | {"seed": seed} for run in runs for seed in range(seeds)])
+        found.append(study.methods(study.spent(tmp_path / str(seeds))).iloc[0])
+    assert [row["runs"] for row in found] == [2, 10]
+    low = 80 - 12.706205 * 10  # t of 1 degree of freedom; both categories lie 10 from their mean
+    assert [row["low"] for row in found] == [max(0, low)] * 2
+    assert [row["over"] for row in found] == ["categories"] * 2
+    said = study.conclusions(edge(tmp_path / "5"))
+    assert "padim 80.0 (0.0 to 100.0 over 2 categories)" in said[0]
+
+
+def test_a_lost_seed_moves_no_weight_to_the_other_category(tmp_path):
+    runs = over_categories(("padim", "easy", 0.9), ("padim", "hard", 0.7), ("padim", "hard", 0.8))
+    store_study(tmp_path, study.NAME, [run | {"seed": seed} for seed, run in enumerate(runs)])
+    assert study.methods(study.spent(tmp_path))["value"].tolist() == pytest.approx([(90 + 75) / 2])
+
+
+def test_of_one_category_the_interval_is_over_seeds_and_of_one_run_over_its_test_images(tmp_path):
+    stored(tmp_path / "two", padim=[(0.80, 1), (0.82, 1.2)])
+    assert "over seeds) at" in study.conclusions(edge(tmp_path / "two"))[0]
+    (run,) = over_categories(("padim", "hard", 0.6))
+    run["record"] |= {"intervals": {"image_auroc": {"value": 0.6, "low": 0.5, "high": 0.7, "std": 0.05}}}
+    store_study(tmp_path / "one", study.NAME, [run])
+    assert "padim 60.0 (50.0 to 70.0 over test images) at" in study.conclusions(edge(tmp_path / "one"))[0]
+
+
 def test_methods_without_a_common_category_are_not_compared(tmp_path):
     store_study(tmp_path, study.NAME, over_categories(("good", "hard", 0.6), ("bad", "easy", 0.94)))
     table = study.spent(tmp_path)
