@@ -145,7 +145,8 @@ def _judged(methods: dict[str, Predictions], rate: float):
 
 def defects(table: pd.DataFrame) -> pd.DataFrame:
     """One row per defect: the columns of `verdicts` that are the defect's own, methods (how many judged it), finders
-    (how many of them find it), alone (the one that does, "" where none or several do), item where the verdicts have it.
+    (how many of them find it), alone (the one of several that does, "" where none or more do), item where the verdicts
+    have it.
     """
     own = ["kind", "area", "contrast", "place", "left", "top", "right", "bottom"]
     rows = table.groupby(DEFECT, sort=False)
@@ -154,8 +155,16 @@ def defects(table: pd.DataFrame) -> pd.DataFrame:
         summary["item"] = rows["item"].first()
     summary["methods"], summary["finders"] = rows.size(), rows["found"].sum().astype(int)
     finder = table[table["found"]].groupby(DEFECT, sort=False)["method"].first().reindex(summary.index)
-    summary["alone"] = finder.where(summary["finders"] == 1, "").fillna("")
+    summary["alone"] = finder.where((summary["finders"] == 1) & (summary["methods"] > 1), "").fillna("")
     return summary.reset_index()
+
+
+def judged_by_all(table: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts on defects that all methods of their dataset have judged: only these say what all miss, or who finds
+    more. table: of `verdicts`.
+    """
+    judges = table.groupby(DEFECT)["method"].transform("nunique")
+    return table[judges == table.groupby("dataset")["method"].transform("nunique")]
 
 
 def drawn_by(table: pd.DataFrame) -> pd.Series:
@@ -183,12 +192,13 @@ def share_of(values: pd.Series, images: pd.Series, seed: int = 0) -> tuple[float
 
 
 def recall_by(table: pd.DataFrame, name: str, parts: int = 3) -> pd.DataFrame:
-    """Recall, the mean over methods, of each kind of defect, or in parts of a property with as many defects each.
+    """Recall, the mean over methods, of each kind of defect, or in parts of a property with as many defects each, of
+    those that all methods judged.
 
     table: of `verdicts`. name: "kind", or one of PROPERTIES.
     Columns: dataset, part (the kind, or its bounds), defects, images, recall, low, high (percent).
     """
-    rows, known = [], table.dropna(subset=name)
+    rows, known = [], judged_by_all(table).dropna(subset=name)
     for dataset, mine in known.groupby("dataset", sort=False):
         part = mine[name]
         if name != "kind":
@@ -268,27 +278,13 @@ def logistic(design: np.ndarray, found: np.ndarray, weights: np.ndarray, ridge: 
 
 
 def conclusions(table: pd.DataFrame) -> list[str]:
-    """What is seen, sentences per dataset. table: of `verdicts`."""
-    said, model = [], what_decides(table)
-    for dataset, mine in table.groupby("dataset", sort=False):
-        each = defects(mine)
-        share, low, high = share_of(each["finders"] == 0, drawn_by(each))
-        missed = 1 - mine.groupby("method")["found"].mean()
-        number, images = int((each["finders"] == 0).sum()), each["image"].nunique()
-        said.append(
-            f"{dataset}: {number} of {len(each)} defects on {images} images {'is' if number == 1 else 'are'} missed by "
-            f"all {len(missed)} methods at {mine['promised'].mean():.0%} of false alarms: {share:.0%} (95 % interval "
-            f"{_range(low, high)}). Were the methods' misses independent, it would be {missed.prod():.0%}."
-        )
-        best = (1 - missed).idxmax()
-        alone = each.loc[each["alone"] != "", "alone"].value_counts()
-        names = ", ".join(f"{name} {number}" for name, number in alone.items())
-        its = mine[mine["method"] == best]
-        recall = share_of(its["found"], drawn_by(its))
-        said.append(
-            f"{dataset}: {best} finds the most, {recall[0]:.0%} ({_range(*recall[1:])}). "
-            + (f"Found by one method alone: {names}." if names else "No defect is found by one method alone.")
-        )
+    """What is seen, sentences per dataset, of the defects that all methods judged; of the model, of all of them. table:
+    of `verdicts`.
+    """
+    said, model, common = [], what_decides(table), judged_by_all(table)
+    for dataset, whole in table.groupby("dataset", sort=False):
+        mine = common[common["dataset"] == dataset]
+        said += _not_judged(dataset, whole) + (_found_and_missed(dataset, mine) if len(mine) else [])
         if dataset not in set(model["dataset"]):
             said.append(
                 f"{dataset}: what decides is not modelled: that takes {ENOUGH} images, {ENOUGH} defects that a method "
@@ -304,6 +300,46 @@ def conclusions(table: pd.DataFrame) -> list[str]:
     return said
 
 
+def _not_judged(dataset: str, table: pd.DataFrame) -> list[str]:
+    """How many defects of a dataset not all methods judged, and which methods lack which categories."""
+    judged = table.drop_duplicates([*DEFECT, "method"]).groupby(["method", "category"], sort=False).size().unstack()
+    lacking = judged.isna() | (judged < judged.max())
+    lacks = "; ".join(f"{name} lacks {', '.join(row.index[row])}" for name, row in lacking.iterrows() if row.any())
+    each = defects(table)
+    number = int((each["methods"] < table["method"].nunique()).sum())
+    if not number:
+        return []
+    return [
+        f"{dataset}: {number} of {len(each)} defects are left out of what is found and missed, since not all "
+        f"{len(judged)} methods judged them: {lacks}."
+    ]
+
+
+def _found_and_missed(dataset: str, mine: pd.DataFrame) -> list[str]:
+    """What all miss, who finds the most and who finds what no other does. mine: verdicts that all methods gave."""
+    each = defects(mine)
+    share, low, high = share_of(each["finders"] == 0, drawn_by(each))
+    found = mine.groupby("method")["found"].sum()
+    number, images = int((each["finders"] == 0).sum()), each["image"].nunique()
+    missed = (
+        f"{dataset}: {number} of {len(each)} defects on {images} images {'is' if number == 1 else 'are'} missed by "
+        f"all {len(found)} methods at {mine['promised'].mean():.0%} of false alarms: {share:.0%} (95 % interval "
+        f"{_range(low, high)}). Were the methods' misses independent, it would be {(1 - found / len(each)).prod():.0%}."
+    )
+    recalls = []
+    for name in found.index[found == found.max()]:
+        its = mine[mine["method"] == name]
+        recall, low, high = share_of(its["found"], drawn_by(its))
+        recalls.append((name, f"{recall:.0%} ({_range(low, high)})"))
+    best = " and ".join(f"{name}, {recall}," for name, recall in recalls) + " tie: none finds more"
+    if len(recalls) == 1:
+        best = "{} finds the most, {}".format(*recalls[0])
+    alone = each.loc[each["alone"] != "", "alone"].value_counts()
+    names = ", ".join(f"{name} {number}" for name, number in alone.items())
+    lone = f"Found by one method alone: {names}." if names else "No defect is found by one method alone."
+    return [missed, f"{dataset}: {best}. {lone}"]
+
+
 def _range(low: float, high: float) -> str:
     return "none: one image" if math.isnan(low) else f"{low:.0%} to {high:.0%}"
 
@@ -311,9 +347,10 @@ def _range(low: float, high: float) -> str:
 def show_map(table: pd.DataFrame) -> Figure:
     """Every defect as a point, by its area and contrast, coloured by how many methods find it; a panel per dataset.
 
-    table: of `verdicts`. A cross is missed by all, a ring found by one method alone.
+    table: of `verdicts`; shown are the defects that all methods judged. A cross is missed by all, a ring found by one
+    method alone.
     """
-    each = defects(table).dropna(subset="contrast")
+    each = defects(judged_by_all(table)).dropna(subset="contrast")
     parts = list(each.groupby("dataset", sort=False)) or [("no run yet", each)]
     figure, axes = plt.subplots(
         1, len(parts), figsize=(max(6, 4.4 * len(parts)), 4.2), squeeze=False, layout="constrained"
@@ -345,7 +382,7 @@ def show_map(table: pd.DataFrame) -> Figure:
 
 
 def points(table: pd.DataFrame) -> pd.DataFrame:
-    """The defects of `show_map` as samples to open (adlib.inspector.sample_points), those that most methods miss first.
+    """The defects as samples to open (adlib.inspector.sample_points), those that most methods miss first.
 
     table: of `verdicts`. Columns: label, dataset, category, image.
     """
@@ -360,8 +397,10 @@ def points(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def gallery(table: pd.DataFrame, each: int = 6) -> dict[str, pd.DataFrame]:
-    """Which defects to look at, by rule: {rule: rows of `defects`}, of all datasets in turn, at most `each` a rule."""
-    found = defects(table)
+    """Which defects to look at, of those that all methods judged, by rule: {rule: rows of `defects`}, of all datasets
+    in turn, at most `each` a rule. table: of `verdicts`.
+    """
+    found = defects(judged_by_all(table))
     rules = {
         "missed by all, the largest": found[found["finders"] == 0].sort_values("area", ascending=False, kind="stable"),
         "found by one alone, the smallest": found[found["alone"] != ""].sort_values("area", kind="stable"),

@@ -139,6 +139,43 @@ def test_conclusions_count_defects_and_name_the_lone_finder():
     assert "what decides is not modelled: that takes 10 images" in said[2]
 
 
+def with_a_lost_run() -> pd.DataFrame:
+    """Four defects of one category that a and b judged, a the better; two of another, whose run of b is missing."""
+    table = given({"a": [1, 1, 1, 0, 0, 1], "b": [1, 1, 0, 0, 0, 0]}, areas=[1, 2, 3, 4, 9, 0.1])
+    table["category"] = np.where(table["image"] < "004", "cloth", "hard")
+    return table[(table["category"] == "cloth") | (table["method"] == "a")]
+
+
+def test_what_is_missed_and_who_finds_the_most_is_said_of_the_defects_that_all_methods_judged():
+    said = study.conclusions(with_a_lost_run())
+    assert said[0].startswith("set: 2 of 6 defects are left out")
+    assert said[0].endswith("not all 2 methods judged them: b lacks hard.")
+    assert said[1].startswith("set: 1 of 4 defects on 4 images is missed by all 2 methods at 10% of false alarms: 25%")
+    assert "it would be 12%." in said[1]  # 1/4 times 2/4
+    assert said[2].startswith("set: a finds the most, 75% (")
+    assert said[2].endswith("Found by one method alone: a 1.")
+
+
+def test_what_one_method_alone_judged_is_neither_missed_by_all_nor_found_by_one_alone():
+    table = with_a_lost_run()
+    chosen = study.gallery(table, each=3)
+    assert [rows["area"].tolist() for rows in chosen.values()] == [[4], [3], [1, 2]]
+    assert study.recall_by(table, "kind")[["defects", "recall"]].values.tolist() == [[4, 62.5]]
+    assert study.defects(table)["alone"].tolist() == ["", "", "a", "", "", ""]
+    axis = study.show_map(table).axes[0]
+    assert [len(points.get_offsets()) for points in axis.collections] == [3, 1, 1]  # found, crosses, rings
+    lost = table[(table["category"] == "hard") | (table["method"] == "b")]
+    assert study.conclusions(lost)[0].endswith("judged them: a lacks cloth; b lacks hard.")
+    assert "not modelled" in study.conclusions(lost)[1]
+
+
+def test_methods_that_find_as_many_are_said_to_tie():
+    (_, said, _) = study.conclusions(given({"a": [1, 1, 0, 0], "b": [0, 1, 1, 0], "c": [0, 0, 0, 0]}))
+    assert said.startswith("set: a, 50% (")
+    assert " and b, 50% (" in said
+    assert "), tie: none finds more. Found by one method alone: a 1, b 1." in said
+
+
 def test_a_share_of_defects_is_drawn_by_images():
     share, low, high = study.share_of(pd.Series([1, 1, 1, 0]), pd.Series(["x", "x", "x", "y"]))
     assert (share, low, high) == (0.75, 0, 1)  # of two images either may be drawn twice
