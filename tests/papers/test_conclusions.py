@@ -54,8 +54,12 @@ def asm_area_against_points():
 
 
 def steps_between_mixed_numbers():
-    missed = [values("isp_ad", table, "fn", "setting") for table in "23"]
-    return max(each[each.index.str.startswith("mixed")].diff().abs().max() for each in missed) == 5
+    steps = []
+    for table in "23":
+        counts = pd.concat([values("isp_ad", table, metric, "setting") for metric in ("fn", "fp")], axis=1)
+        steps.append(counts[counts.index.str.startswith("mixed")].diff().abs().set_axis(["fn", "fp"], axis=1))
+    steps = pd.concat(steps)
+    return (steps["fn"].max(), steps.sum(axis=1).max()) == (5, 6)
 
 
 def lsm_missed():
@@ -234,7 +238,11 @@ SENTENCES = [
         "Real area defects do more than the same number of points",
         asm_area_against_points,
     ),
-    ("22_isp_ad_mixed_supervision", "rows differ by five images at most", steps_between_mixed_numbers),
+    (
+        "22_isp_ad_mixed_supervision",
+        "rows differ by five missed defects at most, by six images with the false alarms",
+        steps_between_mixed_numbers,
+    ),
     ("22_isp_ad_mixed_supervision", "How much of the way from no real defect to all of them", lsm_missed),
     ("31_miic_benchmark", "chance is 8 % for AP and 15 % for F1", chance_on_miic),
     ("31_miic_benchmark", "Pixel AUROC above 98 for every method", pixel_auroc_of_miic),
