@@ -41,10 +41,11 @@ from adlib.training_set import TRAINING_SETTINGS
 
 MAPS_IN_MEMORY = 2 * 10**9  # bytes of maps beyond which they are kept in a file while predicting
 
+# {}: what is compared with, "the paper's were"
+BUNDLED = "Bundled weights: taught on drawn images and a few photographs by an ImageNet network, where {} ImageNet's."
 _WEIGHTS_WARNINGS = {
     "random": "Random weights: the features were never trained, so detection is far below the method's.",
-    "bundled": "Bundled weights: taught on drawn images and a few photographs by an ImageNet network, where the "
-    "paper's were ImageNet's.",
+    "bundled": BUNDLED.format("the paper's were"),
 }
 
 

@@ -18,6 +18,7 @@ from adlib.datasets import left_out
 from adlib.datasets.folders import folders_in, images_in
 from adlib.datasets.folders import left_out as left_out_below
 from adlib.decoding.pictures import image_shape
+from adlib.detector import BUNDLED
 from adlib.errors import InputError
 from adlib.files import write_bytes
 from adlib.images import ImageSet
@@ -99,6 +100,12 @@ def own_warnings(run: Run, samples: pd.DataFrame | None = None) -> list[str]:
     else:
         unread = left_out(run.dataset, run.root, run.loaded_samples, run.category or None, run.data_settings)
     return data_warnings(samples, "your images", unread)
+
+
+def model_warnings(model) -> list[str]:
+    """The warnings of a detector of one's own images: of bundled weights without the paper, which nobody reproduces."""
+    papers, own = (BUNDLED.format(whose) for whose in ("the paper's were", "the method's default are"))
+    return [own if sentence == papers else sentence for sentence in model.warnings]
 
 
 def nothing_to_judge(folder: str | Path, images: ImageSet) -> str:

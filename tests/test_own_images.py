@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from html import unescape
 from pathlib import Path
 
 import cv2
@@ -128,6 +129,17 @@ def test_fit_warns_of_pictures_that_it_leaves_out(tree, tmp_path):
     done = command_line("fit", tmp_path / "parts", "--out", out, "--folds", "2", "--device", "cpu", *words)
     assert done.returncode == 0
     assert "warning: A picture is no sample: " in done.stderr and "x.gif has another suffix" in done.stderr
+
+
+def test_bundled_weights_of_ones_own_images_are_set_beside_the_methods_default_and_not_a_papers(tree, tmp_path):
+    words = ["--set", "weights=bundled", "--set", "backbone=resnet18.tv_in1k", "--set", "size=64", "--folds", "2"]
+    out, page = tmp_path / "d.safetensors", tmp_path / "page.html"
+    done = command_line("fit", tree, "--out", out, "--page", page, "--device", "cpu", "--rate", "0.2", *words)
+    assert done.returncode == 0
+    for text in (done.stdout, unescape(page.read_text("utf-8"))):
+        assert "by an ImageNet network, where the method's default are ImageNet's." in text
+        assert "paper's" not in text
+    assert load_model(out).warnings[0].endswith("where the paper's were ImageNet's.")  # as the record of a run has it
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def fit(
     """Learn what is normal from a folder, on whole images, and choose a threshold; says what it promises."""
     from adlib.datasets.folders import IMAGE_SUFFIXES
     from adlib.images import ImageSet
-    from adlib.own_images import fit_own, own_run, own_warnings
+    from adlib.own_images import fit_own, model_warnings, own_run, own_warnings
     from adlib.runs.settings import parse_settings
     from adlib.samples import select
     from adlib.screening import Threshold, agreement, contradiction, decision_counts, doubts
@@ -55,7 +55,7 @@ def fit(
     model, held, samples = fit_own(run, rate, folds)
     threshold = Threshold.of(model.threshold_)
     print(model.save(out))
-    for sentence in [*model.warnings, *model.memory_notes, *threshold.sentences()]:
+    for sentence in [*model_warnings(model), *model.memory_notes, *threshold.sentences()]:
         print(sentence)
     if doubtful := doubts(held):
         print(f"warning: {doubtful}", file=sys.stderr)

@@ -15,6 +15,7 @@ from adlib import figures, screening
 from adlib.errors import InputError
 from adlib.files import write_text
 from adlib.images import ImageSet
+from adlib.own_images import model_warnings
 from adlib.predictions import Predictions
 from adlib.samples import count, is_picture, phantom_warning, select
 
@@ -43,7 +44,7 @@ def write_page(model, samples, predictions: Predictions, file: str | Path, title
         phantom_warning(samples, "real images"),
         screening.contradiction(threshold, predictions),
         doubts,
-        *model.warnings,
+        *model_warnings(model),
     ]
     histogram = figures.score_histogram(predictions, {"threshold": threshold.score})
     highest = (-predictions.scores).argsort(kind="stable")[:6].tolist()
