@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from adlib.figure_style import finish
 from adlib.metrics import image_metrics
 from adlib.predictions import Predictions
-from adlib.report.labels import metric_label
+from adlib.report.labels import IMAGE_METRICS, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.runs.store import Store
 from adlib.studies.differences import change, differences, interval_text
@@ -51,8 +51,10 @@ def runs(out: str | Path, study: str = NAME) -> pd.DataFrame:
 def curves(table: pd.DataFrame, metric: str = "image_auroc") -> pd.DataFrame:
     """A metric of the image scores after each number of epochs, over all test images of known label.
 
-    table: of `runs`. Columns: dataset, method, category, seed, epochs, value (percent).
+    table: of `runs`. Columns: dataset, method, category, seed, epochs, value (percent). Raises InputError for a metric
+    that is not of IMAGE_METRICS, as `choices` does.
     """
+    check_metric(metric, IMAGE_METRICS)
     rows = []
     for row in table[~table["validated"].astype(bool)].itertuples():
         value = 100 * _metric(_scored(row.predictions), metric)
@@ -72,6 +74,7 @@ def choices(table: pd.DataFrame, metric: str = "image_auroc", deals: int = DEALS
     others' last, and those of one number; and a validated run of other epochs than the last.
     Columns: dataset, method, category, seed, rule, value (percent).
     """
+    check_metric(metric, IMAGE_METRICS)
     rows = []
     tried = table[~table["validated"].astype(bool)].groupby([*GROUP, "category"])["epochs"].unique()
     for training, mine in table.groupby(TRAINING, sort=False):

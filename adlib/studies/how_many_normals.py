@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from adlib.figure_style import finish
-from adlib.report.labels import metric_label
+from adlib.report.labels import SHARES, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
 from adlib.studies.differences import change, differences
@@ -27,8 +27,10 @@ def learning_curve(out: str | Path, metric: str = "image_auroc", study: str = NA
     """What every finished run of the study reached, one row per run, and per category of one on several.
 
     Columns: dataset, category, method, seed, asked (the limit of training images; NaN for all of them), learned (how
-    many they were), value (percent). Runs in which the metric is undefined are left out.
+    many they were), value (percent). Runs in which the metric is undefined are left out. Raises InputError for a metric
+    that is not a share and better the higher.
     """
+    check_metric(metric, SHARES)
     rows = []
     for cell, record in finished_cells(study, out, by_category=True):
         value = part_of(record, cell["category"]).get(metric)

@@ -24,6 +24,7 @@ from adlib.images import ImageSet
 from adlib.metrics.bootstrap import draw_counts
 from adlib.predictions import Predictions
 from adlib.report.region_breakdown import measured_regions
+from adlib.rounding import rounded_text
 from adlib.runs.changed_files import changed_files
 from adlib.samples import items
 from adlib.screening import HeldOut, choose_threshold
@@ -321,16 +322,17 @@ def _found_and_missed(dataset: str, mine: pd.DataFrame) -> list[str]:
     share, low, high = share_of(each["finders"] == 0, drawn_by(each))
     found = mine.groupby("method")["found"].sum()
     number, images = int((each["finders"] == 0).sum()), each["image"].nunique()
+    independent = (1 - found / len(each)).prod()
     missed = (
         f"{dataset}: {number} of {len(each)} defects on {images} images {'is' if number == 1 else 'are'} missed by "
-        f"all {len(found)} methods at {mine['promised'].mean():.0%} of false alarms: {share:.0%} (95 % interval "
-        f"{_range(low, high)}). Were the methods' misses independent, it would be {(1 - found / len(each)).prod():.0%}."
+        f"all {len(found)} methods at {mine['promised'].mean():.0%} of false alarms: {_percent(share)} (95 % interval "
+        f"{_range(low, high)}). Were the methods' misses independent, it would be {_percent(independent)}."
     )
     recalls = []
     for name in found.index[found == found.max()]:
         its = mine[mine["method"] == name]
         recall, low, high = share_of(its["found"], drawn_by(its))
-        recalls.append((name, f"{recall:.0%} ({_range(low, high)})"))
+        recalls.append((name, f"{_percent(recall)} ({_range(low, high)})"))
     best = " and ".join(f"{name}, {recall}," for name, recall in recalls) + " tie: none finds more"
     if len(recalls) == 1:
         best = "{} finds the most, {}".format(*recalls[0])
@@ -340,8 +342,12 @@ def _found_and_missed(dataset: str, mine: pd.DataFrame) -> list[str]:
     return [missed, f"{dataset}: {best}. {lone}"]
 
 
+def _percent(share: float) -> str:
+    return f"{rounded_text(100 * share, decimals=0)}%"
+
+
 def _range(low: float, high: float) -> str:
-    return "none: one image" if math.isnan(low) else f"{low:.0%} to {high:.0%}"
+    return "none: one image" if math.isnan(low) else f"{_percent(low)} to {_percent(high)}"
 
 
 def show_map(table: pd.DataFrame) -> Figure:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from stored import run_notebook, store_study
 
-from adlib import Predictions
+from adlib import InputError, Predictions
 from adlib.samples import make_samples
 from adlib.studies import choosing_the_epoch_on_test as study
 
@@ -66,6 +66,12 @@ def test_worth_is_a_difference_within_a_seed_with_students_interval(tmp_path):
     )
     assert "the lowest validation loss is 75.0 points higher (alike in all 2 seeds: no interval)" in said[0]
     assert "0.0 points of the best epoch are hindsight" in said[1] and "not told from none" in said[1]
+
+
+@pytest.mark.parametrize("ask", [study.curves, study.choices])
+def test_a_metric_that_scores_of_images_do_not_have_is_refused(ask, tmp_path):
+    with pytest.raises(InputError, match="metric = 'aupro' cannot be taken here; possible are image_auroc, image_ap"):
+        ask(study.runs(tmp_path), "aupro")
 
 
 def test_a_seed_whose_longest_training_is_missing_has_no_last_epoch(tmp_path):

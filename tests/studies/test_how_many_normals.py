@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from stored import run_notebook, store_study
 
+from adlib import InputError
 from adlib.studies import how_many_normals as study
 
 
@@ -48,6 +49,12 @@ def test_a_loss_is_taken_within_a_draw_and_its_interval_is_students(out):
     reach = 4.302653 * 0.1 / math.sqrt(3)  # t of 2 degrees of freedom, standard deviation of 0.5, 0.4, 0.6
     assert four[["low", "high"]].tolist() == pytest.approx([0.5 - reach, 0.5 + reach])
     assert table.loc["padim", 9][["loss", "low", "high"]].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("metric", ["fpr", "image_aurok"])
+def test_a_metric_that_is_no_share_or_better_low_is_refused(metric, out):
+    with pytest.raises(InputError, match=f"metric = '{metric}' cannot be taken here; possible are image_auroc, "):
+        study.learning_curve(out, metric)
 
 
 def test_a_number_of_which_no_category_has_more_leaves_the_others_numbers(tmp_path):
