@@ -154,6 +154,10 @@ def left_out(
     from adlib.datasets.folders import left_out as left_out_below
 
     root, options = Path(root).expanduser().resolve(), options or {}
+    if name == "miic":
+        from adlib.datasets import miic
+
+        return miic.left_out(samples)
     if name not in _TREES or not root.is_dir():
         return []
     places = [root]

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from adlib import hdf5
 from adlib import samples as table_of
-from adlib.datasets import facts, left_out, load_samples
+from adlib.datasets import facts, isp_ad, left_out, load_samples
+from adlib.datasets.mvtec_tree import masks_of_normal
 from adlib.decoding import resizing
 from adlib.decoding.masks import RESIZES, Fate, fit_mask, inspect_mask
 from adlib.decoding.pictures import read_image
@@ -43,10 +45,12 @@ def check(
 
     size, crop: as of ImageSet; count the defects that vanish there. options: as of load_samples.
     Problems: unreadable files, a mask of another size than its image, one that its rule refuses, an anomalous image
-    whose mask is empty, a test image that is also a training image (same bytes), an item in training and test. Remarks:
-    phantom data, counts that differ from the published ones, equal files inside a split, 16-bit images that use little
-    of their range, pictures that are no samples, every mask that is not plain and what was made of it, masks that
-    cover more than half of their image, and what is lost at the given size.
+    whose mask is empty, a normal one whose mask is not, a test image that is also a training image (same bytes), one
+    that is both normal and anomalous, an item in training and test. Opened too, but not counted: masks of normal
+    images, and ISP-AD's real defects and HDF5 files, which other trainings take. Remarks: phantom data, counts that
+    differ from the published ones, equal files inside a split, 16-bit images that use little of their range, pictures
+    that are no samples, every mask that is not plain and what was made of it, masks that cover more than half of
+    their image, and what is lost at the given size.
     Raises InputError where the samples themselves cannot be listed, and for a size or crop that cannot be.
     """
     if crop is not None and size is None:
@@ -63,30 +67,36 @@ def check(
     if unknown := int((~table_of.is_known(samples)).sum()):
         remarks.append(f"The label of {unknown} test images is unknown: they are scored and listed, never counted.")
 
+    masks, more = masks_of_normal(samples), samples.iloc[:0]
+    if name == "isp_ad":
+        more, unread = isp_ad.beside(samples)
+        problems += unread
     by_content = defaultdict(list)
     unusual = defaultdict(list)
     grey_maximum = defaultdict(int)
-    for row in tqdm(samples.itertuples(), total=len(samples), desc="check", disable=not progress):
+    opened = [*samples.itertuples(), *more.itertuples()]
+    for row in tqdm(opened, desc="check", disable=not progress):
         try:
             image = read_image(row.image)
-            by_content[hashlib.sha256(Path(row.image).read_bytes()).digest()].append(row)
+            stored = image.tobytes() if hdf5.split_name(row.image) else Path(row.image).read_bytes()
+            by_content[hashlib.sha256(stored).digest()].append(row)
             grey_maximum[image.dtype] = max(grey_maximum[image.dtype], image.max())
-            if row.mask:
+            if mask := row.mask or masks.get(row.image, ""):
                 rule = getattr(row, "mask_rule", "")
-                reading = inspect_mask(row.mask, image.shape[:2], row.image, rule)
+                reading = inspect_mask(mask, image.shape[:2], row.image, rule)
                 foreground, share = reading.foreground, reading.foreground.mean()
                 if reading.said:
                     unusual[reading.said.split(" (")[0]].append(
-                        f"The mask {row.mask} has {reading.said}; {share:.2%} of the image."
+                        f"The mask {mask} has {reading.said}; {share:.2%} of the image."
                     )
                 if share > 0.5:
-                    unusual["large"].append(f"The mask {row.mask} covers {share:.0%} of its image.")
-                if fates:
+                    unusual["large"].append(f"The mask {mask} covers {share:.0%} of its image.")
+                if fates and row.mask:
                     fates.add(row.image, foreground)
                 if row.label == 1 and not foreground.any():
-                    problems.append(f"{row.image} is in an anomalous folder but its mask {row.mask} is empty.")
+                    problems.append(f"{row.image} is in an anomalous folder but its mask {mask} is empty.")
                 elif row.label == 0 and foreground.any():
-                    problems.append(f"{row.image} is labelled normal but its mask {row.mask} is not empty.")
+                    problems.append(f"{row.image} is labelled normal but its mask {mask} is not empty.")
         except InputError as error:
             problems.append(str(error))
 
@@ -95,13 +105,16 @@ def check(
     remarks += fates.remarks() if fates else []
     for same in by_content.values():
         if len(same) > 1:
-            splits = {row.split for row in same}
-            text = f"{same[0].image} has the same bytes as {same[1].image}" + (
-                f" and {len(same) - 2} more" if len(same) > 2 else ""
-            )
-            (problems if len(splits) > 1 else remarks).append(
-                f"{text}: {'shared by ' + ' and '.join(sorted(splits)) if len(splits) > 1 else 'a duplicate'}."
-            )
+            by_split, by_label = ({getattr(row, key): row for row in reversed(same)} for key in ("split", "label"))
+            splits, contradiction = sorted(by_split), {0, 1} <= by_label.keys()
+            one, other = [by_split[split] for split in splits][:2] if len(splits) > 1 else same[:2]
+            if len(splits) == 1 and contradiction:
+                one, other = by_label[0], by_label[1]
+            text = f"{one.image} has the same bytes as {other.image}"
+            text += f" and {len(same) - 2} more" if len(same) > 2 else ""
+            said = [f"shared by {' and '.join(splits)}"] if len(splits) > 1 else []
+            said += ["one normal, one anomalous"] if contradiction else []
+            (problems if said else remarks).append(f"{text}: {', '.join(said) or 'a duplicate'}.")
     brightest = grey_maximum.get(np.dtype(np.uint16), 0)
     if 0 < brightest < 2**14:
         top = 2 ** int(brightest).bit_length() - 1
@@ -110,9 +123,10 @@ def check(
             f"black. Give window=(0, {top}) to ImageSet, or --set window=0,{top}."
         )
     published = facts(name).count_table()
+    known = len(published) > 0
     if category is not None:  # named as in the samples: some sets know a category by two names
         published = published[published.index.isin(samples["category"])]
-    counts = _compare(table_of.count(samples), published)
+    counts = _compare(table_of.count(samples), published, known)
     for row in counts[~counts["agrees"]].itertuples():
         remarks.append(f"{row.Index}: {row.found} images found, {row.published} published.")
     return Findings(counts, problems, remarks)
@@ -155,13 +169,16 @@ class _Fates:
         return texts
 
 
-def _compare(found: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Per category the counts "train / test normal / test anomalous" as found and as published."""
+def _compare(found: pd.DataFrame, published: pd.DataFrame, known: bool) -> pd.DataFrame:
+    """Per category the counts "train / test normal / test anomalous" as found and as published.
+
+    known: whether the set has published counts at all, with which to disagree.
+    """
     columns = ["train", "test_normal", "test_anomalous"]
 
     def text(table: pd.DataFrame) -> pd.Series:
         return table[columns].astype(int).astype(str).agg(" / ".join, axis=1) if len(table) else pd.Series()
 
     both = pd.DataFrame({"found": text(found), "published": text(published)}).fillna("none")
-    both["agrees"] = (both["found"] == both["published"]) | (len(published) == 0)
+    both["agrees"] = (both["found"] == both["published"]) | (not known)
     return both.rename_axis("category")

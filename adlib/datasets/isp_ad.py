@@ -7,6 +7,7 @@ for ASM), defect folders of any name. `supervised_samples` reads the HDF5 files 
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -92,6 +93,29 @@ def supervised_samples(
     return make_samples(rows, path)
 
 
+def supervised_files(root: str | Path) -> list[Path]:
+    """The HDF5 files in a folder and in the folders in it: absolute paths, sorted."""
+    root = Path(root).expanduser().resolve()
+    return sorted(file for file in (*root.glob("*"), *root.glob("*/*")) if file.suffix.lower() in hdf5.SUFFIXES)
+
+
+def beside(samples: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """What lies beside the samples of the unsupervised part for other trainings: real defects, and the patches of HDF5
+    files; and a sentence for each folder and file that cannot be listed.
+    """
+    tables, problems = [], []
+    for category, rows in samples.groupby("category", sort=True):
+        home = Path(rows["image"].iloc[0]).parents[2]
+        parts = [partial(real_defects, home / REAL_FOLDER, category)] if (home / REAL_FOLDER).is_dir() else []
+        parts += [partial(supervised_samples, home, file, category=category) for file in supervised_files(home)]
+        for part in parts:
+            try:
+                tables.append(part())
+            except InputError as error:
+                problems.append(str(error))
+    return pd.concat([samples.iloc[:0], *tables], ignore_index=True), problems
+
+
 def real_defects(folder: str | Path, category: str) -> pd.DataFrame:
     """Training samples of real defective patches: folder/<defect>/NAME.png, labelled by their folder, without masks.
 
@@ -142,7 +166,7 @@ def _hdf5_file(root: Path, file: str | None) -> Path:
         return root / file
     if not root.is_dir():
         raise InputError(f"{root} is no folder: give the folder of the HDF5 file, and file=.")
-    found = sorted(child for child in (*root.iterdir(), *root.glob("*/*")) if child.suffix.lower() in hdf5.SUFFIXES)
+    found = supervised_files(root)
     if len(found) != 1:
         names = ", ".join(str(child.relative_to(root)) for child in found) or "none"
         raise InputError(f"{root} does not hold one HDF5 file but {names}: name it, file=.")

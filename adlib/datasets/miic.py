@@ -58,9 +58,22 @@ def samples(root: Path, category: str | None = None) -> pd.DataFrame:
     return make_samples([row | {"category": "MIIC"} for row in rows], root)
 
 
+def left_out(samples: pd.DataFrame) -> list[str]:
+    """A sentence on the training images that `samples` leaves out, because their content is a test image's."""
+    folder = next((Path(image).parent for image in samples.loc[samples["split"] == "train", "image"]), None)
+    copies = sorted({*map(str, _candidates(folder))} - {*samples["image"]}) if folder else []
+    if not copies:
+        return []
+    return [f"{len(copies)} images in {folder} are test images' copies and are not learned from, such as {copies[0]}."]
+
+
+def _candidates(folder: Path) -> list[Path]:
+    files = images_in(folder)
+    return [file for file in files if "train_normal_" in file.name] or files
+
+
 def _training_images(folder: Path, test: list[Path]) -> list[Path]:
-    candidates = images_in(folder)
-    candidates = [file for file in candidates if "train_normal_" in file.name] or candidates
+    candidates = _candidates(folder)
     tested = {content_hash(file) for file in test}
     sizes = {file.stat().st_size for file in test}  # only a file of equal size can have equal content
     train = [file for file in candidates if _size(file) not in sizes or content_hash(file) not in tested]

@@ -106,6 +106,23 @@ def read_category(
     return make_samples(rows, folder)
 
 
+def masks_of_normal(samples: pd.DataFrame) -> dict[str, str]:
+    """Masks that lie beside normal samples, which need none: {image: mask}. In ground_truth/<normal folder> they are of
+    test images, in ground_truth/<split>/<normal folder> of that split's.
+    """
+    found = {}
+    normal = samples[(samples["label"] == 0) & (samples["mask"] == "")]
+    for image, split in zip(normal["image"].map(Path), normal["split"], strict=True):
+        truth = image.parents[min(2, len(image.parents) - 1)] / "ground_truth"
+        places = [truth / image.parent.parent.name / image.parent.name]
+        for place in places + [truth / image.parent.name] * (split == "test"):
+            masks = _masks_in(place)
+            mask = next((masks[image.stem + end] for end in MASK_ENDINGS if image.stem + end in masks), None)
+            if mask is not None:
+                found.setdefault(str(image), str(mask))
+    return found
+
+
 def _misnamed(folder: Path) -> Path | None:
     """A folder of pictures that is called as masks are, but not ground_truth/."""
     alike = [each for each in folders_in(folder) if re.sub(r"[-_ ]", "", each.name.casefold()) in MASK_FOLDERS]

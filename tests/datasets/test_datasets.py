@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from conftest import make_tree, write
 
-from adlib import InputError, list_datasets, load_samples
-from adlib.datasets import facts
+from adlib import InputError, list_datasets, load_samples, phantoms
+from adlib.datasets import facts, isp_ad
 from adlib.datasets.check import check
 
 MVTEC_LIKE = ["mvtec_ad", "cxr_ad", "folder"]
@@ -182,6 +182,61 @@ def test_check_lists_every_problem(tree):
     ):
         assert part in text
     assert any("a duplicate" in remark for remark in findings.remarks)
+
+
+def test_check_names_a_file_of_each_split_and_a_contradiction_of_labels(tree):
+    folder = tree / "thing"
+    copied = (folder / "train" / "good" / "001.png").read_bytes()
+    for name in ("000.png", "001.png"):
+        (folder / "test" / "good" / name).write_bytes(copied)
+    (folder / "test" / "square" / "000.png").write_bytes((folder / "test" / "good" / "002.png").read_bytes())
+    shared, both = check("folder", tree, progress=False).problems
+    assert "test/good/000.png has the same bytes as" in shared
+    assert "train/good/001.png and 1 more: shared by test and train." in shared
+    assert "test/good/002.png has the same bytes as" in both
+    assert both.endswith("test/square/000.png: one normal, one anomalous.")
+
+
+def test_check_opens_the_masks_of_normal_images(tree):
+    folder = tree / "thing" / "ground_truth"
+    write(folder / "good" / "001_mask.png", np.eye(64, dtype=np.uint8))
+    write(folder / "good" / "002_mask.png", np.zeros((64, 64), np.uint8))
+    write(folder / "train" / "good" / "003_mask.png", np.eye(64, dtype=np.uint8))
+    problems = sorted(check("folder", tree, progress=False).problems)
+    assert len(problems) == 2
+    for problem, image in zip(problems, ("test/good/001.png", "train/good/003.png"), strict=True):
+        assert f"{image} is labelled normal but its mask" in problem and problem.endswith("is not empty.")
+
+
+def test_check_opens_what_isp_ad_keeps_for_other_trainings(tmp_path):
+    root = tmp_path / "isp"
+    phantoms.draw("isp_ad", root, size=32, counts={"ASM": (2, 1, 1, 1)}, supervised=2, real=(1, 1))
+    assert check("isp_ad", root, progress=False).problems == []
+    real = sorted((root / "ASM" / "real_defects").glob("*/*.png"))
+    real[0].write_bytes(b"no picture")
+    real[1].write_bytes(next((root / "ASM" / "test" / "area").glob("*.png")).read_bytes())
+    file = isp_ad.supervised_files(root / "ASM")[0]
+    file.write_bytes(file.read_bytes()[:1000])
+    problems = "\n".join(check("isp_ad", root, progress=False).problems)
+    for part in (f"{real[0]} cannot be decoded", f"{real[1]}: shared by test and train", f"{file} cannot be opened"):
+        assert part in problems
+
+
+def test_check_says_which_of_miics_training_images_are_test_images(tmp_path):
+    root = tmp_path / "miic"
+    phantoms.draw("miic", root, size=64, counts=(4, 2, 1))
+    image = sorted((root / "Anomaly_train").iterdir())[1]
+    image.write_bytes(next((root / "Anomaly_test" / "normal_img").iterdir()).read_bytes())
+    findings = check("miic", root, progress=False)
+    assert any(f"1 images in {image.parent} are test images' copies" in remark for remark in findings.remarks)
+    assert any(str(image) in remark for remark in findings.remarks)
+
+
+def test_check_of_one_category_disagrees_as_the_whole_set_does(tmp_path):
+    root = make_tree(tmp_path, category="widget")
+    for category in (None, "widget"):
+        row = check("mvtec_ad", root, category, progress=False).counts.loc["widget"]
+        assert (row["published"], row["agrees"]) == ("none", False)
 
 
 def test_check_compares_counts_and_warns_of_dark_16_bit_images(tmp_path):
