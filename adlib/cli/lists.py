@@ -73,16 +73,27 @@ def papers() -> None:
     print_warnings(broken_papers().values())
 
 
-def audit(papers: PaperNames = None) -> None:
+def audit(
+    papers: PaperNames = None,
+    doubtful: Annotated[bool, typer.Option(help="list what lies below chance or far from all others instead")] = False,
+) -> None:
     """Recompute the papers' published tables from themselves, and print what does not agree."""
+    from adlib.papers.audit import DOUBTED, disagreeing
     from adlib.papers.audit import audit as audit_papers
-    from adlib.papers.audit import disagreeing
 
     found = audit_papers(papers or None)
-    for row in disagreeing(found).itertuples():
-        cause = f" ({row.likely_cause})" if row.likely_cause else ""
-        print(f"{row.paper} {row.table}, {row.where}: printed {row.printed:g}, recomputed {row.recomputed:.6g}{cause}")
-    print(f"{len(disagreeing(found))} of {len(found)} recomputed numbers do not agree with what is printed.")
+    doubted = found["kind"].isin(list(DOUBTED))
+    for kind, part in found[doubted == doubtful].groupby("kind", sort=False):
+        for row in disagreeing(part).itertuples():
+            cause = f" ({row.likely_cause})" if row.likely_cause else ""
+            beside = f"{DOUBTED.get(kind, 'recomputed')} {row.recomputed:.6g}{cause}"
+            print(f"{row.paper} {row.table}, {row.where}: printed {row.printed:g}, {beside}")
+    if doubtful:
+        print(f"{doubted.sum()} printed numbers lie below what chance gives, or far from all others.")
+        return
+    wrong = len(disagreeing(found[~doubted]))
+    more = f"; {doubted.sum()} more are doubtful for where they lie: --doubtful lists them" if doubted.any() else ""
+    print(f"{wrong} of {(~doubted).sum()} recomputed numbers do not agree with what is printed{more}.")
 
 
 def doctor(data: Data = None) -> None:

@@ -25,6 +25,7 @@ import pandas as pd
 from adlib.errors import InputError
 from adlib.papers import checks, list_papers, printed
 
+DOUBTED = {"chance": "chance gives", "outlier": "the nearest of the others is"}  # kinds that recompute nothing
 COLUMNS = ["paper", "table", "where", "printed", "recomputed", "difference", "tolerance", "kind", "agrees"]
 COLUMNS += ["likely_cause"]
 KINDS = ["mean", "sum", "confusion", "counts", "chance", "outlier", "cross-table", "copied", "text"]

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, command_line
 
 from adlib import InputError, list_papers
 from adlib.papers import COLUMNS as CELL
@@ -341,6 +341,10 @@ def test_command_prints_what_disagrees_and_succeeds():
     assert done.returncode == 0
     assert "texture_ad 4, efficientad, texture_ad, average, image_auroc: printed 63.3, recomputed 63.1533" in rows
     assert count.startswith(f"{len(rows)} of ")
+    assert not any("chance gives" in row or "nearest of the others" in row for row in rows)  # these recompute nothing
+    doubtful = command_line("audit", "texture_ad", "--doubtful").stdout.splitlines()
+    assert f"; {len(doubtful) - 1} more are doubtful" in count
+    assert all("chance gives" in row or "nearest of the others" in row for row in doubtful[:-1])
 
 
 def test_every_noted_cause_belongs_to_a_disagreement(found):
