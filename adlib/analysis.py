@@ -69,7 +69,8 @@ def local_contrast(samples: pd.DataFrame, background: str = "complement", ring: 
     for row, grey, mask in defects(samples):
         outside = ~mask
         if background == "ring":
-            disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * ring + 1, 2 * ring + 1))
+            y, x = np.ogrid[-ring : ring + 1, -ring : ring + 1]
+            disc = (y**2 + x**2 <= ring**2).astype(np.uint8)  # OpenCV's ellipse reaches half a pixel farther
             outside &= cv2.dilate(mask.view(np.uint8), disc).astype(bool)
         if mask.any() and outside.any():
             inside_mean, outside_mean = float(grey[mask].mean()), float(grey[outside].mean())
@@ -110,12 +111,24 @@ def defects_per_image(samples: pd.DataFrame) -> pd.DataFrame:
     """Per category the range of defects in a defective image, as 8-connected regions of its mask, and of defect types.
 
     Returns the columns images, instances_min, instances_max (NE of 3CAD, Table 1), types (distinct names of defects).
-    How many types one image shows (TE) is not in a binary mask, so it is not here.
+    A defective image whose mask is empty has no region, and counts. How many types one image shows (TE) is not in a
+    binary mask, so it is not here.
     """
+    shown = samples[(samples["mask"] != "") & (samples["label"] == 1)]
+    found = defect_areas(shown).groupby("image").size()
+    numbers = shown.assign(regions=shown["image"].map(found).fillna(0).astype(int)).groupby("category")
+    ranges = numbers["regions"].agg(["size", "min", "max"])
+    ranges.columns = ["images", "instances_min", "instances_max"]
+    return ranges.assign(types=numbers["defect"].nunique())
+
+
+def largest_defect_of(samples: pd.DataFrame) -> pd.Series:
+    """The sample with the largest defect, as a connected region. Raises InputError where no mask shows any."""
     areas = defect_areas(samples)
-    numbers = areas.groupby(["category", "image"]).size().groupby("category").agg(["size", "min", "max"])
-    numbers.columns = ["images", "instances_min", "instances_max"]
-    return numbers.assign(types=areas.groupby("category")["defect"].nunique())
+    if areas.empty:
+        names = ", ".join(samples["category"].unique())
+        raise InputError(f"No mask of {names} shows a defect: name a category that has some.")
+    return samples.set_index("image", drop=False).loc[areas.loc[areas["area"].idxmax(), "image"]]
 
 
 def beside_published(found: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:

@@ -40,6 +40,14 @@ def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     return figure, axes
 
 
+def _nothing(what: str) -> Figure:
+    """A figure that says what there is none of, in place of pictures."""
+    figure, axis = plt.subplots(figsize=(5, 0.5))
+    axis.axis("off")
+    axis.text(0, 0.5, f"– {what} –", va="center", fontsize=9)
+    return finish(figure)
+
+
 def _placed(figure: Figure, axes: np.ndarray, bar: Axes | None = None) -> Figure:
     """The finished figure of a `_grid`, its rows as high as their highest picture with its title.
 
@@ -110,6 +118,8 @@ def show_samples(samples: pd.DataFrame, columns: int = 6, rows: int = 2, seed: i
 
     Floating-point images beyond 0 to 1 are scaled from their least to their greatest value, and say so.
     """
+    if samples.empty:
+        return _nothing("no image of this kind")
     mixed = samples.sample(frac=1, random_state=seed)
     turns = mixed.groupby("category").cumcount().sort_values(kind="stable").index
     chosen = mixed.loc[turns[: rows * columns]].sort_values(["category", "defect"])
@@ -153,11 +163,14 @@ def show_seen(images: ImageSet, count: int = 4, seed: int = 0) -> Figure:
 
 
 def show_defects(samples: pd.DataFrame, each: int = 1, seed: int = 0) -> Figure:
-    """Image, ground truth and overlay, one row per defective image: `each` per category and defect type, drawn at
-    random. ISP-AD, Figs. 1 and 2.
+    """Image, ground truth and overlay, one row per defective image: `each` per category and defect type, or as many as
+    there are, drawn at random. ISP-AD, Figs. 1 and 2.
     """
     defective = samples[(samples["mask"] != "") & (samples["label"] == 1)]
-    chosen = defective.groupby(["category", "defect"], sort=False).sample(each, random_state=seed, replace=False)
+    if defective.empty:
+        return _nothing("no defective image with a mask")
+    kinds = defective.groupby(["category", "defect"], sort=False)
+    chosen = pd.concat([kind.sample(min(each, len(kind)), random_state=seed) for _, kind in kinds])
     figure, axes = _grid(len(chosen), 3)
     for axis, row in zip(axes, chosen.itertuples(), strict=True):
         image, scaled = _shown(row.image)
@@ -350,8 +363,11 @@ def plot_grey_histogram(histograms: dict[str, np.ndarray], low: int, high: int) 
 
 def plot_distribution(tables: dict[str, pd.DataFrame], column: str, xlabel: str, log: bool = False) -> Figure:
     """Histograms of one column of several tables, one above the other's axis. CXR-AD, Figs. 6 and 8."""
+    parts = [table[[column]].assign(reading=name) for name, table in tables.items() if len(table)]
+    if not parts:
+        return _nothing(f"nothing whose {xlabel} there is")
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-    joined = pd.concat([table[[column]].assign(reading=name) for name, table in tables.items()], ignore_index=True)
+    joined = pd.concat(parts, ignore_index=True)
     sns.histplot(joined, x=column, hue="reading", bins=30, log_scale=log, element="step", ax=axis)
     axis.get_legend().set_title("")
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -360,9 +376,14 @@ def plot_distribution(tables: dict[str, pd.DataFrame], column: str, xlabel: str,
 
 
 def plot_brightness(table: pd.DataFrame) -> Figure:
-    """Mean grey level of images by category, training beside test: the shift of lighting. table: of `brightness`."""
+    """Mean grey level of images by category, training beside validation images, where there are some, and test: the
+    shift of lighting. table: of `brightness`.
+    """
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-    order = {"hue": "split", "hue_order": ["train", "test"]}
+    order = {
+        "hue": "split",
+        "hue_order": [split for split in ("train", "val", "test") if (table["split"] == split).any()],
+    }
     sns.stripplot(table, x="category", y="mean", dodge=True, size=4.5, alpha=0.8, ax=axis, **order)
     axis.set(xlabel="", ylabel="mean grey level")
     return finish(figure)

@@ -72,6 +72,33 @@ def test_aspect_of_a_slanted_line_and_instances_per_image(tmp_path):
     assert analysis.defects_per_image(samples).to_numpy().tolist() == [[1, 2, 2, 1]]
 
 
+def test_a_defective_image_of_an_empty_mask_has_no_region_and_counts(tmp_path):
+    rows = []
+    for name, size in (("line", 3), ("none", 0)):
+        mask = np.zeros((16, 16), np.uint8)
+        mask[4, 4 : 4 + size] = 1
+        image, file = (write(tmp_path / f"{name}{end}.png", np.zeros((16, 16), np.uint8)) for end in ("", "_mask"))
+        file.write_bytes(write(tmp_path / "m.png", mask).read_bytes())
+        rows.append({"image": str(image), "mask": str(file), "label": 1, "defect": name})
+    samples = make_samples(rows, "test")
+    assert analysis.defects_per_image(samples).to_numpy().tolist() == [[2, 0, 1, 2]]
+    assert analysis.largest_defect_of(samples)["image"].endswith("line.png")
+    with pytest.raises(InputError, match=r"No mask of .* shows a defect"):
+        analysis.largest_defect_of(samples.iloc[1:])
+
+
+def test_the_ring_reaches_as_far_as_it_says(tmp_path):
+    picture = np.full((41, 41), 100, np.uint8)
+    y, x = np.ogrid[-20:21, -20:21]
+    picture[y**2 + x**2 > 10**2] = 200  # farther than ten pixels from the defect in the middle
+    picture[20, 20] = 50
+    mask = np.zeros((41, 41), np.uint8)
+    mask[20, 20] = 1
+    image, file = write(tmp_path / "i.png", picture), write(tmp_path / "m.png", mask)
+    samples = make_samples([{"image": str(image), "mask": str(file), "label": 1}], "test")
+    assert analysis.local_contrast(samples, "ring", ring=10)["mean_background"].item() == 100
+
+
 def test_brightness_of_images(plate):
     table = analysis.brightness(plate).set_index("split")
     assert table["mean"].tolist() == pytest.approx([50, (800 * 80 + 780 * 100 + 20 * 120) / 1600])

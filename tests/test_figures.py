@@ -30,6 +30,29 @@ def test_floating_point_images_beyond_0_to_1_are_scaled_and_say_so(tmp_path):
     assert (shown.min(), shown.max()) == (0, 1)
 
 
+def test_as_many_defects_are_shown_as_there_are_and_none_in_a_sentence(tmp_path):
+    samples = load_samples("folder", make_tree(tmp_path, train=1, normal=1, anomalous=2))
+    assert len(figures.show_defects(samples, each=4).axes) == 2 * 3
+    normal = select(samples, label=0)
+    area = pd.DataFrame({"area": [1.0, 2.0]})
+    for figure, words in (
+        (figures.show_defects(normal), "no defective image with a mask"),
+        (figures.show_samples(samples.iloc[:0]), "no image of this kind"),
+        (figures.plot_distribution({}, "area", "area (pixels)"), r"nothing whose area (pixels) there is"),
+        (figures.plot_distribution({"none": area.iloc[:0]}, "area", "area (pixels)", log=True), "nothing whose area"),
+    ):
+        assert words in figure.axes[0].texts[0].get_text()
+    assert (
+        figures.plot_distribution({"some": area, "none": area.iloc[:0]}, "area", "area").axes[0].get_xlabel() == "area"
+    )
+
+
+def test_validation_images_have_a_colour_in_the_shift_of_light():
+    levels = pd.DataFrame({"category": "a", "split": ["train", "val", "test"], "mean": [1.0, 2.0, 3.0]})
+    legend = figures.plot_brightness(levels).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["train", "val", "test"]
+
+
 def test_floating_point_images_within_0_to_1_are_shown_as_they_are(tmp_path):
     values = np.full((8, 8), 0.25, np.float32)
     axis = figures.show_samples(_tiff(tmp_path / "raw.tiff", values), columns=1, rows=1).axes[0]
