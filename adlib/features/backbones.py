@@ -87,14 +87,27 @@ class Backbone(nn.Module):
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, RuntimeError, ValueError) as error:
-            # Whether the size is at fault, the network's own size tells: what it takes there is well built.
+            # Memory that is short and a GPU that fails raise the same types. The network's own size is well built.
             size = self.net.pretrained_cfg["input_size"][1:]
-            if tuple(x.shape[-2:]) == tuple(size):
+            if tuple(x.shape[-2:]) == tuple(size) or takes(self.net, seen.shape):
                 raise
             raise InputError(
                 f"backbone={self.name!r} does not take images of {x.shape[-2]} x {x.shape[-1]} pixels ({error}): its "
                 f"own size is {size[0]} x {size[1]}; sides that its patch and window divide may do."
             ) from error
+
+
+def takes(net: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a network takes images of a shape (B, 3, H, W), found without memory, values and a GPU: from sizes alone.
+
+    False too where torch cannot tell without values.
+    """
+    values = {name: value.to("meta") for name, value in (*net.named_parameters(), *net.named_buffers())}
+    try:
+        torch.func.functional_call(net, values, (torch.empty(shape, device="meta"),))
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 def hold_statistics(module: nn.Module, net: nn.Module) -> None:

@@ -6,7 +6,7 @@ import torch
 from timm.layers import Format
 
 from adlib import InputError, create_model
-from adlib.features.backbones import Backbone, build_network
+from adlib.features.backbones import Backbone, build_network, takes
 from adlib.models.stfpm import Student
 
 # Small members of families that differ in how timm takes features from them: lists of stages, hooks, getters; channels
@@ -109,3 +109,31 @@ def test_what_cannot_be_is_one_sentence():
         model = create_model("patchcore", backbone="cait_xxs24_224", stages=(1,), weights="random")
         model.backbone_ = Backbone(model.backbone, model.stages, "random")
         model.embed(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    ],
+    ids=["memory", "GPU memory", "cuBLAS", "GPU"],
+)
+@pytest.mark.parametrize("name", ["resnet18.tv_in1k", "test_vit"])
+def test_short_memory_and_a_gpu_that_fails_are_no_matter_of_the_images_size(name, error, monkeypatch):
+    def fails(seen):
+        raise error
+
+    monkeypatch.setattr("adlib.features.backbones.fused", lambda net, seen: fails)
+    backbone = Backbone(name, (1,), "random")
+    with pytest.raises(type(error)) as found:
+        backbone(torch.rand(2, 3, 64, 64))
+    assert found.value is error
+
+
+def test_whether_a_network_takes_a_size_is_told_from_sizes_alone():
+    net = build_network("test_vit", (1,), 0)
+    assert takes(net, (2, 3, 64, 64)) and not takes(net, (2, 3, 65, 64))
+    assert takes(net, (10**6, 3, 1024, 1024))  # 12 TB
