@@ -14,11 +14,18 @@ KINDS = {
     "_ArrayMemoryError": "out of memory",
     "OutOfMemoryError": "out of GPU memory",
 }
+# The first that is found in an exception's text. Images wait in shared memory for whoever asked the processes that load
+# them (torch's DataLoader); where it is full, torch speaks of a device without space, which is no disk.
 SENTENCES = {
+    "out of shared memory": "out of memory",
+    "shared memory(shm)": "out of memory",
+    "unable to write to file </torch_": "out of memory",
+    "DataLoader worker (pid": "kernel died",
     "DefaultCPUAllocator": "out of memory",
     "Cannot allocate memory": "out of memory",
     "CUDA out of memory": "out of GPU memory",
     "CUDA error: out of memory": "out of GPU memory",
+    "_ALLOC_FAILED": "out of GPU memory",  # of cuBLAS, cuDNN, cuSOLVER, cuFFT
     "No space left on device": "disk full",
 }
 # What changes no number has been tried by then (adlib.gpu_memory).
@@ -32,8 +39,8 @@ class NotebookFailed(RuntimeError):
     """A notebook did not run through.
 
     kind: "wrong input" (a parameter, or data that are gone), "error" (any other exception), "diverged" (a loss that is
-    not finite), "out of memory", "out of GPU memory", "disk full", "kernel died", "stalled" (it hung), "time limit",
-    "interrupted".
+    not finite), "out of memory", "out of GPU memory", "disk full", "kernel died" (or a process that loaded its images),
+    "stalled" (it hung), "time limit", "interrupted".
     reason: one line. worked: whether any cell had worked by then, that of the parameters apart.
     """
 

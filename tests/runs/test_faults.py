@@ -28,7 +28,7 @@ from adlib.runs.attempts import Attempts
 from adlib.runs.batch import run_all
 from adlib.runs.conditions import Conditions
 from adlib.runs.execute import _short_folder, execute
-from adlib.runs.failures import NotebookFailed
+from adlib.runs.failures import WORTH_A_RETRY, NotebookFailed, of_exception
 from adlib.runs.kernels import KernelServer, can_fork
 from adlib.runs.record import FAILED, write_json
 from adlib.runs.workers import Workers
@@ -215,6 +215,45 @@ def test_a_failure_is_recorded_under_the_planned_key_whatever_became_of_the_data
     assert record["data"]["fingerprint"] == fingerprint
     assert store.record(key) == record
     assert not {"key", "samples", "fingerprint"} & given.__dict__.keys()  # nothing was read again
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("DataLoader worker (pid 4711) is killed by signal: Killed. ", "kernel died"),
+        ("DataLoader worker (pid(s) 4711, 4712) exited unexpectedly", "kernel died"),
+        (
+            "DataLoader worker (pid 4711) is killed by signal: Bus error. It is possible that dataloader's workers are "
+            "out of shared memory. Please try to raise your shared memory limit.",
+            "out of memory",
+        ),
+        (
+            "unable to allocate shared memory(shm) for file </torch_47_11_0>: No space left on device (28)",
+            "out of memory",
+        ),
+        ("unable to write to file </torch_47_11_0>: No space left on device (28)", "out of memory"),
+        ("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory", "out of memory"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "out of GPU memory"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "out of GPU memory"),
+        ("Caught ValueError in DataLoader worker process 0.\nOriginal Traceback ...", "error"),
+        ("mat1 and mat2 shapes cannot be multiplied", "error"),
+    ],
+)
+def test_what_depends_on_what_else_the_machine_does_is_tried_again_from_its_checkpoint(
+    tree, tmp_path, monkeypatch, text, kind
+):
+    store, run = Store(tmp_path / "store"), Run("folder", str(tree), "padim", "thing", SMALL)
+
+    def fails(name, out, *_):
+        (out.parent / "checkpoint").write_bytes(b"ten hours")
+        raise of_exception("RuntimeError", text)
+
+    monkeypatch.setattr("adlib.runs.execute.execute_notebook", fails)
+    record = execute(run, store, False, conditions=Conditions(retries=1))
+    passing = kind in WORTH_A_RETRY
+    assert record["kind"] == kind and passing == (kind != "error")
+    assert [attempt["kind"] for attempt in record["attempts"]] == [kind] * passing
+    assert (store.path(run.key) / "checkpoint").exists() == passing
 
 
 def test_a_run_just_typed_that_fails_of_wrong_input_leaves_nothing(tree, tmp_path, monkeypatch):
