@@ -22,6 +22,7 @@ from adlib.decoding.pictures import decode
 from adlib.decoding.resizing import crop_corner, frame
 from adlib.decoding.tiles import corners, share
 from adlib.figure_style import ANOMALOUS, INK, NORMAL, finish
+from adlib.gpu_memory import Parts, part_of
 from adlib.images import ImageSet, read_image, read_mask
 from adlib.predictions import Predictions, oracle_threshold
 from adlib.samples import UNKNOWN
@@ -283,8 +284,8 @@ def show_illustrations(model, predictions: Predictions, indices: list[int]) -> F
     """The pictures that a method makes on its way to its scores (Detector.illustrate), one column per sample.
 
     The images stand in the first row with the ground truth outlined, and one row per kind of picture below. They are
-    what the detector looked at: of images with tiles the tile in which the map is highest. None for a method that makes
-    no pictures, and for no samples.
+    what the detector looked at: of images with tiles the tile in which the map is highest. Images that do not fit into
+    a GPU's memory together are illustrated in parts. None for a method that makes no pictures, and for no samples.
     """
     import torch
 
@@ -294,14 +295,20 @@ def show_illustrations(model, predictions: Predictions, indices: list[int]) -> F
     title = "image" if images.tile is None else f"its tile of {images.tile[0]} x {images.tile[0]} with the highest map"
     items = [_scored_item(images, index, predictions.maps) for index in indices]
     batch = torch.stack([item["image"] for item in items])
+
+    def work(part: slice) -> dict[str, torch.Tensor]:
+        pictures = model.illustrate(part_of(batch, part).to(model.device_))
+        return {name: shown.float().cpu() for name, shown in pictures.items()}
+
     with torch.inference_mode():
-        pictures = model.illustrate(batch.to(model.device_))
+        found = Parts().of(work, len(batch))  # in as many parts as the GPU's memory asks for
+    pictures = {name: torch.cat([part[name] for part in found]) for name in found[0]}
     if not pictures:
         return None
     figure, axes = _grid(1 + len(pictures), len(indices))
     for row, (name, shown) in zip(axes, {title: batch, **pictures}.items(), strict=True):
         for axis, picture in zip(row, shown, strict=True):
-            axis.imshow(picture.float().cpu().clamp(0, 1).permute(1, 2, 0).numpy())
+            axis.imshow(picture.clamp(0, 1).permute(1, 2, 0).numpy())
         _title(row[0], name, loc="left")
     for axis, item in zip(axes[0], items, strict=True):
         _outline(axis, item["mask"].numpy())

@@ -13,6 +13,7 @@ import adlib.models
 from adlib import ImageSet, create_model, load_samples
 from adlib.features.backbones import Backbone
 from adlib.features.fusion import fused
+from adlib.figures import show_illustrations
 from adlib.gpu_memory import Parts
 from adlib.memory.memory_bank import BankSearch, nearest
 from adlib.runs import Recorder, Run
@@ -138,3 +139,21 @@ def test_a_training_whose_batch_does_not_fit_fails_rather_than_change_its_number
     settings = {"backbone": "resnet18.tv_in1k", "weights": "bundled", "epochs": 1, "batch_size": 2}
     with pytest.raises(torch.OutOfMemoryError):
         create_model("stfpm", **settings).fit(images(tree, "train"), device="cpu", progress=False)
+
+
+def test_pictures_are_made_of_as_many_images_as_fit(tree, monkeypatch):
+    shown = []
+    monkeypatch.setattr("matplotlib.axes.Axes.imshow", lambda axis, picture, **options: shown.append(picture))
+    train, test = images(tree, "train"), images(tree, "test")
+    model = create_model("ganomaly", epochs=1, batch_size=4).fit(train, device="cpu", progress=False)
+    predictions = model.predict(test, device="cpu", progress=False)
+    assert show_illustrations(model, predictions, [0, 1, 2, 3, 4])
+    whole = shown.copy()
+    shown.clear()
+    monkeypatch.setattr(model, "illustrate", short_of(2, model.illustrate))
+    with gpu():
+        model.to(torch.device("cuda"))
+        model.device_ = torch.device("cuda")
+        assert show_illustrations(model, predictions, [0, 1, 2, 3, 4])
+    assert len(shown) == len(whole) == 10
+    np.testing.assert_allclose(shown, whole, rtol=1e-2, atol=1e-2)
