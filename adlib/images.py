@@ -293,9 +293,12 @@ class ImageSet(Dataset):
         with FileLock(file.with_suffix(".lock")):
             if not self.is_cached:
                 partial = file.with_suffix(".partial")
-                if not self._write_all(partial, np.uint8, workers):
-                    self._write_all(partial, np.uint16, workers)
-                partial.replace(file)
+                try:
+                    if not self._write_all(partial, np.uint8, workers):
+                        self._write_all(partial, np.uint16, workers)
+                    partial.replace(file)
+                finally:
+                    partial.unlink(missing_ok=True)  # on a full disk, the record needs the room
         return file
 
     @property

@@ -1,6 +1,7 @@
 """Images: decoding, scaling, resizing, masks, the cache."""
 
 import multiprocessing
+import resource
 import time
 
 import cv2
@@ -232,6 +233,18 @@ def test_a_killed_builder_leaves_nothing_that_looks_whole(tmp_path):
     cached, plain = ImageSet(samples, size=32, cache=cache), ImageSet(samples, size=32)
     assert all(torch.equal(cached.pixels(index), plain.pixels(index)) for index in (0, 200, len(samples) - 1))
     assert list(cache.glob("*.partial")) == []
+
+
+def test_a_cache_that_finds_no_room_leaves_the_room_that_there_is(tmp_path):
+    images = ImageSet(load_samples("folder", make_tree(tmp_path / "tree")), size=32, cache=tmp_path / "cache")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))  # of each file; a full disk fails in the same way
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            images.build_cache()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [file.name for file in (tmp_path / "cache").iterdir() if file.suffix != ".lock"] == []
 
 
 @pytest.fixture(scope="module")
