@@ -1,6 +1,6 @@
 """Execute one run: papermill on 01_run.ipynb in a kernel process of its own, into the store.
 
-Nothing here imports torch: the kernel does.
+Nothing here imports torch: the kernel does (and the advice for a GPU whose memory was short).
 """
 
 import json
@@ -193,7 +193,7 @@ def execute_notebook(
             )
     except (PapermillExecutionError, DeadKernelError, RuntimeError) as error:
         if isinstance(error, PapermillExecutionError):
-            failed = of_exception(error.ename, str(error.evalue))
+            failed = of_exception(error.ename, str(error.evalue), parameters.get("method", ""))
         elif watch.reason:
             failed = NotebookFailed(watch.kind, watch.reason)
         elif "Kernel didn't respond" in str(error):

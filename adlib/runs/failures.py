@@ -1,5 +1,6 @@
 """How a notebook can fail: kinds, and sentences for them."""
 
+import inspect
 import signal
 
 from adlib.errors import InputError
@@ -28,11 +29,12 @@ SENTENCES = {
     "_ALLOC_FAILED": "out of GPU memory",  # of cuBLAS, cuDNN, cuSOLVER, cuFFT
     "No space left on device": "disk full",
 }
-# What changes no number has been tried by then (adlib.gpu_memory).
-SMALLER = (
-    "A smaller batch_size or size, or precision=bfloat16, needs less memory but gives other numbers, so it is for you "
-    "to choose."
-)
+# What needs less of a GPU's memory, by the name of the parameter that a method must have for it.
+SMALLER = {
+    "batch_size": "a smaller batch_size",
+    "memory": "a limit such as memory=2GB",
+    "precision": "precision=bfloat16",
+}
 
 
 class NotebookFailed(RuntimeError):
@@ -50,12 +52,26 @@ class NotebookFailed(RuntimeError):
         self.worked = True
 
 
-def of_exception(name: str, text: str) -> NotebookFailed:
-    """What a notebook failed with: the exception's name and text."""
+def of_exception(name: str, text: str, method: str = "") -> NotebookFailed:
+    """What a notebook failed with: the exception's name and text. method: of the run, if it was one."""
     lines = text.strip().splitlines() or [""]
     kind = KINDS.get(name) or next((kind for part, kind in SENTENCES.items() if part in text), "error")
     reason = lines[0] if kind in ("wrong input", "diverged") else f"{name}: {lines[0]}"
-    return NotebookFailed(kind, reason + (f" {SMALLER}" if kind == "out of GPU memory" else ""))
+    return NotebookFailed(kind, reason + (f" {_advice(method)}" if method and kind == "out of GPU memory" else ""))
+
+
+def _advice(method: str) -> str:
+    """What a person may choose where a GPU's memory is short, of what a run of this method has.
+
+    What changes no number has been tried by then (adlib.gpu_memory).
+    """
+    from adlib.models import model_class  # imports torch
+
+    known = inspect.signature(model_class(method).__init__).parameters
+    ways = ["a smaller size", *(way for name, way in SMALLER.items() if name in known)]
+    which = " or ".join(filter(None, [", ".join(ways[:-1]), ways[-1]]))
+    gives = "each gives" if len(ways) > 1 else "it gives"
+    return f"Less memory is needed with {which}; {gives} other numbers, so it is for you to choose."
 
 
 def of_death(status: int | None, memory_was_short: bool) -> NotebookFailed:

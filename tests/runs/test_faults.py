@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import REPOSITORY, finished_record, make_tree
+from papermill.exceptions import PapermillExecutionError
 from test_batch import leaves_a_record, quick_runs
 
 from adlib import InputError
@@ -254,6 +255,30 @@ def test_what_depends_on_what_else_the_machine_does_is_tried_again_from_its_chec
     assert record["kind"] == kind and passing == (kind != "error")
     assert [attempt["kind"] for attempt in record["attempts"]] == [kind] * passing
     assert (store.path(run.key) / "checkpoint").exists() == passing
+
+
+@pytest.mark.parametrize(
+    ("method", "advice"),
+    [
+        ("stfpm", "a smaller size, a smaller batch_size or precision=bfloat16; each gives"),
+        ("simplenet", "a smaller size or a smaller batch_size; each gives"),
+        ("patchcore", "a smaller size or a limit such as memory=2GB; each gives"),
+        ("padim", "a smaller size; it gives"),
+    ],
+)
+def test_where_a_gpus_memory_is_short_nothing_is_advised_that_the_method_does_not_have(
+    tree, tmp_path, monkeypatch, method, advice
+):
+    def fails(*_, **__):
+        raise PapermillExecutionError(0, 1, "", "OutOfMemoryError", "CUDA out of memory. Tried to allocate 20 GiB.", [])
+
+    monkeypatch.setattr("papermill.execute_notebook", fails)
+    run = Run("folder", str(tree), method, "thing", {"weights": "random"})
+    record = execute(run, Store(tmp_path), False, conditions=Conditions(retries=0))
+    assert record["reason"] == (
+        f"OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB. Less memory is needed with {advice} other "
+        "numbers, so it is for you to choose."
+    )
 
 
 def test_a_run_just_typed_that_fails_of_wrong_input_leaves_nothing(tree, tmp_path, monkeypatch):
