@@ -8,6 +8,9 @@ import torch
 
 from adlib.errors import InputError
 
+# The files that this process has gone on from; `Recorder.resumed` asks.
+gone_on_from: set[Path] = set()
+
 
 class Unfinished:
     """The state of a computation, as of its last note; what keeps nothing if there is no file to keep it in.
@@ -39,6 +42,7 @@ class Unfinished:
         if differ:
             said = ", ".join(f"{key}={about.get(key)!r}, now {now.get(key)!r}" for key in differ)
             raise InputError(f"{self.file} is a checkpoint of another training: {said}. Delete it to start anew.")
+        gone_on_from.add(self.file)
         return noted
 
     @property

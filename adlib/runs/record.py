@@ -30,7 +30,7 @@ class Recorder:
         self.run = run
         self.started = _now()
         self.seconds: dict[str, float] = {}
-        self.resumed = False
+        self.folder: Path | None = None  # where checkpoints lie
         self.found: dict[str, tuple] = {}  # by name: predictions, and what was found of them
 
     @contextmanager
@@ -90,13 +90,21 @@ class Recorder:
     def checkpoint(self, out: str | Path) -> Path | None:
         """Where training keeps its progress in the run's folder: if this attempt is killed, the next goes on from it.
         It lies there until the record is written: scoring may take hours too.
-
-        The record then says `resumed`, because its times are of the last attempt alone.
         """
+        from adlib.memory.unfinished import gone_on_from
+
         if not out:
             return None
-        self.resumed = any(Path(out).glob("checkpoint*"))
-        return Path(out) / "checkpoint"
+        self.folder = Path(out)
+        gone_on_from.clear()
+        return self.folder / "checkpoint"
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the training went on from what an earlier attempt had noted: its times are of the last one alone."""
+        from adlib.memory.unfinished import gone_on_from
+
+        return any(file.parent == self.folder for file in gone_on_from)
 
     def finish(self, model, predictions, metrics: dict, out: str | Path = "") -> dict:
         """The record of a run that ended well; written with its predictions into the folder `out` if one is given."""

@@ -12,6 +12,7 @@ from conftest import make_tree
 from PIL import Image
 
 from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
+from adlib.memory.unfinished import Unfinished
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.changed_files import changed_files
 from adlib.runs.execute import _complete
@@ -246,6 +247,24 @@ def test_a_run_without_maps_is_whole_without_them(recorder, tmp_path):
     assert evaluate(found)["reasons"]["pixel_auroc"] == "its maps were not kept"
     found.save(tmp_path / "copy")
     assert Predictions.load(tmp_path / "copy").maps_dropped
+
+
+def test_only_a_run_that_went_on_from_a_checkpoint_says_so(recorder, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def attempt():
+        training = Unfinished(recorder.checkpoint(out), {"seed": 0})
+        noted = training.read()
+        training.note(step=noted.get("step", 0) + 1)
+        return finish(recorder, lambda truth: truth)["resumed"], noted
+
+    (out / "checkpoint.partial").write_bytes(b"cut off")  # as a kill leaves them: a note, and patches without a note
+    (out / "checkpoint.stage-patches.stage-values").write_bytes(b"0000")
+    assert attempt() == (False, {})
+    assert attempt() == (True, {"step": 1})
+    (out / "checkpoint").unlink()
+    assert attempt() == (False, {})
 
 
 def test_a_comparison_prints_percentages_with_two_decimals_and_100_for_nothing_less():
