@@ -3,10 +3,14 @@
 Nothing here imports torch: the kernel does (and the advice for a GPU whose memory was short).
 """
 
+import contextlib
+import errno
 import json
 import os
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,7 +178,9 @@ def execute_notebook(
     try:
         # The kernel talks through sockets in a folder of its own, not through TCP ports, which every user of the
         # machine could reach; the folder's short name keeps them below the system's limit of about 100 characters.
-        with tempfile.TemporaryDirectory(prefix="adlib-", dir=_short_folder()) as sockets, watch:
+        folder = _short_folder()
+        _remove_left_sockets(Path(folder or tempfile.gettempdir()))
+        with tempfile.TemporaryDirectory(prefix="adlib-", dir=folder) as sockets, watch:
             papermill.execute_notebook(
                 str(notebook(name)),
                 str(out),
@@ -224,6 +230,25 @@ def _short_folder() -> str | None:
         f"{folders[0]} is too long a name for sockets ({SOCKET_ROOM} characters), and /tmp cannot be written: set "
         "TMPDIR to a shorter folder."
     )
+
+
+def _remove_left_sockets(folder: Path) -> None:
+    """Remove what runs that were killed have left there: folders of nothing but sockets at which nobody listens."""
+    for left in folder.glob("adlib-????????"):  # as tempfile names them
+        with contextlib.suppress(OSError):  # another user's, or another run removes it
+            old, files = left.stat().st_mtime < time.time() - 60, list(left.iterdir())
+            if old and files and all(map(_is_dead, files)):
+                for file in files:
+                    file.unlink()
+                left.rmdir()
+
+
+def _is_dead(file: Path) -> bool:
+    if not file.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(1)
+        return asking.connect_ex(str(file)) == errno.ECONNREFUSED
 
 
 def _cell_logger(log: Path, watch: Watch) -> Callable:

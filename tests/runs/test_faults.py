@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from adlib.runs import Run, Store
 from adlib.runs.attempts import Attempts
 from adlib.runs.batch import run_all
 from adlib.runs.conditions import Conditions
-from adlib.runs.execute import _short_folder, execute
+from adlib.runs.execute import _short_folder, execute, execute_notebook
 from adlib.runs.failures import WORTH_A_RETRY, NotebookFailed, of_exception
 from adlib.runs.kernels import KernelServer, can_fork
 from adlib.runs.record import FAILED, write_json
@@ -296,6 +297,31 @@ def test_a_run_just_typed_that_fails_of_wrong_input_leaves_nothing(tree, tmp_pat
         assert [entry.name for entry in store.folder.iterdir()] == [".locks"]
     failed = NotebookFailed("error", "why")  # behind the first cells it is work, and stays
     assert execute(run, store, False, keep_mistakes=False)["kind"] == "error"
+
+
+def test_a_run_removes_the_sockets_that_killed_ones_have_left_and_nothing_else(tmp_path, monkeypatch):
+    folder = Path(tempfile.mkdtemp(dir=_short_folder()))  # a short name, as sockets need
+    monkeypatch.setattr("adlib.runs.execute._short_folder", lambda: str(folder))
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: None)
+    names = _, living, fresh, mixed, empty = [f"adlib-{number}abcdefg" for number in range(5)]
+    with contextlib.ExitStack() as open_sockets:
+        for name in names:
+            (folder / name).mkdir()
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind(str(folder / name / "kernel-1"))
+            listening = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
+            listening.bind(str(folder / name / "kernel-2"))
+            if name == living:
+                listening.listen()
+        (folder / mixed / "mine.txt").touch()
+        (folder / empty / "kernel-1").unlink()
+        (folder / empty / "kernel-2").unlink()
+        for name in set(names) - {fresh}:
+            os.utime(folder / name, (0, 0))
+        execute_notebook("01_run", tmp_path / "run.ipynb", {}, False)
+    assert {entry.name for entry in folder.iterdir()} == {living, fresh, mixed, empty}
+    assert len(list((folder / mixed).iterdir())) == 3
+    shutil.rmtree(folder)
 
 
 def test_sockets_find_a_short_folder_where_the_temporary_one_has_a_long_name(tmp_path, monkeypatch):
