@@ -36,7 +36,8 @@ class PatchStore:
         rounding of 0.0005): patches first, and if they alone exceed it the projections too.
     project: patches float32 [n, size] -> float32 [n, P] on the device where the coreset is chosen.
     unfinished: with a file, what lies on disk lies beside it and survives the process: a store for the same
-        computation begins with what the last note says was there. Without one, files are temporary.
+        computation begins with what the last note says was there. Without one, files are temporary and without a name,
+        so that a killed process leaves none.
     images: how many images the patches are of, those of an earlier process among them.
     Raises InputError where the disk has no room for the files.
     """
@@ -51,7 +52,6 @@ class PatchStore:
         self.shard_rows = count if needed <= left else max(1, int(left / (4 * projected * WORKING_SHARE)))
         self.on_disk = needed + 4 * count * size > left
         self.survives = self.on_disk and self.noted.file is not None
-        self.folder = None if self.survives else tempfile.TemporaryDirectory(prefix="adlib-patches-")
         self.files = []
         if self.survives:
             noted = self.noted.read()
@@ -63,19 +63,27 @@ class PatchStore:
     def _array(self, name: str, shape: tuple[int, int], precision, in_file: bool) -> np.ndarray:
         if not in_file:
             return np.empty(shape, precision)
-        file = self.noted.part(name).file if self.survives else Path(self.folder.name) / name
+        there, needed = self.filled > 0, math.prod(shape) * np.dtype(precision).itemsize
+        if not self.survives:
+            self._need_room(Path(tempfile.gettempdir()), needed)
+            return np.memmap(tempfile.TemporaryFile(), precision, "w+", shape=shape)
+        file = self.noted.part(name).file
         file.parent.mkdir(parents=True, exist_ok=True)
         self.files.append(file)
-        there, needed = self.filled > 0, math.prod(shape) * np.dtype(precision).itemsize
         if there and not (file.exists() and file.stat().st_size == needed):
             raise InputError(f"{file} is missing or cut off: delete {self.noted.file}, to start anew.")
-        free = shutil.disk_usage(file.parent).free
-        if not there and needed > free:
-            raise InputError(
-                f"The patches beyond memory take {needed / 1e9:.1f} GB on disk, and {file.parent} has {free / 1e9:.1f}"
-                ": make room there, choose another folder, or use smaller images."
-            )
+        if not there:
+            self._need_room(file.parent, needed)
         return np.memmap(file, precision, "r+" if there else "w+", shape=shape)
+
+    @staticmethod
+    def _need_room(folder: Path, needed: int) -> None:
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise InputError(
+                f"The patches beyond memory take {needed / 1e9:.1f} GB on disk, and {folder} has {free / 1e9:.1f}: "
+                "make room there, choose another folder, or use smaller images."
+            )
 
     def add(self, patches: torch.Tensor, images: int = 0) -> None:
         """Append float32 [n, size], the patches of so many images."""
@@ -110,5 +118,3 @@ class PatchStore:
         del self.projections, self.patches
         for file in (*self.files, *([self.noted.file] if self.survives else [])):
             file.unlink(missing_ok=True)
-        if self.folder is not None:
-            self.folder.cleanup()

@@ -1,7 +1,7 @@
 """Memory bank at size: bounds, exact search in groups, the coreset's rounds, and patches that exceed the memory."""
 
 import copy
-from pathlib import Path
+import tempfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -260,7 +260,8 @@ def test_memory_is_read_with_its_unit():
 @pytest.mark.parametrize(
     ("limit", "on_disk", "shards"), [(None, False, 1), (10**6, False, 1), (40_000, True, 1), (10_000, True, 3)]
 )
-def test_patches_beyond_the_memory_lie_on_disk(limit, on_disk, shards):
+def test_patches_beyond_the_memory_lie_on_disk(limit, on_disk, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     patches = torch.rand(1000, 32, generator=torch.Generator().manual_seed(0))
     store = PatchStore(1000, 32, 4, limit, lambda some: some[:, :4])
     for part in patches.split(300):
@@ -269,9 +270,9 @@ def test_patches_beyond_the_memory_lie_on_disk(limit, on_disk, shards):
     rows = torch.tensor([999, 3, 500])
     np.testing.assert_allclose(store.take(rows), patches[rows], rtol=0, atol=3e-4 if on_disk else 0)
     np.testing.assert_array_equal(store.projections, patches[:, :4])
-    folder = store.folder.name
+    assert list(tmp_path.iterdir()) == []  # a file without a name, of which a kill leaves nothing
     store.close()
-    assert not Path(folder).exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_patchcore_within_a_memory_limit_is_nearly_the_same(tmp_path):
