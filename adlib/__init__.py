@@ -5,7 +5,10 @@ only when something needs it.
 """
 
 import os
+import time
 from importlib import import_module
+
+IMPORTED_AT = time.time_ns()  # files changed later are not what was imported (adlib.code_version)
 
 # Read by torch at its first allocation: features of a batch lie in large pages, of which a fresh one costs the system
 # a moment where small ones cost as much as the arithmetic on them. Linux only, elsewhere without effect.

@@ -10,7 +10,7 @@ HOUSE = Path(adlib.__file__).parent
 # One line a floor, the lowest first. Rooms on one floor do not know each other.
 FLOORS = [
     "errors",
-    "files file_hashes figure_style rounding processes hdf5",
+    "files file_hashes figure_style rounding processes hdf5 code_version",
     "samples plugins parameters gpu_memory kept_memory",
     "papers training_set conformance",
     "decoding",

@@ -1,14 +1,14 @@
-"""What a run ran on: code version, library versions, hardware."""
+"""What a run ran on: code version (adlib.code_version), library versions, hardware."""
 
 import os
 import platform
-import subprocess
 import sys
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import adlib
+from adlib.code_version import REPOSITORY
+from adlib.code_version import code as code
+from adlib.code_version import code_text as code_text
 from adlib.errors import InputError, did_you_mean
 
 LIBRARIES = [
@@ -21,7 +21,6 @@ LIBRARIES = [
     "pandas",
     "opencv-python-headless",
 ]
-REPOSITORY = Path(adlib.__file__).resolve().parents[1]
 
 
 def notebook(name: str) -> Path:
@@ -46,73 +45,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = ""
     return found
-
-
-@cache
-def code() -> dict:
-    """adlib's version, and the commit it stands at; `dirty` when tracked files differ from that commit.
-
-    `unknown` says, where git does not answer, what is not known and why: commit is then what .git says by itself, or
-    "", and dirty is None. Asked once per process: what counts is the code as it was imported.
-    """
-    facts = {"version": adlib.__version__, "commit": "", "dirty": None}
-    if not (REPOSITORY / ".git").exists():  # else git would answer for a repository that happens to lie around it
-        return facts | {"unknown": f"commit and changes: {REPOSITORY} is no clone"}
-    try:
-        facts["commit"] = _git("rev-parse", "--short=12", "HEAD")
-        facts["dirty"] = bool(_git("status", "--porcelain", "--untracked-files=no"))
-    except OSError as error:
-        facts["commit"] = facts["commit"] or _head()
-        missing = "changes" if facts["commit"] else "commit and changes"
-        facts["unknown"] = f"{missing}: {error.strerror or error}"
-    return facts
-
-
-def _git(*arguments: str) -> str:
-    """What git answers about the clone, also where it belongs to another user: its code runs here anyway."""
-    trusted = ["-c", f"safe.directory={REPOSITORY}", "-c", "core.fsmonitor=false"]
-    command = ["git", *trusted, "-C", str(REPOSITORY), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    except FileNotFoundError as error:
-        raise OSError("there is no git here") from error
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
-        raise OSError(f"git refuses ({said[:200]})")
-    return done.stdout.strip()
-
-
-def _head() -> str:
-    """The commit that .git/HEAD names, read without git; "" where it cannot be read."""
-    try:
-        folder = REPOSITORY / ".git"
-        if folder.is_file():  # a work tree: its folder lies in the clone's
-            folder = REPOSITORY / folder.read_text().partition("gitdir:")[2].strip()
-        head = (folder / "HEAD").read_text().strip()
-        if not head.startswith("ref:"):
-            return head[:12]
-        common = folder / "commondir"
-        shared = folder / common.read_text().strip() if common.is_file() else folder
-        name = head.partition("ref:")[2].strip()
-        for place in (folder, shared):
-            if (place / name).is_file():
-                return (place / name).read_text().strip()[:12]
-        packed = (shared / "packed-refs").read_text().splitlines()
-    except (OSError, ValueError):
-        return ""
-    return next((line.split()[0][:12] for line in packed if line.endswith(f" {name}")), "")
-
-
-def code_text(code: dict) -> str:
-    """What `code` found, for people: "0.1.0 at 0123456789ab with uncommitted changes"; says what is not known."""
-    text = code.get("version") or "of an unknown version"
-    if code.get("commit"):
-        text += f" at {code['commit']}"
-    if code.get("dirty"):
-        text += " with uncommitted changes"
-    if code.get("dirty") is None or not code.get("commit"):
-        text += f" (unknown: {code.get('unknown') or 'commit or changes'})"
-    return text
 
 
 def hardware(device: str = "cpu") -> dict:

@@ -20,7 +20,7 @@ from adlib.predictions import drop_maps
 from adlib.runs import kernels
 from adlib.runs.attempts import Attempts, now
 from adlib.runs.conditions import USUAL, Conditions
-from adlib.runs.environment import REPOSITORY, allow_open_files, notebook, oom_kills
+from adlib.runs.environment import REPOSITORY, allow_open_files, code, notebook, oom_kills
 from adlib.runs.failures import WORTH_A_RETRY, NotebookFailed, of_death, of_disk, of_exception
 from adlib.runs.record import FINISHED, failure, write_record
 from adlib.runs.run import Run
@@ -52,6 +52,7 @@ def execute(
     the kind "interrupted" after an interruption, which leaves no record, and OSError when not even a record can be
     written.
     """
+    code()  # for the record of a failure: that of now, whatever becomes of the files meanwhile
     if not key:
         run.check_settings()
         run.fetch_weights()

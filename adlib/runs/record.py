@@ -29,6 +29,7 @@ class Recorder:
     def __init__(self, run: Run):
         self.run = run
         self.started = _now()
+        environment.code()  # that of now, whatever becomes of the files while the run goes on
         self.seconds: dict[str, float] = {}
         self.folder: Path | None = None  # where checkpoints lie
         self.found: dict[str, tuple] = {}  # by name: predictions, and what was found of them
