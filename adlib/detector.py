@@ -114,6 +114,7 @@ class Detector:
     why_no_graph: str = ""  # a sentence why the method cannot be exported (adlib.export); "" where that can be tried
     threshold_: dict | None = None  # adlib.screening.Threshold as plain values, where one was chosen
     scored_parts = Parts()  # how many images were scored at once, where a GPU's memory was short
+    makers: list[dict] = []  # who had a part in a fit that keeps a checkpoint, this process first (Unfinished)
     chosen_epoch: int | None = None  # from 1: whose weights remained, where images chose it (adlib.training.loop)
     feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
     learns_from: tuple[
@@ -178,6 +179,18 @@ class Detector:
         return [_WEIGHTS_WARNINGS[weights]] if weights in _WEIGHTS_WARNINGS else []
 
     @property
+    def resumed_from(self) -> list[dict]:
+        """The other code, torch or kind of device that began this fit, as of adlib.memory.unfinished; [] for none."""
+        return self.makers[1:]
+
+    @property
+    def resumed_notes(self) -> list[str]:
+        """A sentence for each of them: the fit is of both, and no such run can be repeated."""
+        from adlib.memory.unfinished import mixture
+
+        return [mixture(other, self.makers[0]) for other in self.resumed_from]
+
+    @property
     def memory_notes(self) -> list[str]:
         """What was done in another way because the GPU's memory was short, a sentence each; [] if it was not."""
         backbone = getattr(self, "backbone_", None)
@@ -204,7 +217,8 @@ class Detector:
         seed: of all that is random. Same seed and machine, same result on a CPU.
         checkpoint: a file in which methods that train keep their progress, and PatchCore its patches that exceed
             `memory` and its choice among them; a call that finds it resumes there, and ends as an uninterrupted one
-            would have. It is deleted when fit is done. Others ignore it.
+            would have, with a warning if other code, another torch or another kind of device has begun it. It is
+            deleted when fit is done. Others ignore it.
         keep_checkpoint: not deleted then, so that whoever is killed later, while scoring, need not fit again.
         """
         self.check_images(images)
@@ -212,7 +226,7 @@ class Detector:
         self.device_ = choose_device(device)
         self.seed_ = seed
         self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
-        self.fitted_, self.chosen_epoch = False, None
+        self.fitted_, self.chosen_epoch, self.makers = False, None, []
         self.images_, self.threshold_ = images.settings, None
         self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
         self.fitted_ = True

@@ -2,10 +2,12 @@
 
 import json
 import time
+import warnings
 from pathlib import Path
 
 import torch
 
+from adlib.code_version import code_text
 from adlib.errors import InputError
 
 # The files that this process has gone on from; `Recorder.resumed` asks.
@@ -17,16 +19,22 @@ class Unfinished:
 
     file: where notes are written, or None. about: plain values that must be equal for a note to be gone on from.
     interval: seconds between two notes. A note is written beside and renamed, so that it is always whole.
+    makers: who computes, this process first: version, commit, dirty (adlib.code_version), torch, device. They need not
+    be equal, but every note has them, and what is read adds, with a warning, the others that had a part in it; {} is
+    one of versions that did not say.
     """
 
-    def __init__(self, file: Path | None, about: dict | None = None, interval: float = 300.0):
+    def __init__(
+        self, file: Path | None, about: dict | None = None, interval: float = 300.0, makers: list[dict] | None = None
+    ):
         self.file, self.about, self.interval = file, about or {}, interval
+        self.makers = [] if makers is None else makers
         self.noted_at = time.monotonic()
 
     def part(self, name: str, **about) -> "Unfinished":
         """A part of the computation, with a file of its own: FILE.stage-NAME."""
         file = self.file and self.file.with_name(f"{self.file.name}.stage-{name}")
-        return Unfinished(file, self.about | about, self.interval)
+        return Unfinished(file, self.about | about, self.interval, self.makers)
 
     def read(self) -> dict:
         """The state that was noted last, or {}. Raises InputError for the file of another computation."""
@@ -34,7 +42,7 @@ class Unfinished:
             return {}
         try:
             noted = torch.load(self.file, map_location="cpu", weights_only=True)
-            about = json.loads(noted.pop("about"))
+            about, makers = json.loads(noted.pop("about")), json.loads(noted.pop("makers", "[{}]"))
         except Exception as error:  # torch raises half a dozen types for a file that is not its own
             raise InputError(f"{self.file} is not a checkpoint of adlib ({error}); delete it to start anew.") from error
         now = json.loads(json.dumps(self.about))
@@ -43,6 +51,10 @@ class Unfinished:
             said = ", ".join(f"{key}={about.get(key)!r}, now {now.get(key)!r}" for key in differ)
             raise InputError(f"{self.file} is a checkpoint of another training: {said}. Delete it to start anew.")
         gone_on_from.add(self.file)
+        for other in makers:
+            if self.makers and other not in self.makers:
+                self.makers.append(other)
+                warnings.warn(mixture(other, self.makers[0]), stacklevel=2)
         return noted
 
     @property
@@ -56,6 +68,16 @@ class Unfinished:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.file.with_name(self.file.name + ".partial")
-        torch.save({"about": json.dumps(self.about)} | state, partial)
+        torch.save({"about": json.dumps(self.about), "makers": json.dumps(self.makers)} | state, partial)
         partial.replace(self.file)
         self.noted_at = time.monotonic()
+
+
+def mixture(other: dict, ours: dict) -> str:
+    """A sentence: what another has begun under other conditions was gone on with."""
+    if not other:
+        return "Resumed from unknown code: the checkpoint does not say which adlib, torch and device wrote it."
+    parts = {"code": ("version", "commit", "dirty"), "torch": ("torch",), "device": ("device",)}
+    differ = [part for part, names in parts.items() if any(other.get(name) != ours.get(name) for name in names)]
+    said = [f"adlib {code_text(one)}, torch {one.get('torch')}, {one.get('device')}" for one in (other, ours)]
+    return f"Resumed from other {' and '.join(differ)}: the checkpoint is of {said[0]}; it was gone on with {said[1]}."

@@ -39,7 +39,7 @@ from adlib.memory.memory_bank import BankSearch, random_projection
 from adlib.memory.patch_store import PatchStore, parse_bytes
 from adlib.memory.unfinished import Unfinished
 from adlib.parameters import Count, NotNegative, ShareAboveZero, Stages, Whole
-from adlib.training.checkpoint import about_training
+from adlib.training.checkpoint import unfinished_fit
 
 
 class PatchCore(Detector):
@@ -103,8 +103,7 @@ class PatchCore(Detector):
     def fit_images(self, images, val, progress):
         self.build(self.weights)
         self.backbone_.to(self.device_)
-        about = about_training(self, images) if self.checkpoint_ else {}
-        unfinished = Unfinished(self.checkpoint_, about, self.checkpoint_interval)
+        unfinished = unfinished_fit(self, images)
         chosen = unfinished.part("memory_bank")
         if noted := chosen.read():  # an earlier process was killed after its fit
             self.memory_bank_, self.shards_ = noted["memory_bank"], noted["shards"]

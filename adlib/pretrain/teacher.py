@@ -6,7 +6,7 @@ Any photographs will do in place of ImageNet's, the more varied the better; how 
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,6 +31,7 @@ class Distillation:
     seed_: int
     device_: torch.device
     checkpoint_: Path
+    makers: list[dict] = field(default_factory=list)
 
     name: ClassVar[str] = "teacher"
     checkpoint_interval: ClassVar[float] = 300.0

@@ -112,6 +112,7 @@ class Recorder:
         from adlib.samples import count, file_fingerprints, phantom_facts
 
         metrics = dict(metrics)
+        of_model = [*model.warnings, *model.resumed_notes, *model.memory_notes]
         record = {
             "version": VERSION,
             "status": FINISHED,
@@ -128,9 +129,7 @@ class Recorder:
             },
             "weights": model.origin,
             "choices": model.choices,
-            "warnings": list(
-                dict.fromkeys([*self.run.warnings, *model.warnings, *model.memory_notes, *_lost_masks(predictions)])
-            ),
+            "warnings": list(dict.fromkeys([*self.run.warnings, *of_model, *_lost_masks(predictions)])),
             "ground_truth": _ground_truth(predictions, metrics),
             "reasons": metrics.pop("reasons", {}),
             "metrics": _without_nan(metrics),
@@ -141,6 +140,7 @@ class Recorder:
             "groups": self.by_group(predictions, metrics),
             "seconds": self.seconds,
             "resumed": self.resumed,
+            "resumed_from": model.resumed_from,
             "shared": _shared(model),
             "peak_memory_mib": round(environment.peak_memory_mib()),
             "peak_gpu_memory_mib": environment.peak_gpu_memory_mib(model.device_),

@@ -123,6 +123,7 @@ RECORD = {
     "categories": (PARTS, ()),
     "groups": (PARTS, ()),
     "resumed": (YES_NO, ()),
+    "resumed_from": (OBJECTS, ()),
     "shared": (OBJECT, ()),
     "peak_memory_mib": (NUMBER_OR_NULL, ()),
     "peak_gpu_memory_mib": (NUMBER_OR_NULL, ()),

@@ -5,6 +5,7 @@ import json
 import torch
 from torch.utils.data import Dataset
 
+from adlib.code_version import code
 from adlib.detector import Detector
 from adlib.images import ImageSet
 from adlib.memory.unfinished import Unfinished
@@ -24,8 +25,7 @@ class Checkpoint:
         self.parts, self.losses, self.device = parts, losses, detector.device_
         self.best: tuple[float, dict | None, int | None] = (float("inf"), None, None)
         self.finished = False
-        about = {} if detector.checkpoint_ is None else about_training(detector, dataset, **training)
-        whole = Unfinished(detector.checkpoint_, about, detector.checkpoint_interval)
+        whole = unfinished_fit(detector, dataset, **training)
         self.unfinished = whole.part(training["stage"]) if training["stage"] else whole
 
     def load(self) -> int:
@@ -60,6 +60,17 @@ class Checkpoint:
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
         self.unfinished.note(**state)
+
+
+def unfinished_fit(detector: Detector, dataset: Dataset, **training) -> Unfinished:
+    """Where a fit keeps how far it is, and by whom (detector.makers); what keeps nothing without a checkpoint."""
+    if detector.checkpoint_ is None:
+        return Unfinished(None)
+    if not detector.makers:
+        by = {name: value for name, value in code().items() if name in ("version", "commit", "dirty")}
+        detector.makers.append(by | {"torch": str(torch.__version__), "device": detector.device_.type})
+    about = about_training(detector, dataset, **training)
+    return Unfinished(detector.checkpoint_, about, detector.checkpoint_interval, detector.makers)
 
 
 def about_training(detector: Detector, dataset: Dataset, **more) -> dict:

@@ -13,11 +13,13 @@ from PIL import Image
 
 from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
 from adlib.memory.unfinished import Unfinished
+from adlib.report.banner import banner
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.changed_files import changed_files
 from adlib.runs.execute import _complete
 from adlib.runs.paired import Comparison, compare_runs
 from adlib.runs.record import write_record
+from adlib.runs.schema import record_problem
 from adlib.runs.selection import sorted_runs
 from adlib.samples import select
 
@@ -398,3 +400,24 @@ def test_runs_are_sorted_by_a_metric_with_those_that_lack_it_last():
     assert sorted_runs(table, "ended")["key"].tolist() == ["b", "a", "c"]
     with pytest.raises(InputError, match="Did you mean 'image_auroc'"):
         sorted_runs(table, "imageauroc")
+
+
+def test_a_run_that_went_on_from_other_code_says_so(recorder, tmp_path, monkeypatch):
+    images = recorder.run.images("train")
+
+    def fitted(commit):
+        found = {"version": "0.1.0", "commit": commit, "dirty": False}
+        monkeypatch.setattr("adlib.training.checkpoint.code", lambda: found)
+        model = recorder.run.create_model()
+        return model.fit(images, device="cpu", progress=False, checkpoint=tmp_path / "c", keep_checkpoint=True)
+
+    assert fitted("a").resumed_notes == []
+    with pytest.warns(UserWarning, match="Resumed from other code"):
+        model = fitted("b")
+    predictions = model.predict(recorder.run.images("test"), device="cpu", progress=False)
+    record = recorder.finish(model, predictions, evaluate(predictions), tmp_path / recorder.run.key)
+    (warning,) = [text for text in record["warnings"] if text.startswith("Resumed from other code: ")]
+    assert "0.1.0 at a," in warning and "0.1.0 at b," in warning
+    assert [one["commit"] for one in record["resumed_from"]] == ["a"]
+    assert record_problem(record, recorder.run.key) == ""
+    assert "background:#b00020" in banner(record["warnings"]).data

@@ -1,5 +1,6 @@
 """The training loop: order of images, means of losses, schedules, divergence, and checkpoints that resume exactly."""
 
+import warnings
 from itertools import chain
 
 import pytest
@@ -162,6 +163,46 @@ def test_a_checkpoint_of_another_training_is_refused(images, tmp_path):
     (tmp_path / "c").write_bytes(b"something else")
     with pytest.raises(InputError, match="is not a checkpoint of adlib"):
         Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c")
+
+
+def of_code(monkeypatch, commit, dirty=False):
+    found = {"version": "0.1.0", "commit": commit, "dirty": dirty}
+    monkeypatch.setattr("adlib.training.checkpoint.code", lambda: found)
+
+
+def test_who_resumes_what_other_code_began_is_told(images, tmp_path, monkeypatch):
+    of_code(monkeypatch, "a")
+    whole = Rebuilder().fit(images, device="cpu")
+    interrupted(images, tmp_path / "c", "cpu")
+    of_code(monkeypatch, "b", dirty=True)
+    said = r"from other code: the checkpoint is of adlib 0.1.0 at a, .*, cpu; .* at b with uncommitted changes"
+    with pytest.warns(UserWarning, match=said):
+        other = Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c", keep_checkpoint=True)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(other), strict=True))
+    assert [one["commit"] for one in other.resumed_from] == ["a"]
+    with pytest.warns(UserWarning, match=said):  # b has noted since, and its part is not all
+        again = Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c")
+    assert again.resumed_from == other.resumed_from and len(again.resumed_notes) == 1
+    assert again.fit(images, device="cpu").resumed_notes == []
+
+
+def test_who_resumes_what_the_same_code_began_is_told_nothing(images, tmp_path, monkeypatch):
+    interrupted(images, tmp_path / "c", "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed = Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c", keep_checkpoint=True)
+    assert resumed.resumed_from == []
+    monkeypatch.setattr(torch, "__version__", "1.0")
+    with pytest.warns(UserWarning, match="from other torch: .* torch 1.0, cpu.$"):
+        Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c")
+
+
+def test_what_does_not_say_who_began_it_is_unknown(images, tmp_path):
+    interrupted(images, tmp_path / "c", "cpu")
+    noted = torch.load(tmp_path / "c", weights_only=True)
+    torch.save({name: value for name, value in noted.items() if name != "makers"}, tmp_path / "c")
+    with pytest.warns(UserWarning, match="from unknown code"):
+        assert Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c").resumed_from == [{}]
 
 
 def test_a_model_whose_fit_was_interrupted_is_not_fitted(images):
@@ -362,7 +403,8 @@ def test_checkpoint_of_a_gpu_is_resumed_on_a_cpu(images, tmp_path):
     settings = {"validate": lambda: 0.0}  # the weights of the first epoch remain, which the GPU has seen alone
     with gpu():
         interrupted(images, tmp_path / "c", "cuda", **settings)
-    resumed = Rebuilder(**settings).fit(images, device="cpu", checkpoint=tmp_path / "c")
+    with pytest.warns(UserWarning, match="from other device: .*, cuda; .*, cpu.$"):
+        resumed = Rebuilder(**settings).fit(images, device="cpu", checkpoint=tmp_path / "c")
     with gpu():
         whole = Rebuilder(**settings).fit(images, device="cuda")
         for first, second in zip(weights(whole), weights(resumed), strict=True):
