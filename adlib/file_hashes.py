@@ -102,6 +102,25 @@ def folder_hash(folder: str | Path) -> str:
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
+def is_path(text: str) -> bool:
+    """Whether a parameter's value names a file or a folder, rather than being a word."""
+    try:
+        path = Path(text).expanduser()
+        path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long for a name, or nobody's home
+        return False
+    # Without a slash, "bundled" stays a word also where somebody has a folder of that name.
+    return path.is_file() or text.endswith(".safetensors") or ("/" in text and path.is_dir())
+
+
+def content(value):
+    """A parameter's value; of the path of a file or a folder, a hash of what is in it."""
+    if isinstance(value, str) and is_path(value):
+        path = Path(value).expanduser()
+        return folder_hash(path) if path.is_dir() else file_hash(path) if path.is_file() else value
+    return value
+
+
 def _facts(look, file) -> Facts:
     """What `look` says of a file: a path (os.stat) or a descriptor (os.fstat)."""
     try:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from adlib.errors import InputError
 from adlib.parameters import LARGEST_SIDE
-from adlib.runs.settings import DATA_SETTINGS, IMAGE_SETTINGS, given_settings, is_path, is_plain
+from adlib.runs.settings import DATA_SETTINGS, IMAGE_SETTINGS, given_settings, is_plain
 from adlib.runs.settings import parse_settings as parse_settings
 from adlib.runs.titles import run_name, titled
 from adlib.training_set import TRAINING_SETTINGS, check_training_settings, choose_training_images
@@ -253,11 +253,11 @@ class Run:
         they come from, and of files and folders that a parameter names (textures, say). Weights that are not on this
         machine yet count as none: `fetch_weights` brings them.
         """
-        from adlib.file_hashes import file_hash
+        from adlib.file_hashes import content, file_hash
         from adlib.samples import fingerprint
 
         model = self.create_model()
-        parameters = {name: _content(value) for name, value in model.parameters.items()}
+        parameters = {name: content(value) for name, value in model.parameters.items()}
         files = model.weight_files()
         identity = {
             "dataset": self.dataset,
@@ -354,16 +354,6 @@ def data_warnings(samples: pd.DataFrame, dataset: str, unread: list[str], of_mod
     if torn := torn_items(samples):
         texts.append(f"{len(torn)} items have images in training and in another split, such as {torn[0]}.")
     return [text for text in texts if text]
-
-
-def _content(value):
-    """A parameter's value; of the path of a file or a folder, a hash of what is in it."""
-    from adlib.file_hashes import file_hash, folder_hash
-
-    if isinstance(value, str) and is_path(value):
-        path = Path(value).expanduser()
-        return folder_hash(path) if path.is_dir() else file_hash(path) if path.is_file() else value
-    return value
 
 
 def _plain(value):

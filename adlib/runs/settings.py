@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from adlib.errors import InputError
+from adlib.file_hashes import is_path
 
 # These settings go to the ImageSet, DATA_SETTINGS to load_samples, TRAINING_SETTINGS choose the training images, all
 # others go to the method.
@@ -174,13 +175,3 @@ def is_plain(value) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, str | int | bool)
-
-
-def is_path(text: str) -> bool:
-    try:
-        path = Path(text).expanduser()
-        path.is_file()
-    except (OSError, ValueError, RuntimeError):  # too long for a name, or nobody's home
-        return False
-    # Without a slash, "bundled" stays a word also where somebody has a folder of that name.
-    return path.is_file() or text.endswith(".safetensors") or ("/" in text and path.is_dir())

@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 
 from adlib.code_version import code
 from adlib.detector import Detector
+from adlib.file_hashes import content, file_hash
 from adlib.images import ImageSet
 from adlib.memory.unfinished import Unfinished
 from adlib.samples import fingerprint
@@ -74,9 +75,14 @@ def unfinished_fit(detector: Detector, dataset: Dataset, **training) -> Unfinish
 
 
 def about_training(detector: Detector, dataset: Dataset, **more) -> dict:
-    """What must be equal for an unfinished fit to be gone on with: method, parameters, seed, images; plain values."""
+    """What must be equal for an unfinished fit to be gone on with: method, parameters, seed, images; plain values. Of
+    files and folders that parameters name, and of weights wherever they come from, their content counts.
+    """
     images = image_set(dataset)
-    about = {"method": detector.name, **detector.parameters, "seed": detector.seed_, **more}
+    parameters = {name: content(value) for name, value in detector.parameters.items()}
+    about = {"method": detector.name, **parameters, "seed": detector.seed_, **more}
+    files = detector.weight_files() if isinstance(detector, Detector) else {}
+    about |= {f"weights of {name}": file_hash(file) for name, file in files.items() if file and file.is_file()}
     if isinstance(images, ImageSet):
         about |= {"images": fingerprint(images.samples), **images.settings}
     return json.loads(json.dumps(about, default=str))

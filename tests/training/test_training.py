@@ -1,5 +1,6 @@
 """The training loop: order of images, means of losses, schedules, divergence, and checkpoints that resume exactly."""
 
+import json
 import warnings
 from itertools import chain
 
@@ -203,6 +204,46 @@ def test_what_does_not_say_who_began_it_is_unknown(images, tmp_path):
     torch.save({name: value for name, value in noted.items() if name != "makers"}, tmp_path / "c")
     with pytest.warns(UserWarning, match="from unknown code"):
         assert Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c").resumed_from == [{}]
+
+
+class FromFiles(Rebuilder):
+    """With a folder of textures, a file of its own, and weights that are looked up by their name."""
+
+    def __init__(self, folder, **settings):
+        super().__init__(**settings)
+        self.folder = folder
+
+    @property
+    def parameters(self):
+        files = {"textures": f"{self.folder}/textures", "table": f"{self.folder}/table.safetensors"}
+        return super().parameters | files | {"weights": "pretrained"}
+
+    def weight_files(self, fetch=False):
+        return {"net": self.folder / "net.safetensors", "elsewhere": None}
+
+
+@pytest.mark.parametrize(
+    "name, said", [("table.safetensors", "table="), ("textures/a", "textures="), ("net.safetensors", "weights of net=")]
+)
+def test_a_checkpoint_of_files_that_were_replaced_is_refused(images, tmp_path, name, said):
+    for file in ("table.safetensors", "textures/a", "net.safetensors"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("one")
+    FromFiles(tmp_path).fit(images, device="cpu", checkpoint=tmp_path / "c", keep_checkpoint=True)
+    assert FromFiles(tmp_path).fit(images, device="cpu", checkpoint=tmp_path / "c", keep_checkpoint=True).seen == []
+    (tmp_path / name).write_text("two")
+    with pytest.raises(InputError, match=f"of another training: {said}'.{{64}}', now '.{{64}}'. Delete it"):
+        FromFiles(tmp_path).fit(images, device="cpu", checkpoint=tmp_path / "c")
+
+
+def test_a_checkpoint_of_versions_that_noted_no_weights_is_gone_on_with(images, tmp_path):
+    (tmp_path / "net.safetensors").write_text("one")
+    FromFiles(tmp_path).fit(images, device="cpu", checkpoint=tmp_path / "c", keep_checkpoint=True)
+    noted = torch.load(tmp_path / "c", weights_only=True)
+    about = {name: value for name, value in json.loads(noted["about"]).items() if name != "weights of net"}
+    torch.save({key: noted[key] for key in noted if key != "makers"} | {"about": json.dumps(about)}, tmp_path / "c")
+    with pytest.warns(UserWarning, match="from unknown code"):
+        assert FromFiles(tmp_path).fit(images, device="cpu", checkpoint=tmp_path / "c").seen == []
 
 
 def test_a_model_whose_fit_was_interrupted_is_not_fitted(images):
