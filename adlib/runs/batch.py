@@ -24,7 +24,7 @@ from adlib.runs.record import FAILED, FINISHED, failure
 from adlib.runs.run import Run
 from adlib.runs.store import Busy, Store
 from adlib.runs.titles import distinct_titles
-from adlib.runs.workers import Workers, default_jobs, kernel_server
+from adlib.runs.workers import Workers, check_device, default_jobs, kernel_server
 
 BUSY, INTERRUPTED = "busy", "interrupted"
 PATIENCE = 5.0  # seconds that a worker waits for a run that another process works on, before it does others first
@@ -67,8 +67,8 @@ def run_all(
     work: what a worker does with (run, key, store's folder, conditions), `do_run` if None.
     A failure of any kind is recorded as one and stops no other run. A run that another process works on is left to it.
     Ctrl-C ends what is under way, keeps every finished run and every checkpoint, and raises KeyboardInterrupt.
-    Raises InputError when nothing can be written into the store, and when there has been no worker for longer than
-    the workers' patience.
+    Raises InputError when nothing can be written into the store, for a run that wants one of several GPUs by its
+    number, and when there has been no worker for longer than the workers' patience.
     """
     store.check_writable()
     folder = store.folder.resolve()
@@ -77,6 +77,9 @@ def run_all(
     titles = dict(zip(wanted, distinct_titles(wanted.values()), strict=True))  # also among those that are done already
     waiting = {key: run for key, run in wanted.items() if again or not store.is_finished(key)}
     tasks = []
+    for run in waiting.values():
+        if ":" in run.device and not (isinstance(jobs, Workers) and jobs.scheduler):
+            check_device(run.device, _local_jobs(jobs, len(waiting)))
     for key, run in waiting.items():
         arguments = (run.as_dict(), key, str(folder)) + (() if work else (run.__dict__.get("fingerprint", ""),))
         look = partial(_look, store, key, store.record(key))
@@ -142,8 +145,15 @@ def _open(jobs: int | Workers | None, tasks: int) -> Iterator[Workers]:
     else:
         if jobs is not None and jobs < 1:
             raise InputError(f"jobs={jobs}: at least one run at once.")
-        with Workers(max(1, min(jobs or default_jobs(), tasks))) as workers:
+        with Workers(_local_jobs(jobs, tasks)) as workers:
             yield workers
+
+
+def _local_jobs(jobs: int | Workers | None, tasks: int) -> int:
+    """How many workers a batch has on this machine: those that were given, or no more than there are tasks."""
+    if isinstance(jobs, Workers):
+        return jobs.jobs or default_jobs()
+    return max(1, min(jobs or default_jobs(), tasks))
 
 
 @contextmanager

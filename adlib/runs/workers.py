@@ -211,6 +211,19 @@ def _gpus() -> list[str]:
     return named[:count] if named else [str(index) for index in range(count)]
 
 
+def check_device(device: str, jobs: int) -> None:
+    """Raise InputError for one of several GPUs by its number: of so many local workers, each sees a GPU of its own."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number or (number == "0" and jobs == 1):
+        return
+    gpus = _gpus()
+    if len(gpus) > 1 and number.isdecimal() and int(number) < len(gpus):
+        raise InputError(
+            f"device={device!r}: the workers of a batch give each run a GPU of its own, the only one that it sees. Use "
+            f"device='cuda', and CUDA_VISIBLE_DEVICES={gpus[int(number)]} for that GPU alone."
+        )
+
+
 # In the worker.
 
 _server: kernels.KernelServer | None = None

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from test_batch import leaves_a_record, quick_runs
 
+from adlib import InputError
 from adlib.runs import Store, workers
 from adlib.runs.batch import run_all
 from adlib.runs.workers import Workers, default_jobs
@@ -64,6 +66,30 @@ def test_two_gpus_do_one_run_each_at_a_time(gpus, tmp_path):
     assert len(done) == 5 and set(done["gpu"]) == {"6", "GPU-2b"}
     for _, runs in done.sort_values("begin").groupby("gpu"):
         assert (runs["end"].to_numpy()[:-1] <= runs["begin"].to_numpy()[1:]).all()
+
+
+def on(device: str, number: int = 2):
+    """Runs that want to be on a device, with keys as quick_runs gives them."""
+    runs = [replace(run, device=device) for run in quick_runs(number)]
+    for run in runs:
+        run.__dict__["key"] = f"{run.seed:016x}"
+    return runs
+
+
+@pytest.mark.parametrize("device, chosen", [("cuda:1", "GPU-2b"), ("cuda:0", "6")])
+def test_a_run_that_wants_one_of_several_gpus_is_refused_before_its_batch_begins(gpus, tmp_path, device, chosen):
+    gpus(2, "6,GPU-2b")
+    for jobs in (None, 2, Workers()):
+        with pytest.raises(InputError, match=f"^device='{device}': the workers .* CUDA_VISIBLE_DEVICES={chosen} for"):
+            run_all([*quick_runs(1), *on(device, 3)[1:]], Store(tmp_path), jobs, False, leaves_a_record())
+    assert list(Store(tmp_path).records()) == []
+
+
+@pytest.mark.parametrize("device, count, jobs", [("cuda:0", 2, 1), ("cuda:0", 1, 2), ("cuda", 2, 2), ("cpu", 2, 2)])
+def test_a_run_whose_device_its_worker_sees_is_done(gpus, tmp_path, device, count, jobs):
+    gpus(count)
+    records = run_all(on(device), Store(tmp_path), jobs, False, leaves_a_record())
+    assert [record["status"] for record in records] == ["finished"] * 2
 
 
 def test_the_kernels_of_a_worker_see_its_gpu_alone(monkeypatch):
