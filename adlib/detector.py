@@ -31,7 +31,7 @@ from adlib.decoding.tiles import Mosaic
 from adlib.errors import InputError, did_you_mean
 from adlib.features.feature_cache import LIMIT, FeatureCache
 from adlib.files import replacing
-from adlib.gpu_memory import SHORT, Parts, part_of
+from adlib.gpu_memory import SHORT, Parts, part_of, shortages
 from adlib.images import ImageSet
 from adlib.kept_memory import freed_memory_kept
 from adlib.parameters import keeping
@@ -113,7 +113,7 @@ class Detector:
     images_: dict | None = None  # settings of the ImageSet that fit has seen; None for files of versions before
     why_no_graph: str = ""  # a sentence why the method cannot be exported (adlib.export); "" where that can be tried
     threshold_: dict | None = None  # adlib.screening.Threshold as plain values, where one was chosen
-    scored_parts = Parts()  # how many images were scored at once, where a GPU's memory was short
+    done_in_parts: dict[str, dict[str, int]] = {}  # by the last "fit" and "predict", where a GPU's memory was short
     makers: list[dict] = []  # who had a part in a fit that keeps a checkpoint, this process first (Unfinished)
     chosen_epoch: int | None = None  # from 1: whose weights remained, where images chose it (adlib.training.loop)
     feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
@@ -192,12 +192,12 @@ class Detector:
 
     @property
     def memory_notes(self) -> list[str]:
-        """What was done in another way because the GPU's memory was short, a sentence each; [] if it was not."""
-        backbone = getattr(self, "backbone_", None)
-        scored, described = self.scored_parts.largest, getattr(backbone, "parts", Parts()).largest
-        notes = [f"images were scored {scored} at a time"] if scored else []
-        notes += [f"the backbone saw {described} images at a time"] if described else []
-        return [SHORT.format(note) for note in notes]
+        """What fit and predict did in another way because the GPU's memory was short, a sentence each; [] if it was
+        not.
+        """
+        found = [(what, rows) for one in self.done_in_parts.values() for what, rows in one.items()]
+        fewest = {what: min(rows for other, rows in found if other == what) for what, _ in found}
+        return [SHORT.format(what.format(rows)) for what, rows in fewest.items()]
 
     def fit(
         self,
@@ -228,7 +228,9 @@ class Detector:
         self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
         self.fitted_, self.chosen_epoch, self.makers = False, None, []
         self.images_, self.threshold_ = images.settings, None
-        self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
+        with shortages() as found:
+            self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
+        self.done_in_parts = {"fit": found}
         self.fitted_ = True
         if not keep_checkpoint:
             self._delete_checkpoints()
@@ -250,16 +252,15 @@ class Detector:
             return Predictions(
                 np.zeros(0, np.float32), maps, images.samples, images.settings, None, self.facts.outlines
             )
-        self.scored_parts = Parts()
         self.device_ = choose_device(device)
         self.to(self.device_)
         items = images.tiles()
         mosaic = None if items is images else Mosaic(images.whole, images.tile)
-        scores, maps = [], None
-        with torch.inference_mode(), freed_memory_kept(self.device_.type == "cpu"):
+        scores, maps, parts = [], None, Parts("images were scored {} at a time")
+        with shortages() as found, torch.inference_mode(), freed_memory_kept(self.device_.type == "cpu"):
             for start, batch in self.batches(items, batch_size, progress, "predict"):
                 rows = items.samples.iloc[start : start + len(batch)]
-                for part_scores, part_maps in self._scored(batch, rows):
+                for part_scores, part_maps in self._scored(batch, rows, parts):
                     scores.append(part_scores)
                     if part_maps is not None:
                         if maps is None:
@@ -269,19 +270,22 @@ class Detector:
                         else:
                             mosaic.add(part_maps, start, maps)
                     start += len(part_scores)
+        self.done_in_parts = self.done_in_parts | {"predict": found}
         scores = np.concatenate(scores)
         if mosaic is not None:
             scores = scores.reshape(len(images), -1).max(1)
         return Predictions(scores, maps, images.samples, images.settings, outlines=self.facts.outlines)
 
-    def _scored(self, batch: torch.Tensor, rows: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    def _scored(
+        self, batch: torch.Tensor, rows: pd.DataFrame, parts: Parts
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Scores float32 [n] and maps [n, H, W] of a batch, in as many parts as the GPU's memory asks for."""
 
         def work(part: slice):
             scores, maps = self.score_samples(part_of(batch, part), rows.iloc[part])
             return scores.float().cpu().numpy(), None if maps is None else maps.float().cpu().numpy()
 
-        return self.scored_parts.of(work, len(batch))
+        return parts.of(work, len(batch))
 
     def batches(
         self, images: ImageSet, batch_size: int, progress: bool, what: str, first: int = 0

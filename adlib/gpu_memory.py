@@ -4,20 +4,48 @@ Nothing is done where numbers would change: the batches and the precision of a t
 fails, and adlib.runs.execute says what a person may choose.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 SHORT = "The GPU's memory was short: {}. No number depends on it."
 
 
+_noting: list[dict[str, int]] = []  # of each block of `shortages` that is under way
+
+
+@contextmanager
+def shortages() -> Iterator[dict[str, int]]:
+    """What is done in parts within the block, by whatever: sentence of `Parts` -> the fewest rows at once."""
+    found: dict[str, int] = {}
+    _noting.append(found)
+    try:
+        yield found
+    finally:
+        _noting.pop()
+
+
+def note_shortages(found: dict[str, int]) -> None:
+    """Something was done in parts: here, or by an earlier process whose work is gone on with."""
+    for known in _noting:
+        known |= {what: min(rows, known.get(what, rows)) for what, rows in found.items()}
+
+
+def noted_shortages() -> dict[str, int]:
+    """What has been done in parts so far within the innermost block of `shortages`."""
+    return dict(_noting[-1]) if _noting else {}
+
+
 class Parts:
     """Gives rows to a function, all at once if they fit into a GPU's memory, else in parts that do.
 
+    what: what is done to them, for `shortages`: "images were scored {} at a time".
     largest: rows at once, None as long as all have fitted; it is remembered from call to call.
     """
 
-    def __init__(self):
+    def __init__(self, what: str = "rows were computed {} at a time"):
+        self.what = what
         self.largest: int | None = None
 
     def of(self, work: Callable[[slice], object], count: int) -> list:
@@ -38,6 +66,8 @@ class Parts:
             # Only here, outside of the exception, have its tensors gone.
             self.largest = rows // 2
             torch.cuda.empty_cache()
+        if len(found) > 1:
+            note_shortages({self.what: self.largest})
         return found
 
 

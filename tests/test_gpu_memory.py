@@ -11,6 +11,7 @@ from pretended_cuda import gpu
 
 import adlib.models
 from adlib import ImageSet, create_model, load_samples
+from adlib.detector import Detector
 from adlib.features.backbones import Backbone
 from adlib.features.fusion import fused
 from adlib.figures import show_illustrations
@@ -18,6 +19,7 @@ from adlib.gpu_memory import Parts
 from adlib.memory.memory_bank import BankSearch, nearest
 from adlib.runs import Recorder, Run
 from adlib.samples import select
+from adlib.training.checkpoint import unfinished_fit
 
 PADIM = {"backbone": "resnet18.tv_in1k", "weights": "bundled", "stages": (1,), "channels": 8}
 
@@ -104,6 +106,50 @@ def test_queries_are_compared_as_many_at_a_time_as_fit(monkeypatch):
         found = there.nearest(queries.to("cuda"), 2)
         assert found.is_cuda and there.parts.largest == 4
         torch.testing.assert_close(found.cpu(), search.nearest(queries, 2), rtol=1e-4, atol=1e-4)
+
+
+def test_a_memory_bank_that_is_searched_in_parts_is_told(tree, monkeypatch):
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "bundled", "coreset_ratio": 0.2}
+    with gpu():
+        model = create_model("patchcore", **settings).fit(images(tree, "train"), device="cuda", progress=False)
+        monkeypatch.setattr("adlib.memory.memory_bank.nearest", short_of(100, nearest))
+        model.predict(images(tree, "test"), device="cuda", progress=False)
+        sentence = "The GPU's memory was short: the memory bank was searched for 80 patches at a time."
+        assert [note[: len(sentence)] for note in model.memory_notes] == [sentence]
+        monkeypatch.undo()
+        model.search_ = None
+        model.predict(images(tree, "test"), device="cuda", progress=False)
+        assert model.memory_notes == []
+
+
+class Forgetful(Detector):
+    """A method whose backbone is needed for its fit alone."""
+
+    name = "forgetful"
+
+    def fit_images(self, images, val, progress):
+        unfinished = unfinished_fit(self, images).part("features")
+        if not unfinished.read():
+            backbone = Backbone("resnet18.tv_in1k", (1,), "bundled")
+            for _, batch in self.batches(images, 4, progress, "fit"):
+                backbone(batch)
+            unfinished.note()
+
+    def score_batch(self, batch):
+        return batch.mean((1, 2, 3)), None
+
+
+def test_what_fit_alone_did_in_parts_is_told_also_when_it_was_resumed(tree, tmp_path, monkeypatch):
+    given = {"device": "cpu", "progress": False, "checkpoint": tmp_path / "c", "keep_checkpoint": True}
+    note = "The GPU's memory was short: the backbone saw 2 images at a time. No number depends on it."
+    monkeypatch.setattr("adlib.features.backbones.fused", lambda net, x: short_of(2, fused(net, x)))
+    model = Forgetful().fit(images(tree, "train"), **given)
+    assert model.memory_notes == [note]
+    monkeypatch.undo()
+    resumed = Forgetful().fit(images(tree, "train"), **given)
+    resumed.predict(images(tree, "test"), device="cpu", progress=False)
+    assert resumed.memory_notes == [note]
+    assert resumed.fit(images(tree, "train"), device="cpu", progress=False).memory_notes == []
 
 
 @pytest.mark.parametrize("score", ["max", "reweighted"])

@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         self.channels = self.net.feature_info.channels()
         self.strides = self.net.feature_info.reduction()
         hold_statistics(self, self.net)
-        self.parts = Parts()
+        self.parts = Parts("the backbone saw {} images at a time")
         # The layout that convolutions prefer: 1.1 to 1.4 times the speed on a CPU, the same values.
         self.requires_grad_(False).eval()
         if all(parameter.ndim < 5 for parameter in self.parameters()):

@@ -56,7 +56,7 @@ class BankSearch:
     def __init__(self, bank: torch.Tensor):
         self.bank = self.features = bank
         self.grouped = bank.device.type == "cpu" and len(bank) >= SMALLEST and bank.shape[1] >= 32
-        self.parts = Parts()
+        self.parts = Parts("the memory bank was searched for {} patches at a time")
         self.outline = None  # of the features, once there are queries to choose it by
 
     def nearest(self, queries: torch.Tensor, neighbours: int = 1) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from adlib.code_version import code_text
 from adlib.errors import InputError
+from adlib.gpu_memory import note_shortages, noted_shortages
 
 # The files that this process has gone on from; `Recorder.resumed` asks.
 gone_on_from: set[Path] = set()
@@ -52,6 +53,7 @@ class Unfinished:
             said = ", ".join(f"{key}={about.get(key)!r}, now {now.get(key)!r}" for key in differ)
             raise InputError(f"{self.file} is a checkpoint of another training: {said}. Delete it to start anew.")
         gone_on_from.add(self.file)
+        note_shortages(json.loads(noted.pop("shortages", "{}")))
         for other in makers:
             if self.makers and other not in self.makers:
                 self.makers.append(other)
@@ -69,7 +71,8 @@ class Unfinished:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         partial = self.file.with_name(self.file.name + ".partial")
-        torch.save({"about": json.dumps(self.about), "makers": json.dumps(self.makers)} | state, partial)
+        known = {"about": self.about, "makers": self.makers, "shortages": noted_shortages()}
+        torch.save({name: json.dumps(value) for name, value in known.items()} | state, partial)
         partial.replace(self.file)
         self.noted_at = time.monotonic()
 
