@@ -353,6 +353,7 @@ def _about_the_device(count: int, generator: torch.Generator | None) -> dict:
         "current_device": lambda: 0,
         "set_device": lambda device: None,
         "get_device_name": lambda device=None: NAME,
+        "get_device_capability": lambda device=None: (9, 0),
         "is_bf16_supported": lambda including_emulation=True: True,
         "is_current_stream_capturing": lambda: False,
         "synchronize": lambda device=None: None,

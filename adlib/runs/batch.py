@@ -5,6 +5,8 @@ it is looked for in the store, and given out again if it is not there.
 """
 
 import queue
+import shlex
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -180,9 +182,11 @@ def _do_all(
     workers: Workers, tasks: list[Task], stop: Path, what: str, done: int, progress: bool
 ) -> Iterator[tuple[Task, dict]]:
     """Have the workers do all tasks, with one bar for them; yields each task with its outcome when it has ended."""
+    asked = shlex.join(sys.argv)
     with Bar(what, done, len(tasks), progress) as bar:
         if tasks:
-            yield from _Dispatch(workers, tasks, replace(workers.conditions, stop=str(stop)), bar, what).outcomes()
+            conditions = replace(workers.conditions, stop=str(stop), command=workers.conditions.command or asked)
+            yield from _Dispatch(workers, tasks, conditions, bar, what).outcomes()
 
 
 class _Dispatch:

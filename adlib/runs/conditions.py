@@ -13,7 +13,8 @@ class Conditions:
     runs share decoded images and frozen features, "" for none, and the bytes that it may hold. stall_limit: seconds
     after which a kernel that hangs is ended: one that begins no cell, writes no file and uses no processor; one that
     uses a processor may be as silent for BUSY_LIMITS times as long. None for no such limit. again: whether a run that
-    is finished is done once more; it is replaced by one that finishes, never by one that fails.
+    is finished is done once more; it is replaced by one that finishes, never by one that fails. command: the command
+    line that has asked for it, for its record; "" for that of the process which executes it.
     """
 
     time_limit: float | None = None
@@ -25,6 +26,7 @@ class Conditions:
     cache_limit: float = 20e9
     stall_limit: float | None = 1800.0
     again: bool = False
+    command: str = ""
 
 
 USUAL = Conditions()

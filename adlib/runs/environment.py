@@ -1,9 +1,13 @@
 """What a run ran on: code version (adlib.code_version), library versions, hardware."""
 
+import ctypes
 import os
 import platform
+import re
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from adlib.code_version import REPOSITORY
@@ -21,6 +25,8 @@ LIBRARIES = [
     "pandas",
     "opencv-python-headless",
 ]
+OTHER_OPENCV = ["opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"]  # any of them gives cv2
+COMMAND = "ADLIB_COMMAND"  # the variable by which a run's kernel knows the command line that has asked for it
 
 
 def notebook(name: str) -> Path:
@@ -37,18 +43,39 @@ def notebook(name: str) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Version of Python and of each library that numbers depend on ("" where one is not installed)."""
+    """Version of Python and of each library that numbers depend on ("" where one is not installed); of torch with its
+    build ("2.15.0+cu132"), of OpenCV under the name of the package that it came by.
+    """
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in [*LIBRARIES, *OTHER_OPENCV]:
         try:
-            found[name] = version(name)
+            found[name] = _own_version(name) or version(name)
         except PackageNotFoundError:
             found[name] = ""
-    return found
+    return {name: text for name, text in found.items() if text or name not in OTHER_OPENCV}
+
+
+def _own_version(name: str) -> str:
+    """What torch or torchvision says of itself, without importing it: its package's metadata leave out the build."""
+    if name not in ("torch", "torchvision"):
+        return ""
+    try:
+        text = Path(find_spec(name).origin).with_name("version.py").read_text(encoding="utf-8")
+    except (AttributeError, ImportError, OSError, TypeError, ValueError):  # not there, or laid out otherwise
+        return ""
+    found = re.search(r"""^__version__\b[^='"]*=\s*["']([^"']+)""", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def command_line() -> str:
+    """The command line of this process, as a shell would take it; that which has asked for a run, in its kernel."""
+    return os.environ.get(COMMAND) or shlex.join(sys.argv)
 
 
 def hardware(device: str = "cpu") -> dict:
-    """Machine, processor count, and the name of the device that was used."""
+    """Machine, processor count, and the name of the device that was used; of a GPU also the versions of CUDA and cuDNN
+    that torch has, and of the driver.
+    """
     import torch
 
     facts = {
@@ -61,7 +88,31 @@ def hardware(device: str = "cpu") -> dict:
     }
     if str(device).startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name(device)
+        facts |= {"cuda": torch.version.cuda or "", "cudnn": _cudnn(), "driver": driver()}
     return facts
+
+
+def _cudnn() -> str:
+    import torch
+
+    try:
+        return str(torch.backends.cudnn.version() or "")
+    except RuntimeError:  # one that does not fit this GPU
+        return ""
+
+
+def driver() -> str:
+    """Version of NVIDIA's driver ("580.65.06"), "" where its library does not answer."""
+    try:
+        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+        text = ctypes.create_string_buffer(80)
+        if nvml.nvmlInit_v2() != 0:
+            return ""
+        failed = nvml.nvmlSystemGetDriverVersion(text, ctypes.c_uint(len(text)))
+        nvml.nvmlShutdown()
+    except (AttributeError, OSError):  # no such library, or one without these functions
+        return ""
+    return "" if failed else text.value.decode("ascii", "replace")
 
 
 def processor() -> str:

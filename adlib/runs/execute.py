@@ -7,8 +7,10 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from adlib.predictions import drop_maps
 from adlib.runs import kernels
 from adlib.runs.attempts import Attempts, now
 from adlib.runs.conditions import USUAL, Conditions
-from adlib.runs.environment import REPOSITORY, allow_open_files, code, notebook, oom_kills
+from adlib.runs.environment import COMMAND, REPOSITORY, allow_open_files, code, notebook, oom_kills
 from adlib.runs.failures import WORTH_A_RETRY, NotebookFailed, of_death, of_disk, of_exception
 from adlib.runs.record import FINISHED, failure, write_record
 from adlib.runs.run import Run
@@ -52,6 +54,7 @@ def execute(
     the kind "interrupted" after an interruption, which leaves no record, and OSError when not even a record can be
     written.
     """
+    os.environ[COMMAND] = conditions.command or shlex.join(sys.argv)  # of this very process, whose kernels inherit it
     code()  # for the record of a failure: that of now, whatever becomes of the files meanwhile
     if not key:
         run.check_settings()

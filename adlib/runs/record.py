@@ -144,7 +144,7 @@ class Recorder:
             "shared": _shared(model),
             "peak_memory_mib": round(environment.peak_memory_mib()),
             "peak_gpu_memory_mib": environment.peak_gpu_memory_mib(model.device_),
-            "environment": environment.versions() | environment.hardware(model.device_),
+            "environment": environment.versions() | environment.hardware(model.device_) | _asked(),
             "code": environment.code(),
             "started": self.started,
             "ended": _now(),
@@ -155,6 +155,10 @@ class Recorder:
             for left in Path(out).glob("checkpoint*"):
                 left.unlink()
         return record
+
+
+def _asked() -> dict[str, str]:
+    return {"command": environment.command_line()}
 
 
 def _shared(model) -> dict[str, int]:
@@ -279,7 +283,7 @@ def failure(run: Run, kind: str, reason: str, key: str = "", fingerprint: str = 
         "data": {"fingerprint": fingerprint or run.__dict__.get("fingerprint", "")},  # where it has been computed
         "kind": kind,
         "reason": reason,
-        "environment": environment.versions(),
+        "environment": environment.versions() | _asked(),
         "code": environment.code(),
         "ended": _now(),
     }

@@ -48,7 +48,7 @@ def leaves_a_record(body: str = ""):
                 if partial is not None:
                     with (Path(folder) / "begun").open("a") as file:
                         file.write(f"{run['seed']}\n")
-                    exec(body, {"run": run, "partial": partial, "folder": folder})
+                    exec(body, {"run": run, "partial": partial, "folder": folder, "conditions": conditions})
                     write_json(partial / "record.json", record | {"key": key, "run": run})
         except Busy:
             return {"state": BUSY}
