@@ -1,5 +1,6 @@
 """Which adlib runs here: its version, the commit it stands at, and whether its files are those of that commit."""
 
+import hashlib
 import subprocess
 import sys
 from functools import cache
@@ -12,7 +13,8 @@ UNTRACKED = ("adlib/*.py", "adlib/*.yaml", "adlib/*.csv")  # what adlib takes fo
 
 
 def code() -> dict:
-    """adlib's version, and the commit it stands at; `dirty` when files of adlib differ from that commit.
+    """adlib's version, and the commit it stands at; `dirty` when files differ from that commit, and then `changes`, by
+    which two such states of the folder adlib are told apart: 12 hexadecimal digits.
 
     `unknown` says, where git does not answer, what is not known and why: commit is then what .git says by itself, or
     "", and dirty is None. What counts is the code as it was imported: git is asked once per process, the first time,
@@ -32,7 +34,10 @@ def _asked() -> tuple[dict, set[str]]:
     else:
         try:
             facts["commit"] = _git("rev-parse", "--short=12", "HEAD")
-            facts["dirty"] = bool(_git("status", "--porcelain", "--untracked-files=no") or _untracked())
+            new = _untracked()
+            facts["dirty"] = bool(_git("status", "--porcelain", "--untracked-files=no") or new)
+            if facts["dirty"]:
+                facts["changes"] = _changes(new)
         except OSError as error:
             facts["commit"] = facts["commit"] or _head()
             missing = "changes" if facts["commit"] else "commit and changes"
@@ -57,10 +62,18 @@ def _changed(file: str) -> bool:
     return max(about.st_mtime_ns, about.st_ctime_ns) > adlib.IMPORTED_AT
 
 
-def _untracked() -> bool:
-    """Whether files that git does not know, be they ignored, are part of adlib: a new method is one such file."""
-    found = _git("ls-files", "--others", "--", *UNTRACKED).splitlines()
-    return any("/." not in file for file in found)  # what editors keep in hidden folders is not
+def _untracked() -> list[str]:
+    """Files that git does not know, be they ignored, and that are part of adlib: a new method is one such file."""
+    found = _git("ls-files", "-z", "--others", "--", *UNTRACKED).split("\0")
+    return [file for file in found if file and "/." not in file]  # what editors keep in hidden folders is not
+
+
+def _changes(new: list[str]) -> str:
+    """A hash of how the folder adlib differs from its commit. new: files that git does not know."""
+    found = hashlib.sha256(_git("diff", "--no-ext-diff", "--no-textconv", "--binary", "HEAD", "--", "adlib").encode())
+    for file in new:
+        found.update(f"\0{file}\0".encode(errors="surrogateescape") + (REPOSITORY / file).read_bytes())
+    return found.hexdigest()[:12]
 
 
 def _git(*arguments: str) -> str:
@@ -104,7 +117,7 @@ def code_text(code: dict) -> str:
     if code.get("commit"):
         text += f" at {code['commit']}"
     if code.get("dirty"):
-        text += " with uncommitted changes"
+        text += " with uncommitted changes" + (f" ({code['changes']})" if code.get("changes") else "")
     if code.get("dirty") is None or not code.get("commit"):
         text += f" (unknown: {code.get('unknown') or 'commit or changes'})"
     return text

@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import REPOSITORY, make_tree
 
+from adlib.code_version import code_text
 from adlib.runs import Recorder, Run, environment
 
 ASK = "import json; from adlib.runs.environment import code; "
@@ -32,12 +33,16 @@ def clone(clean, tmp_path):
 
 
 def dirty(clone, script: str = "") -> bool:
+    return said(clone, script)["dirty"]
+
+
+def said(clone, script: str = "") -> dict:
     """What a new process of the clone says at its end, after a script that may edit `file`."""
     script = f"{ASK}\nfrom pathlib import Path\nfile = Path('adlib/rounding.py')\n{script}\nprint(json.dumps(code()))"
     variables = os.environ | {"PYTHONPATH": str(clone), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", script], cwd=clone, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["dirty"]
+    return json.loads(done.stdout)
 
 
 def test_a_clone_is_clean_until_one_of_its_files_is_changed(clone):
@@ -63,6 +68,18 @@ def test_new_files_count_where_they_are_part_of_adlib(clone, name, counts):
     (clone / name).parent.mkdir(parents=True, exist_ok=True)
     (clone / name).write_text("")
     assert dirty(clone) is counts
+
+
+@pytest.mark.parametrize("name", ["adlib/rounding.py", "adlib/models/zzz.py"])
+def test_two_uncommitted_states_of_a_commit_are_told_apart(clone, name):
+    assert "changes" not in said(clone)
+    states = []
+    for text in ("A = 1", "A = 2", "A = 1"):
+        (clone / name).write_text(text)
+        states.append(said(clone))
+    assert states[0] == states[2]
+    first, second, _ = map(code_text, states)
+    assert first != second and first.split(" (")[0] == second.split(" (")[0]
 
 
 EDIT = "import time; time.sleep(0.05); old = file.read_text(); file.write_text('NEW = 1'); "

@@ -145,6 +145,7 @@ RUN = {
 DATA = {"fingerprint": (TEXT, STATUSES), "phantom": (OBJECT_OR_NULL, STATUSES), "counts": (COUNTS, ())}
 DATA |= {"scored": (TEXTS_BY_NAME, ())}  # fingerprints of the images that were scored, and of their masks
 CODE = {"version": (TEXT, ()), "commit": (TEXT, ()), "dirty": (YES_NO_UNKNOWN, ()), "unknown": (TEXT, ())}
+CODE |= {"changes": (TEXT, ())}  # which uncommitted ones
 PLAN = {"cells": (OBJECTS, STATUSES)} | {name: (TEXT, ()) for name in ("paper", "profile", "data", "difficulty")}
 CELL = {name: (TEXT, STATUSES) for name in ("table", "method", "dataset", "category", "setting", "missing")}
 CELL |= {"paper": (TEXT, ()), "seed": (WHOLE, STATUSES), "key": (RUN_KEY_OR_NONE, STATUSES)}

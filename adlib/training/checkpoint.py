@@ -68,7 +68,7 @@ def unfinished_fit(detector: Detector, dataset: Dataset, **training) -> Unfinish
     if detector.checkpoint_ is None:
         return Unfinished(None)
     if not detector.makers:
-        by = {name: value for name, value in code().items() if name in ("version", "commit", "dirty")}
+        by = {name: value for name, value in code().items() if name in ("version", "commit", "dirty", "changes")}
         detector.makers.append(by | {"torch": str(torch.__version__), "device": detector.device_.type})
     about = about_training(detector, dataset, **training)
     return Unfinished(detector.checkpoint_, about, detector.checkpoint_interval, detector.makers)

@@ -166,8 +166,8 @@ def test_a_checkpoint_of_another_training_is_refused(images, tmp_path):
         Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c")
 
 
-def of_code(monkeypatch, commit, dirty=False):
-    found = {"version": "0.1.0", "commit": commit, "dirty": dirty}
+def of_code(monkeypatch, commit, dirty=False, **more):
+    found = {"version": "0.1.0", "commit": commit, "dirty": dirty, **more}
     monkeypatch.setattr("adlib.training.checkpoint.code", lambda: found)
 
 
@@ -185,6 +185,14 @@ def test_who_resumes_what_other_code_began_is_told(images, tmp_path, monkeypatch
         again = Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c")
     assert again.resumed_from == other.resumed_from and len(again.resumed_notes) == 1
     assert again.fit(images, device="cpu").resumed_notes == []
+
+
+def test_who_resumes_what_other_uncommitted_changes_began_is_told(images, tmp_path, monkeypatch):
+    of_code(monkeypatch, "a", dirty=True, changes="one")
+    interrupted(images, tmp_path / "c", "cpu")
+    of_code(monkeypatch, "a", dirty=True, changes="two")
+    with pytest.warns(UserWarning, match=r"from other code: .* changes \(one\), .* changes \(two\),"):
+        Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c")
 
 
 def test_who_resumes_what_the_same_code_began_is_told_nothing(images, tmp_path, monkeypatch):
