@@ -245,6 +245,13 @@ class ImageSet(Dataset):
         if self.fit == "pad":
             small, fate = fit_mask(mask, size, (0, 0), size, self.mask_resize)
             small = self._cropped(resizing.padded(small, self.size, fill=False))
+            if self.whole != self.size:  # what the crop takes of the picture in the middle of its padding
+                starts = resizing.crop_corner(self.size, self.whole)
+                edges = [(full - part) // 2 for full, part in zip(self.size, size, strict=True)]
+                spans = zip(starts, self.whole, edges, size, strict=True)
+                ends = [(max(0, a - edge), min(part, a + side - edge)) for a, side, edge, part in spans]
+                corner, shape = zip(*((low, high - low) for low, high in ends), strict=True)
+                _, fate = fit_mask(mask, size, corner, shape, self.mask_resize)
         else:
             corner = resizing.crop_corner(size, self.whole)
             small, fate = fit_mask(mask, size, corner, self.whole, self.mask_resize)

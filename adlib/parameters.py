@@ -46,9 +46,10 @@ class Range:
 
 @dataclass(frozen=True)
 class Some:
-    """A tuple that must not be empty. distinct: nor have an entry twice."""
+    """A tuple that must not be empty. distinct: nor have an entry twice. ascending: it is put into that order."""
 
     distinct: bool = False
+    ascending: bool = False
 
 
 LARGEST_SIDE = 32768  # pixels of an image's side
@@ -61,7 +62,7 @@ NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, below=True)]
 ShareAboveZero = Annotated[float, Range(0, 1, above=True)]
-Stages = Annotated[tuple[Whole, ...], Some(distinct=True)]
+Stages = Annotated[tuple[Whole, ...], Some(distinct=True, ascending=True)]  # as a network gives them
 
 
 def keeping(constructor: Callable) -> Callable:
@@ -130,6 +131,8 @@ def _converted(value: Any, kind: Any) -> Any:
                 raise ValueError
             if isinstance(bound, Some) and (not value or (bound.distinct and len(set(value)) < len(value))):
                 raise ValueError
+            if isinstance(bound, Some) and bound.ascending:
+                value = tuple(sorted(value))
         return value
     if origin in (Union, UnionType):
         return _first(value, parts)

@@ -192,6 +192,26 @@ def test_cache_changes_nothing(tree, tmp_path, depth):
     assert sorted(file.suffix for file in (tmp_path / "cache").iterdir()) == [".lock", ".npy"]
 
 
+@pytest.mark.parametrize("crop", [None, 40, 16, (16, 40)])
+@pytest.mark.parametrize("shape", [(64, 64), (64, 32), (32, 64)])
+def test_what_a_crop_takes_of_padded_images_counts_as_it_is(crop, shape, tmp_path):
+    """A defect in the middle, one at the left edge and one across the crop's own."""
+    mask = np.zeros(shape, np.uint8)
+    mask[shape[0] // 2 - 2 : shape[0] // 2 + 2, shape[1] // 2 - 2 : shape[1] // 2 + 2] = 1
+    mask[:2, :2] = 1
+    mask[shape[0] // 2 + 5, shape[1] // 2 :] = 1
+    image, file = write(tmp_path / "i.png", np.zeros(shape, np.uint8)), write(tmp_path / "m.png", mask)
+    images = ImageSet(one(image, mask=str(file), label=1), size=64, fit="pad", crop=crop)
+    left = images[0]["mask"].numpy()
+    whole = ImageSet(one(image, mask=str(file), label=1), size=64, fit="pad")[0]["mask"].numpy()
+    _, regions = cv2.connectedComponents(whole.astype(np.uint8), connectivity=8)
+    top, start = ((64 - side) // 2 for side in left.shape)
+    part = regions[top : top + left.shape[0], start : start + left.shape[1]]
+    kept = [np.count_nonzero(part == number) / np.count_nonzero(regions == number) for number in (1, 2, 3)]
+    truth = images.ground_truth()
+    assert (truth["regions_lost"], truth["regions_cut"]) == (kept.count(0), sum(0 < share < 1 for share in kept))
+
+
 @pytest.mark.parametrize("library", ["cv2", "PIL"])
 def test_what_another_version_has_decoded_is_decoded_anew(library, tree, tmp_path, monkeypatch):
     image_cache.decoder.cache_clear()

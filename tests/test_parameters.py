@@ -23,6 +23,7 @@ from adlib.parameters import Count, NotNegative, Odd, Range, Share, ShareBelowOn
         (str, Path("weights.safetensors"), "weights.safetensors"),
         (Stages, [1, 2.0], (1, 2)),
         (Stages, 2, (2,)),
+        (Stages, (3, 1, 2), (1, 2, 3)),
         (tuple[str, ...], "visa", ("visa",)),
         (Whole | None, None, None),
         (str | dict[str, str] | None, {1: "part"}, {"1": "part"}),

@@ -36,7 +36,8 @@ class Backbone(nn.Module):
     name: timm name with tag, e.g. "wide_resnet50_2.tv_in1k".
     stages: which feature maps, counted as timm does (for a ResNet 1 = layer1 at stride 4, 2 = layer2 at stride
         8, 3 = layer3 at stride 16; for a plain ViT the blocks, from 0, whose patch tokens make the map: class and
-        register tokens are left out). Later stages are cut off where timm can.
+        register tokens are left out), in ascending order whatever the given one. Later stages are cut off where timm
+        can.
     weights: "pretrained", "random", "bundled" or the path of a file (adlib.features.weights).
     seed: of random weights.
     normed: with the network's last normalisation applied to every stage, as DINOv2's patch tokens are usually read;
@@ -53,7 +54,7 @@ class Backbone(nn.Module):
     @torch.inference_mode(False)  # whether its weights have changed since can be told
     def __init__(self, name: str, stages: tuple[int, ...], weights: str | Path, seed: int = 0, normed: bool = False):
         super().__init__()
-        self.name, self.stages, self.weights = name, tuple(stages), str(weights)
+        self.name, self.stages, self.weights = name, tuple(sorted(stages)), str(weights)
         self.net = build_network(name, self.stages, seed, normed)
         self.origin = fill_network(self.net, name, weights, seed)
         self.channels = self.net.feature_info.channels()

@@ -18,7 +18,7 @@ flow has 1.5 times the backbone's multiplications, so a prediction takes 2.8 tim
 kernels=(3, 1) it has 0.8 times as many.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ from adlib.networks.flow_blocks import (
     log_likelihood,
     negative_log_likelihood,
 )
-from adlib.parameters import Count, NotNegative, Odd, Positive, Stages
+from adlib.parameters import Count, NotNegative, Odd, Positive, Some, Stages
 from adlib.training.feature_flow import FeatureFlow
 from adlib.training.loop import PRECISIONS
 
@@ -95,7 +95,7 @@ class FastFlow(FeatureFlow):
         weights: str = "pretrained",
         stages: Stages = (1, 2, 3),
         steps: Count | None = None,
-        kernels: tuple[Odd, ...] | None = None,
+        kernels: Annotated[tuple[Odd, ...], Some()] | None = None,
         hidden_ratio: Positive | None = None,
         norm_affine: bool = True,
         train_norms: bool = True,

@@ -23,6 +23,7 @@ The contrastive loss needs its batch in one piece: at the paper's settings about
 
 from typing import Literal
 
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -51,9 +52,11 @@ class UnitFeatures(nn.Module):
         if trained_layers is not None:
             self.net.requires_grad_(False)
             learning = [part for name, part in self.net.named_children() if name in trained_layers]
-            if not learning:
+            unknown = set(trained_layers) - {name for name, _ in self.net.named_children()}
+            if not learning or (unknown and unknown - layers_of(backbone)):
                 known = ", ".join(name for name, _ in self.net.named_children())
-                raise InputError(f"trained_layers={trained_layers} names none of {backbone}'s layers {known}.")
+                which = f"{', '.join(sorted(unknown - layers_of(backbone)))}, which is none" if learning else "none"
+                raise InputError(f"trained_layers={trained_layers} names {which} of {backbone}'s layers {known}.")
             for part in learning:
                 part.requires_grad_(True)
         hold_statistics(self, self.net)
@@ -65,6 +68,12 @@ class UnitFeatures(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = normalised(self, x)
         return F.normalize(fused(self.net, x)(x)[0].float().mean((2, 3)))
+
+
+def layers_of(backbone: str) -> set[str]:
+    """The layers of a whole network, those past the stage that is used among them; found without its weights."""
+    with torch.device("meta"):
+        return {name for name, _ in timm.create_model(backbone).named_children()}
 
 
 def random_view(size: tuple[int, int]) -> v2.Compose:
@@ -119,7 +128,7 @@ class MSAD(Detector):
         weights: str = "pretrained",
         stage: Whole = 4,
         trained_layers: tuple[str, ...] | None = ("layer3", "layer4"),
-        epochs: Count = 20,
+        epochs: Whole = 20,
         batch_size: Count = 64,
         learning_rate: Positive = 1e-5,
         momentum: ShareBelowOne = 0.0,
@@ -142,17 +151,21 @@ class MSAD(Detector):
         if self.angular:
             self.centre_ = F.normalize(self.centre_, dim=0)
         learning = [value for value in self.features_.parameters() if value.requires_grad]
-        self.losses_ = train(
-            self,
-            images,
-            self.loss,
-            {"features": self.features_},
-            torch.optim.SGD(learning, self.learning_rate, self.momentum, weight_decay=self.weight_decay),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            drop_last=False,
-            precision=self.precision,
-            progress=progress,
+        self.losses_ = (
+            {}
+            if not self.epochs
+            else train(
+                self,
+                images,
+                self.loss,
+                {"features": self.features_},
+                torch.optim.SGD(learning, self.learning_rate, self.momentum, weight_decay=self.weight_decay),
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                drop_last=False,
+                precision=self.precision,
+                progress=progress,
+            )
         )
         self.memory_bank_ = self.all_features(images, progress)
 

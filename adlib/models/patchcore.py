@@ -98,6 +98,11 @@ class PatchCore(Detector):
     ):
         if memory is not None:
             parse_bytes(memory)
+        if image_score == "reweighted" and support < 2:
+            raise InputError(f"support={support}: image_score='reweighted' compares at least 2 stored patches.")
+        needed = max(neighbours, 2 if image_score == "reweighted" else 1)
+        if coreset_limit is not None and coreset_limit < needed:
+            raise InputError(f"coreset_limit={coreset_limit} keeps fewer patches than a score asks for, {needed}.")
 
     @torch.inference_mode()
     def fit_images(self, images, val, progress):
@@ -122,10 +127,12 @@ class PatchCore(Detector):
             raise InputError("masked=True took all of the training images for background: use masked=False for them.")
         if self.neighbours > total:
             raise InputError(f"neighbours={self.neighbours}, but the training images have {total} patches in all.")
+        if self.image_score == "reweighted" and total < 2:
+            raise InputError("image_score='reweighted' compares stored patches: the training images have one in all.")
         count = max(1, int(total * self.coreset_ratio))
         if self.coreset_limit:
             count = min(count, self.coreset_limit)
-        count = max(count, self.neighbours)
+        count = max(count, self.neighbours, 2 if self.image_score == "reweighted" else 1)
         self.shards_ = -(-total // store.shard_rows)
         projections = torch.from_numpy(store.projections)
         if self.shards_ == 1:

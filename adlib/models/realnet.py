@@ -86,7 +86,7 @@ class RealNet(PastingDetector):
         self,
         backbone: str = "wide_resnet50_2.racm_in1k",
         weights: str = "pretrained",
-        stages: Annotated[tuple[Annotated[int, Range(1, 4)], ...], Some(distinct=True)] = (1, 2, 3, 4),
+        stages: Annotated[tuple[Annotated[int, Range(1, 4)], ...], Some(distinct=True, ascending=True)] = (1, 2, 3, 4),
         channels: tuple[Channels, Channels, Channels, Channels] = (256, 512, 512, 256),
         selection_batches: Count = 64,
         residuals: tuple[Whole, Whole] = (256, 256),

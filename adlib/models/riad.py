@@ -134,7 +134,7 @@ class RIAD(Detector):
 
     def __init__(
         self,
-        cells: Annotated[tuple[Count, ...], Some()] = (2, 4, 8, 16),
+        cells: Annotated[tuple[Count, ...], Some(distinct=True)] = (2, 4, 8, 16),
         sets: Annotated[int, Range(2)] = 3,
         partitions: Count = 1,
         epochs: Count = 300,

@@ -248,7 +248,9 @@ class SuperSimpleNet(Detector):
             ],
             fused=True,
         )
-        milestones = [self.epochs * share for share in self.milestones]
+        milestones = [
+            round(self.epochs * share, 6) for share in self.milestones
+        ]  # 90 epochs * 0.7 is 62.99999999999999
         self.losses_ = train(
             self,
             self.training_images(images, progress),

@@ -136,6 +136,16 @@ def test_networks_that_normalise_otherwise_share_no_entry(tmp_path):
     assert cache.counts["features_read"] == len(batch)
 
 
+def test_the_order_in_which_stages_are_named_changes_no_entry(tmp_path):
+    one, other = (Backbone("resnet18.tv_in1k", stages, "random") for stages in ((2, 1), (1, 2)))
+    assert one.stages == other.stages == (1, 2)
+    cache, batch = offered(tmp_path)
+    expected = other(batch.clone())
+    for found in (one(batch), other(batch)):
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert cache.counts["features_read"] == len(batch)
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: data[:-5] + b"wrong", lambda _: b""]
 )

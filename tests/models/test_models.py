@@ -545,6 +545,45 @@ def test_smooth_agrees_with_scipy():
     assert torch.equal(smooth(maps, 0), maps)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("patchcore", {"image_score": "reweighted", "support": 1}, "compares at least 2 stored patches"),
+        ("patchcore", {"coreset_limit": 2, "neighbours": 5}, "keeps fewer patches than a score asks for, 5"),
+        ("patchcore", {"coreset_limit": 1, "image_score": "reweighted"}, "than a score asks for, 2"),
+        ("riad", {"cells": (4, 4)}, r"cells=\(4, 4\) must be a list of different entries"),
+        ("fastflow", {"kernels": ()}, r"kernels=\(\) must be"),
+    ],
+)
+def test_settings_that_would_be_another_one_are_refused(name, settings, said):
+    with pytest.raises(InputError, match=said):
+        create_model(name, **settings)
+
+
+@pytest.mark.parametrize("name", ["crad", "realnet"])
+def test_stages_in_any_order_are_the_same_method(name, splits):
+    scores = []
+    for stages in ((1, 2), (2, 1)):
+        model = create_model(name, **quick(name) | {"stages": stages}).fit(splits[0], progress=False)
+        assert model.stages == (1, 2)
+        scores.append(model.predict(splits[1], progress=False).scores)
+    np.testing.assert_array_equal(*scores)
+
+
+def test_msad_names_a_layer_that_there_is_not_and_takes_those_past_its_stage(splits):
+    settings = quick("msad") | {"backbone": "resnet18.tv_in1k", "stage": 3}
+    with pytest.raises(InputError, match=r"names layr4, which is none of resnet18.tv_in1k's layers"):
+        create_model("msad", **settings | {"trained_layers": ("layer3", "layr4")}).fit(splits[0], progress=False)
+    plain = create_model("msad", **settings | {"epochs": 0, "trained_layers": ("layer3", "layer4")})
+    scores = plain.fit(splits[0], progress=False).predict(splits[1], progress=False).scores
+    bank, asked = (
+        torch.cat([plain.features_(batch) for _, batch in plain.batches(images, 8, False, "features")])
+        for images in splits
+    )
+    nearest = torch.cdist(asked.detach(), bank.detach()).square().sort(1).values[:, : plain.neighbours].sum(1)
+    np.testing.assert_allclose(scores, nearest, rtol=1e-3, atol=1e-6)
+
+
 def test_wrong_parameters_are_refused():
     for settings in ({"embedding": "wide"}, {"coreset_ratio": 0}, {"coreset_ratio": 1.5}):
         with pytest.raises(InputError):
