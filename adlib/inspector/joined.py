@@ -105,14 +105,27 @@ class Joined:
     def frame(self, method: int, index: int = 0) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of a method's map of one image, as shares of the image's sides: what it saw.
 
-        index: matters only where the shorter side was resized; an image that is gone counts as square there.
+        Below 0 and above 1 where the image was padded: then the map reaches past it.
+        index: matters only where the proportions of the image were kept or its middle alone was read; an image that is
+        gone counts as square there.
         """
-        settings = list(self._predictions.values())[method].settings
+        predictions, row = list(self._predictions.values())[method], self._rows[method][index]
+        settings, table = predictions.settings, predictions.samples
+        middle = int(table["middle"].iat[row]) if "middle" in table else 0
         shape = (1, 1)
-        if settings.get("sides") == "shorter" or settings.get("fit") == "pad":
+        if middle or settings.get("sides") == "shorter" or settings.get("fit") == "pad":
             with suppress(InputError):
-                shape = image_shape(self.samples["image"].iat[index])
-        return resizing.frame(shape, settings)
+                shape = image_shape(self.path(index))
+        if not middle or shape == (1, 1):
+            return resizing.frame(shape, settings)
+        left, top, right, bottom = resizing.frame((middle, middle), settings)
+        (down, across), (height, width) = resizing.crop_corner(shape, (middle, middle)), shape
+        return (
+            (across + middle * left) / width,
+            (down + middle * top) / height,
+            (across + middle * right) / width,
+            (down + middle * bottom) / height,
+        )
 
     def map_range(self, method: int, samples: int = 32) -> tuple[float, float] | None:
         """Median and 99.9th percentile of a method's maps, from `samples` of them spread over its ordered scores."""

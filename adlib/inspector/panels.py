@@ -59,24 +59,25 @@ def method_panel(
 ) -> np.ndarray:
     """The image under one method's heat map, with the ground truth and the method's own mask outlined.
 
-    scores: float [h, w], the anomaly map, stretched over `frame` (left, top, right, bottom as shares of the image's
-    sides; outside it the method saw nothing, and the picture is darkened there); None for a method without maps.
+    scores: float32 [h, w], the anomaly map, stretched over `frame` (left, top, right, bottom as shares of the image's
+    sides; outside it the method saw nothing, and the picture is darkened there; where it reaches past the image, the
+    part over the image is drawn); None for a method without maps.
     scale: the scores of the palette's ends. mask_threshold: scores from here on belong to the method's mask.
     """
     panel = drawn.copy()
     if scores is not None:
-        rows, columns = render.box_of(frame, panel.shape[:2])
-        inside = panel[rows, columns]
-        size = inside.shape[1::-1]
-        seen = render.heat(inside, cv2.resize(scores, size), scale, look.opacity, look.palette)
-        if frame != (0, 0, 1, 1):
+        shape = panel.shape[:2]
+        rows, columns = render.box_of(frame, shape)
+        over = render.laid(scores, frame, shape)[rows, columns]
+        seen = render.heat(np.ascontiguousarray(panel[rows, columns]), over, scale, look.opacity, look.palette)
+        if seen.shape != panel.shape:
             panel //= 2
         panel[rows, columns] = seen
         if look.decided:
             # The decision is made at the map's own pixels, so that the outline is that of the numbers.
-            own = cv2.resize((scores >= mask_threshold).view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-            whole = np.zeros(panel.shape[:2], bool)
-            whole[rows, columns] = own > 0
+            own = render.laid((scores >= mask_threshold).view(np.uint8), frame, shape, cv2.INTER_NEAREST)
+            whole = np.zeros(shape, bool)
+            whole[rows, columns] = own[rows, columns] > 0
             render.outline(panel, whole, render.DECIDED, dashed=True)
     if truth is not None and look.truth:
         render.outline(panel, truth, render.TRUTH)

@@ -68,11 +68,38 @@ def colour_bar(palette: str) -> np.ndarray:
 
 
 def box_of(frame: tuple[float, float, float, float], shape: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a picture that a map covers. frame: left, top, right, bottom as shares of its sides."""
+    """Rows and columns of a picture of `shape` that a map covers, one of each at least.
+
+    frame: left, top, right, bottom as shares of its sides; below 0 and above 1 where the map reaches past the picture.
+    """
+
+    def part(low: float, high: float, side: int) -> slice:
+        start = min(max(round(low * side), 0), side - 1)
+        return slice(start, max(min(round(high * side), side), start + 1))
+
     left, top, right, bottom = frame
-    (height, width) = shape
-    rows = slice(round(top * height), max(round(bottom * height), round(top * height) + 1))
-    return rows, slice(round(left * width), max(round(right * width), round(left * width) + 1))
+    return part(top, bottom, shape[0]), part(left, right, shape[1])
+
+
+def laid(
+    values: np.ndarray, frame: tuple[float, float, float, float], shape: tuple[int, int], method: int = cv2.INTER_LINEAR
+) -> np.ndarray:
+    """A map stretched over its frame, at the pixels of a picture of `shape`: [*shape], of the map's type.
+
+    values: float32 or uint8 [h, w]. frame: as of `box_of`, beyond which the map's edge is repeated.
+    method: cv2.INTER_LINEAR between the map's pixels, or cv2.INTER_NEAREST for the nearest.
+    """
+    left, top, right, bottom = frame
+    across, down = 1 / (shape[1] * (right - left)), 1 / (shape[0] * (bottom - top))  # shares of the map a pixel
+    (height, width) = values.shape
+    place = np.array(
+        [
+            [width * across, 0, width * (across / 2 - left / (right - left)) - 0.5],
+            [0, height * down, height * (down / 2 - top / (bottom - top)) - 0.5],
+        ]
+    )
+    flags = method | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(values, place, shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def heat(

@@ -15,6 +15,7 @@ from conftest import make_tree, write
 
 import adlib
 from adlib import ImageSet, InputError, Predictions, load_samples
+from adlib.findings import map_on_picture
 from adlib.inspector import ReviewNotes, inspect, panels, render, suspected_label_errors
 from adlib.inspector.histogram import score_histogram
 from adlib.inspector.joined import Joined
@@ -460,6 +461,97 @@ def test_map_is_stretched_over_its_frame_only():
     assert (panel[:25] == 100).all()  # darkened: not seen by the method
     assert (panel[30:70, 30:70] == panel[50, 50]).all()
     assert not (panel[50, 50] == 200).all()
+
+
+FITS = {
+    "stretched": {"size": 64},
+    "to a rectangle": {"size": (48, 80)},
+    "cropped": {"size": 64, "crop": 48},
+    "shorter side": {"size": 64, "sides": "shorter"},
+    "shorter side, cropped": {"size": 64, "sides": "shorter", "crop": 50},
+    "padded": {"size": 64, "fit": "pad"},
+    "padded to a rectangle": {"size": (48, 80), "fit": "pad"},
+    "padded, cropped": {"size": 64, "fit": "pad", "crop": 50},
+    "in tiles": {"size": 64, "tile": (32, 8)},
+    "padded, in tiles": {"size": 64, "fit": "pad", "tile": (32, 8)},
+}
+
+
+@pytest.mark.parametrize("settings", FITS.values(), ids=FITS)
+@pytest.mark.parametrize("shape", [(127, 61), (53, 131), (67, 67)])
+def test_the_map_and_its_mask_lie_where_the_method_saw_them(tmp_path, settings, shape):
+    grey = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 6), np.uint8), shape[::-1])
+    samples = make_samples([{"image": str(write(tmp_path / "a.png", grey)), "label": 1}], tmp_path)
+    images = ImageSet(samples, **settings)
+    seen = images[0]["image"].mean(0).numpy()  # a map that is the picture itself
+    inspector = inspect(Predictions([0.5], seen[None], samples, images.settings), notes=tmp_path / "notes.csv")
+    control, low = inspector.controls, inspector.decisions.scales[0]
+    control.full_resolution.value, control.opacity.value, control.own_mask.value = True, 1.0, False
+    inspector.draw()
+    shown = decoded(inspector.canvas.panels[1]["png"])[..., ::-1]
+
+    laid = map_on_picture(seen, shape, images.settings)
+    drawn = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    expected = np.where(
+        np.isnan(laid)[..., None], drawn // 2, render.heat(drawn, np.nan_to_num(laid), low, 1.0, "inferno")
+    )
+    differs = np.abs(shown.astype(int) - expected).max(axis=2)
+    assert np.median(differs) <= 2
+    assert (differs > 12).mean() < 0.05  # the border of a crop may lie a pixel off
+    inside = ~np.isnan(laid)
+    assert np.corrcoef(laid[inside], grey[inside])[0, 1] > 0.97
+
+    control.own_mask.value, control.mask_follows.value, control.mask_threshold.value = True, False, 0.5
+    inspector.draw()
+    outlined = decoded(inspector.canvas.panels[1]["png"])[..., ::-1]
+    left, top, right, bottom = inspector.joined.frame(0)
+    sides = list(zip(shape, (top, left), (bottom, right), strict=True))
+    down, across = (
+        np.floor(((np.arange(side) + 0.5) / side - low) / (high - low) * pixels).astype(int).clip(0, pixels - 1)
+        for (side, low, high), pixels in zip(sides, seen.shape, strict=True)
+    )
+    box = np.zeros(shape, bool)
+    box[tuple(slice(round(max(low, 0) * side), round(min(high, 1) * side)) for side, low, high in sides)] = True
+    mask = (seen[np.ix_(down, across)] >= 0.5) & box
+    expected = np.ascontiguousarray(shown)
+    render.outline(expected, mask, render.DECIDED, dashed=True)
+    assert 0.05 < mask.mean() < 0.9
+    drawn_over, expected_over = (np.any(picture != shown, axis=2) for picture in (outlined, expected))
+    assert (drawn_over ^ expected_over).mean() < 0.04  # a pixel of the map that lies on the threshold
+
+
+def test_of_a_padded_map_the_middle_lies_over_the_whole_image():
+    drawn = np.full((100, 50, 3), 200, np.uint8)
+    scores = np.zeros((8, 8), np.float32)
+    scores[3, 4:6] = 1  # of the 8 columns, 2 to 5 are of the image; rows 37 to 50, columns 25 to 50 of its pixels
+    look = panels.Look(decided=False, opacity=1.0)
+    panel = panels.method_panel(drawn, None, scores, (-0.5, 0, 1.5, 1), (0, 1), 0.5, look)
+    changed = np.argwhere((panel != drawn).any(axis=2))
+    assert changed.min(axis=0).tolist() == pytest.approx([31, 19], abs=1)  # it fades within a pixel of the map
+    assert changed.max(axis=0).tolist() == pytest.approx([56, 49], abs=1)
+    assert (panel[:30] == 200).all()  # nothing is darkened: all was seen
+    assert (panel[44, 26:] != 200).any(axis=1).all()
+
+    outlined = panels.method_panel(drawn, None, scores, (-0.5, 0, 1.5, 1), (0, 2), 0.5, replace(look, decided=True))
+    white = np.argwhere((outlined == 255).all(axis=2))
+    assert white.min(axis=0).tolist() == pytest.approx([38, 25], abs=1)
+    assert white.max(axis=0).tolist() == pytest.approx([49, 49], abs=1)
+
+
+def test_a_map_of_the_middle_of_an_image_lies_there(tmp_path):
+    grey = np.full((60, 100), 90, np.uint8)
+    samples = make_samples([{"image": str(write(tmp_path / "a.png", grey))}], tmp_path).assign(middle=40)
+    images = ImageSet(samples, size=20, crop=10)
+    given = Predictions([0.5], np.ones((1, 10, 10), np.float32), samples, images.settings)
+    assert Joined(given).frame(0) == pytest.approx((0.4, 20 / 60, 0.6, 40 / 60))
+
+
+def test_the_frame_of_moved_images_is_that_of_their_shape(tmp_path):
+    write(tmp_path / "new" / "a.png", np.zeros((40, 80), np.uint8))
+    samples = make_samples([{"image": "/gone/a.png"}], tmp_path)
+    given = Predictions([0.5], np.zeros((1, 16, 16), np.float32), samples, {"size": 16, "fit": "pad"})
+    assert Joined(given).frame(0) == (0, 0, 1, 1)
+    assert Joined(given, tmp_path / "new").frame(0) == (0, -0.5, 1, 1.5)
 
 
 def test_low_scores_leave_the_image_as_it_is():
