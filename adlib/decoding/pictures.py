@@ -73,7 +73,26 @@ def read_image(path: str | Path, window: tuple[float, float] | None = None) -> n
     MAX_PIXELS pixels, for values that are neither 8- nor 16-bit nor floating-point, and for floating-point values
     outside 0 to 1 where no window says what they mean.
     """
+    return _as_levels(decode(path)[0], path, window)
+
+
+def read_levels(
+    path: str | Path, window: tuple[float, float] | None = None
+) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Decode one image in grey levels to look at, with the levels that are black and white in it.
+
+    Returns (image, levels). Of 8 and 16 bits, the values as stored and the window as given. Of other values, such
+    as floating-point ones, what `read_image` makes of them: with a window uint16, of which 0 is black and 65535 white.
+    Raises InputError as `read_image` does.
+    """
     image, _ = decode(path)
+    if image.dtype in (np.uint8, np.uint16):
+        return image, window
+    return _as_levels(image, path, window), None if window is None else (0.0, 65535.0)
+
+
+def _as_levels(image: np.ndarray, path: str | Path, window: tuple[float, float] | None) -> np.ndarray:
+    """Decoded values as uint8 or uint16, or an InputError that names the path."""
     floating = image.dtype.kind == "f"
     if floating and not np.isfinite(image).all():
         raise InputError(f"{path} holds values that are no numbers (NaN or infinite): correct the file.")

@@ -1,6 +1,7 @@
 """The contact sheet: the most telling samples as static HTML, for pages where no kernel lives."""
 
 import base64
+from dataclasses import replace
 from html import escape
 
 import numpy as np
@@ -66,7 +67,8 @@ def _sample(joined: Joined, index: int, decisions: Decisions, look: panels.Look)
     name = sample["image"].replace("\\", "/").rpartition("/")[2]
     title = " · ".join(filter(None, (sample["category"], sample["defect"], name)))
     try:
-        drawn, truth = panels.ground(joined.read(index), look), joined.mask(index)
+        image, window = joined.read(index)
+        drawn, truth = panels.ground(image, replace(look, window=look.window or window)), joined.mask(index)
     except InputError as error:
         return f'<figure style="margin:0;max-width:{SIDE}px"><figcaption>{escape(str(error))}</figcaption></figure>'
     pictures = [_picture(panels.image_panel(drawn, truth, look), title, "image")]

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from adlib.decoding import resizing
+from adlib.decoding.pictures import read_levels
 from adlib.errors import InputError
 from adlib.hdf5 import file_and_inside
-from adlib.images import image_shape, read_image, read_mask
+from adlib.images import image_shape, read_mask
 from adlib.predictions import Predictions
 
 
@@ -52,7 +53,7 @@ class Joined:
             row, method = np.argwhere(~np.isfinite(self.scores))[0]
             raise InputError(f"The score of {self.names[method]} for {self.samples['image'][row]} is not finite.")
         self._moves: dict[str, tuple[str, str]] = {}
-        self.image = lru_cache(3)(self.read)
+        self._kept = lru_cache(3)(self.read)
         self.mask = lru_cache(8)(self._mask)
         if root is not None:
             self.move(root)
@@ -72,11 +73,6 @@ class Joined:
     def labels(self) -> np.ndarray:
         """int8 [N]: 0 normal, 1 anomalous, -1 unknown."""
         return self.samples["label"].to_numpy("int8")
-
-    @property
-    def window(self) -> tuple[float, float] | None:
-        """The grey values that the first method saw as black and white, or None for the file's full range."""
-        return next(iter(self._predictions.values())).settings.get("window")
 
     @property
     def folders(self) -> list[Path]:
@@ -145,12 +141,23 @@ class Joined:
         old, new = self._moves[column]
         return new + stored[len(old) :] if stored.startswith(old) else stored
 
-    def read(self, index: int) -> np.ndarray:
-        """One image at full size as its file stores it, uint8 or uint16, [H, W] or RGB [H, W, 3]; `image` keeps three.
+    def read(self, index: int) -> tuple[np.ndarray, tuple[float, float] | None]:
+        """One image at full size, uint8 or uint16, [H, W] or RGB [H, W, 3], and the grey levels that the first method
+        saw as black and white, None for the full range.
 
-        Raises InputError for a file that is missing or cannot be read.
+        Levels are as stored; of a file that holds neither 8 nor 16 bits they span the method's window. `image` and
+        `window` keep three images. Raises InputError for a file that is missing or cannot be read.
         """
-        return read_image(self.path(index))
+        window = next(iter(self._predictions.values())).settings.get("window")
+        return read_levels(self.path(index), None if window is None else tuple(window))
+
+    def image(self, index: int) -> np.ndarray:
+        """The image of `read`."""
+        return self._kept(index)[0]
+
+    def window(self, index: int) -> tuple[float, float] | None:
+        """The levels of `read`."""
+        return self._kept(index)[1]
 
     def _mask(self, index: int) -> np.ndarray | None:
         """The ground truth at full size, bool [H, W], or None for an image without a mask."""
@@ -195,7 +202,7 @@ class Joined:
                 f"{self.samples['image'][0]}: give the folder that now stands for a part of this path."
             )
         self._moves = moves
-        self.image.cache_clear()
+        self._kept.cache_clear()
         self.mask.cache_clear()
         self.__dict__.pop("areas", None)
 

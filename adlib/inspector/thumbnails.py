@@ -42,9 +42,10 @@ class Thumbnails:
 
 def _thumbnail(joined: Joined, index: int) -> bytes:
     try:
-        image = joined.read(index)
+        image, window = joined.read(index)
     except InputError:
         return b""
     # 16-bit files often use a small part of their range: without a window such a thumbnail would be black.
-    window = joined.window or (render.auto_window(image) if image.dtype == np.uint16 else None)
+    if window is None and image.dtype == np.uint16:
+        window = render.auto_window(image)
     return render.jpeg(panels.ground(image, panels.Look(window, longest=96)))

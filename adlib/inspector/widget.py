@@ -45,7 +45,7 @@ class Inspector(widgets.VBox):
         self.decisions = Decisions(self.joined, threshold)
         self._ranks, self._spread = score_ranks(scores), disagreement(scores)
         self._suspected = suspicious_normals(labels, scores)
-        self._look = panels.Look(window=self.joined.window)
+        self._look = panels.Look()
         self._bits = 0
         self._thumbnails = Thumbnails(self.joined)
         self._quiet = False
@@ -355,9 +355,8 @@ class Inspector(widgets.VBox):
         """Grey levels of 8 and of 16 bits have windows of their own: begin anew where the type changes."""
         bits = 8 * self.joined.image(self.index).itemsize
         if bits != self._bits:
-            if self._bits:
-                self._look = replace(self._look, window=None)
-            self._bits = bits
+            window = None if self._bits else self._look.window or self.joined.window(self.index)
+            self._look, self._bits = replace(self._look, window=window), bits
             self._show_window()
 
     def _draw_strip(self) -> None:

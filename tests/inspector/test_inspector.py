@@ -1,5 +1,6 @@
 """The inspector: joining, filters, decisions, pictures, notes, and the page without a kernel."""
 
+import base64
 import csv
 import io
 import re
@@ -426,6 +427,33 @@ def test_sixteen_bits_are_windowed(tmp_path):
     assert abs(int(decoded(inspector.canvas.panels[0]["png"])[256, 0, 0]) - 127) <= 1
     assert inspector.canvas.values["bits"] == 16
     assert np.array_equal(np.frombuffer(inspector.canvas.values["grey"], "<u2").reshape(64, 64), grey)
+
+
+def sheet_pictures(html: str) -> list[np.ndarray]:
+    """The pictures of a contact sheet in their order."""
+    return [decoded(base64.b64decode(data)) for data in re.findall(r"base64,([^\"]+)", html)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind"), [(0, 0.5, np.float32), (0, 100, np.float32), (-10.5, 3, np.float32), (0, 2**20, np.int32)]
+)
+def test_files_of_other_values_are_shown_in_the_window_of_the_method(tmp_path, low, high, kind):
+    ramp = np.linspace(low, high, 64 * 64).reshape(64, 64).astype(kind)
+    samples = make_samples([{"image": str(write(tmp_path / "x.tiff", ramp))}], tmp_path)
+    images = ImageSet(samples, size=64, window=(low, high))
+    given = Predictions([1.0], None, samples, images.settings)
+    seen = 255 * images[0]["image"][0].numpy()
+    for predictions in (given, Predictions.load(given.save(tmp_path / "saved"))):
+        inspector = inspect(predictions, notes=tmp_path / "notes.csv")
+        inspector._seen = True
+        inspector.controls.full_resolution.value = True
+        inspector.draw()
+        assert inspector.canvas.message == ""
+        shown = decoded(inspector.canvas.panels[0]["png"])[..., 0]
+        assert np.abs(shown - seen).max() <= 1
+        inspector._draw_strip()
+        for small in (decoded(inspector.strip.thumbnails[0]["jpeg"]), sheet_pictures(inspector.contact_sheet())[0]):
+            assert [small[0].mean(), small.mean(), small[-1].mean()] == pytest.approx([2, 127, 253], abs=6)
 
 
 def test_full_resolution_on_demand(tmp_path):
