@@ -1,6 +1,7 @@
 """The contact sheet: the most telling samples as static HTML, for pages where no kernel lives."""
 
 import base64
+from collections.abc import Mapping
 from dataclasses import replace
 from html import escape
 
@@ -38,15 +39,18 @@ def telling(labels: np.ndarray, scores: np.ndarray, each: int = 3) -> dict[str, 
     return {name: indices for name, indices in chosen.items() if indices}
 
 
-def contact_sheet(joined: Joined, decisions: Decisions, look: panels.Look, each: int = 3) -> str:
+def contact_sheet(
+    joined: Joined, decisions: Decisions, look: panels.Look, windows: Mapping[tuple, tuple] | None = None, each: int = 3
+) -> str:
     """HTML of the telling samples: image with ground truth, and each method's heat map, score and outcome.
 
+    windows: the reviewer's window for images of a kind (`panels.kind_of`); others are shown as the method saw them.
     Styles are inline, so that it looks the same in every page.
     """
-    look = panels.Look(look.window, look.opacity, look.palette, decided=False, longest=SIDE)
+    look = panels.Look(None, look.opacity, look.palette, decided=False, longest=SIDE)
     parts = []
     for name, indices in telling(joined.labels, joined.scores, each).items():
-        sheets = "".join(_sample(joined, index, decisions, look) for index in indices)
+        sheets = "".join(_sample(joined, index, decisions, look, windows or {}) for index in indices)
         parts.append(f'<h4 style="margin:.6em 0 .2em">{TITLES[name]}</h4><div style="{_FLOW}">{sheets}</div>')
     used = ", ".join(
         f"{escape(name)} {threshold:.4g}{' (best F1 here, an oracle)' if decisions.is_oracle(method) else ''}"
@@ -62,13 +66,14 @@ def contact_sheet(joined: Joined, decisions: Decisions, look: panels.Look, each:
 _FLOW = "display:flex;flex-wrap:wrap;gap:10px 16px"
 
 
-def _sample(joined: Joined, index: int, decisions: Decisions, look: panels.Look) -> str:
+def _sample(joined: Joined, index: int, decisions: Decisions, look: panels.Look, windows: Mapping) -> str:
     sample = joined.samples.iloc[index]
     name = sample["image"].replace("\\", "/").rpartition("/")[2]
     title = " · ".join(filter(None, (sample["category"], sample["defect"], name)))
     try:
-        image, window = joined.read(index)
-        drawn, truth = panels.ground(image, replace(look, window=look.window or window)), joined.mask(index)
+        image, levels = joined.read(index)
+        window = windows.get(panels.kind_of(image, levels), levels)
+        drawn, truth = panels.ground(image, replace(look, window=window)), joined.mask(index)
     except InputError as error:
         return f'<figure style="margin:0;max-width:{SIDE}px"><figcaption>{escape(str(error))}</figcaption></figure>'
     pictures = [_picture(panels.image_panel(drawn, truth, look), title, "image")]

@@ -40,6 +40,11 @@ def ground(image: np.ndarray, look: Look) -> np.ndarray:
     return render.picture(image, shape, look.window or render.full_window(image))
 
 
+def kind_of(image: np.ndarray, levels: tuple[float, float] | None) -> tuple:
+    """Images of one kind can share a window: of as many bits, and seen in the same levels. Both of `Joined.read`."""
+    return 8 * image.itemsize, levels
+
+
 def image_panel(drawn: np.ndarray, truth: np.ndarray | None, look: Look) -> np.ndarray:
     """The image with its ground truth outlined. drawn: of `ground`; truth: bool [H, W] of any size, or None."""
     panel = drawn.copy()

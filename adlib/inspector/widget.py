@@ -46,7 +46,8 @@ class Inspector(widgets.VBox):
         self._ranks, self._spread = score_ranks(scores), disagreement(scores)
         self._suspected = suspicious_normals(labels, scores)
         self._look = panels.Look()
-        self._bits = 0
+        self._kind: tuple | None = None  # of the current image, once it is drawn
+        self._windows: dict[tuple, tuple[float, float]] = {}  # the reviewer's, for images of a kind
         self._thumbnails = Thumbnails(self.joined)
         self._quiet = False
         self.shown, self.index = np.arange(len(labels)), 0
@@ -298,23 +299,28 @@ class Inspector(widgets.VBox):
 
     def _window(self) -> None:
         level, width = self.controls.level.value, max(1.0, self.controls.width.value)
-        self._look = replace(self._look, window=(level - width / 2, level + width / 2))
-        self._draw_soon()
+        if self._kind:
+            self._windows[self._kind] = (level - width / 2, level + width / 2)
+            self._draw_soon()
 
     def _fit_window(self, measure) -> None:
-        if self.index is not None and self._bits:
-            self._look = replace(self._look, window=measure(self.joined.image(self.index)))
+        if self.index is not None and self._kind:
+            self._windows[self._kind] = measure(self.joined.image(self.index))
+            self._choose_window()
             self._show_window()
             self._draw_soon()
 
     def _show_window(self) -> None:
-        """Level and width of the current grey levels on their sliders, which end where the file's type ends."""
-        most = float((1 << self._bits) - 1)
+        """Level and width of the current grey levels on their sliders, which end where the file's type ends, or where
+        a window that reaches farther does.
+        """
+        most = float((1 << self._kind[0]) - 1)
         low, high = self._look.window or (0.0, most)
+        level, width = self.controls.level, self.controls.width
         with self._silently():
-            for slider, value in ((self.controls.level, (low + high) / 2), (self.controls.width, high - low)):
-                limit(slider, 0.0, most, step=0.5)
-                slider.value = value
+            limit(level, min(0.0, low), max(most, high), step=0.5)
+            limit(width, 0.0, max(most, high - low), step=0.5)
+            level.value, width.value = (low + high) / 2, high - low
 
     def draw(self) -> None:
         """Draw the current sample's pictures now, and the strip after them."""
@@ -336,7 +342,7 @@ class Inspector(widgets.VBox):
             self._leave_empty("No sample passes all filters; “show all” takes them away.")
             return
         try:
-            self._fit_bits()
+            self._choose_window()
             decisions = self.decisions.of(self.index, shared_scale=control.scale.value == "shared")
             drawn, maps = panels.draw_sample(self.joined, self.index, self._look, decisions, methods)
             values = panels.pointer_values(self.joined, self.index, self._look, maps)
@@ -351,12 +357,12 @@ class Inspector(widgets.VBox):
         with self.canvas.hold_sync():
             self.canvas.values, self.canvas.panels, self.canvas.message = {}, [], message
 
-    def _fit_bits(self) -> None:
-        """Grey levels of 8 and of 16 bits have windows of their own: begin anew where the type changes."""
-        bits = 8 * self.joined.image(self.index).itemsize
-        if bits != self._bits:
-            window = None if self._bits else self._look.window or self.joined.window(self.index)
-            self._look, self._bits = replace(self._look, window=window), bits
+    def _choose_window(self) -> None:
+        """Images of each kind have a window of their own: the reviewer's, or else what the method saw."""
+        levels = self.joined.window(self.index)
+        kind, before = panels.kind_of(self.joined.image(self.index), levels), self._kind
+        self._look, self._kind = replace(self._look, window=self._windows.get(kind, levels)), kind
+        if kind != before:
             self._show_window()
 
     def _draw_strip(self) -> None:
@@ -381,7 +387,7 @@ class Inspector(widgets.VBox):
 
     def contact_sheet(self) -> str:
         """The most telling samples as one piece of HTML: what is left of the widget in a page without a kernel."""
-        return contact_sheet(self.joined, self.decisions, self._look)
+        return contact_sheet(self.joined, self.decisions, self._look, self._windows)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         bundle = super()._repr_mimebundle_(include=include, exclude=exclude)

@@ -456,6 +456,42 @@ def test_files_of_other_values_are_shown_in_the_window_of_the_method(tmp_path, l
             assert [small[0].mean(), small.mean(), small[-1].mean()] == pytest.approx([2, 127, 253], abs=6)
 
 
+def test_images_of_8_and_of_16_bits_are_each_shown_as_the_method_saw_them(tmp_path):
+    files = [
+        write(tmp_path / f"{number}.png", np.full((64, 64), 200 if kind == np.uint8 else 500, kind))
+        for number, kind in enumerate((np.uint8, np.uint16, np.uint8, np.uint16))
+    ]
+    samples = make_samples([{"image": str(file)} for file in files], tmp_path)
+    images = ImageSet(samples, size=64, window=(0, 1000))
+    given = Predictions([1.0, 2, 3, 4], None, samples, images.settings)
+    seen = [round(255 * float(image["image"][0, 9, 9])) for image in images]
+    assert seen == [51, 128, 51, 128]
+    inspector = inspect(Predictions.load(given.save(tmp_path / "saved")), notes=tmp_path / "notes.csv")
+    control = inspector.controls
+
+    def drawn(index: int) -> int:
+        inspector.go(index)
+        inspector.draw()
+        return int(decoded(inspector.canvas.panels[0]["png"])[9, 9, 0])
+
+    def in_sheet() -> list[int]:
+        """Of the normal images with the highest scores: 16, 8 and 16 bits; beside each is the method's panel."""
+        return [int(picture[9, 9, 0]) for picture in sheet_pictures(inspector.contact_sheet())[::2]]
+
+    assert in_sheet() == pytest.approx([128, 51, 128], abs=2)
+    assert [drawn(index) for index in range(4)] == pytest.approx(seen, abs=1)
+    assert in_sheet() == pytest.approx([128, 51, 128], abs=2)
+    assert (control.level.value, control.width.value) == (500, 1000)
+    drawn(0)
+    assert (control.level.value, control.width.value) == (500, 1000)
+
+    control.window_full.click()  # of 8 bits alone
+    assert [drawn(index) for index in range(4)] == pytest.approx([200, 128, 200, 128], abs=1)
+    assert in_sheet() == pytest.approx([128, 200, 128], abs=2)
+    drawn(2)
+    assert (control.level.value, control.width.value) == (127.5, 255)
+
+
 def test_full_resolution_on_demand(tmp_path):
     image = write(tmp_path / "big.png", np.zeros((700, 1400), np.uint8))
     inspector = inspect(
