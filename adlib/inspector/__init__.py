@@ -31,13 +31,14 @@ def inspect(
     notes: CSV file of the review notes. None: `review_notes.csv` beside the folder that the predictions were loaded
         from (of several, in the folder that holds them all), else in the working folder.
     root: where the images lie now, if they have moved since: their old root's new place.
-    threshold: opening threshold of the image score, one number or {name: number}. None: that of the best F1 on these
-        very labels, an oracle (the middle of the scores where only one class is there).
+    threshold: opening threshold of the image score, one number or {name: number} ("detector" where one method is given
+        without a name). None: that of the best F1 on these very labels, an oracle (the middle of the scores where only
+        one class is there).
 
     Returns an `Inspector`, an ipywidgets widget. Shown with a kernel it is live; in a rendered page it leaves a
     contact sheet of the most telling samples. Pictures are drawn as soon as a browser shows the widget; without one,
     call `.draw()`.
-    Raises InputError for anything but predictions, for none, for methods with no image in common, and for labels or
-    scores that contradict one another.
+    Raises InputError for anything but predictions, for none, for methods with no image in common, for labels or scores
+    that contradict one another, and for a threshold of a name that is not among them.
     """
     return Inspector(predictions, notes=notes, root=root, threshold=threshold)

@@ -15,7 +15,8 @@ from adlib.samples import UNKNOWN
 class Decisions:
     """Per method a threshold of the image score and one of the map, for its mask; both can be changed.
 
-    threshold: opening threshold, one number or {name: number}; None as in `opening_threshold`.
+    threshold: opening threshold, one number or {name: number}; None as in `opening_threshold`. Raises InputError for a
+        name that the predictions do not have.
 
     thresholds: list of M floats. scales: (low, high) of each method's colours, None for a method without maps.
     follows: list of M bools, whether the mask uses the image's threshold. It opens as True where that lies in the
@@ -26,7 +27,16 @@ class Decisions:
 
     def __init__(self, joined: Joined, threshold: float | Mapping[str, float] | None = None):
         self._labels, self._scores = joined.labels, joined.scores
-        given = [threshold.get(name) if isinstance(threshold, Mapping) else threshold for name in joined.names]
+        if isinstance(threshold, Mapping):
+            named = {str(name): value for name, value in threshold.items()}
+            if unknown := [repr(name) for name in named if name not in joined.names]:
+                raise InputError(
+                    f"threshold names {', '.join(unknown)}, of which there are no predictions: give one number, "
+                    f"or name {' or '.join(map(repr, joined.names))}."
+                )
+            given = [named.get(name) for name in joined.names]
+        else:
+            given = [threshold] * len(joined.names)
         self.thresholds = [0.0] * len(given)
         for method, value in enumerate(given):
             scores = self._scores[:, method]

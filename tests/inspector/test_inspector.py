@@ -301,6 +301,19 @@ def test_threshold_moves_the_confusion_matrix_and_the_line(inspector, first):
     assert inspector.decisions.thresholds == [-2.0, 45.0]
 
 
+def test_a_threshold_of_an_unknown_name_is_refused(first, second, tmp_path):
+    notes = tmp_path / "notes.csv"
+    named = {"one": first, 2: second}
+    with pytest.raises(
+        InputError, match=r"threshold names 'One', of which .*: give one number, or name 'one' or '2'\.$"
+    ):
+        inspect(named, notes, threshold={"One": 0.123})
+    with pytest.raises(InputError, match=r"threshold names 'typo', 'b', .*: give one number, or name 'detector'\.$"):
+        inspect(first, notes, threshold={"typo": 0.123, "b": 1})
+    assert inspect(first, notes, threshold={"detector": 0.123}).decisions.thresholds == [0.123]
+    assert inspect(named, notes, threshold={2: 45}).decisions.thresholds == [pytest.approx(0.4), 45]
+
+
 def test_a_slider_that_a_browser_rounds_leaves_the_threshold_alone(inspector):
     slider = inspector.controls.threshold
     slider.value = 0.5 + 0.4 * slider.step
