@@ -25,13 +25,15 @@ SIDE = 150  # longer side of a picture in pixels
 def telling(labels: np.ndarray, scores: np.ndarray, each: int = 3) -> dict[str, list[int]]:
     """Indices of the samples worth looking at, by the keys of TITLES, chosen by score alone; no sample twice.
 
-    labels: [N]; scores: [N, M], of which the first method's choose. "disputed" is there for several methods.
+    labels: [N]; scores: [N, M], of which the first method's choose. "disputed" is there for several methods, and only
+    with samples that they rank differently.
     """
     order = np.argsort(scores[:, 0], kind="stable")
     anomalous, normal = order[labels[order] == 1], order[labels[order] == 0]
     ranked = {"found": anomalous[::-1], "missed": anomalous, "alarming": normal[::-1]}
     if scores.shape[1] > 1:
-        ranked["disputed"] = np.argsort(-disagreement(scores), kind="stable")
+        spread = disagreement(scores)
+        ranked["disputed"] = np.argsort(-spread, kind="stable")[: np.count_nonzero(spread)]
     chosen, taken = {}, set()
     for name, indices in ranked.items():
         chosen[name] = [int(index) for index in indices if index not in taken][:each]

@@ -18,6 +18,7 @@ import adlib
 from adlib import ImageSet, InputError, Predictions, load_samples
 from adlib.findings import map_on_picture
 from adlib.inspector import ReviewNotes, inspect, panels, render, suspected_label_errors
+from adlib.inspector.contact_sheet import telling
 from adlib.inspector.histogram import score_histogram
 from adlib.inspector.joined import Joined
 from adlib.inspector.notes import NoteConflict
@@ -809,6 +810,14 @@ def test_a_rendered_page_shows_the_contact_sheet(inspector):
     assert sheet.count("<img") == sheet.count('alt="') >= 12
     assert "found (TP)" in sheet
     assert data["text/plain"] == "Inspector: 8 samples, one, two"
+
+
+def test_methods_that_rank_alike_disagree_on_nothing():
+    labels, ranks = np.array([0] * 8 + [1] * 8), np.arange(16.0)
+    assert "disputed" not in telling(labels, np.stack([ranks, 10 * ranks + 5], axis=1), each=1)
+    swapped = ranks.copy()
+    swapped[[3, 4]] = swapped[[4, 3]]
+    assert telling(labels, np.stack([ranks, swapped], axis=1))["disputed"] == [3, 4]
 
 
 def test_names_and_paths_are_escaped(first, tmp_path):
