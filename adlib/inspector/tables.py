@@ -67,9 +67,9 @@ def sample_table(facts: Mapping[str, object]) -> str:
 
 
 def score_table(names: Sequence[str], scores, ranks, outcomes: Sequence[str]) -> str:
-    """A sample's score by each method, its rank and outcome. scores, ranks: [M]."""
+    """A sample's score by each method, its rank and outcome. scores: [M]; ranks: [M], above 0 and up to 1."""
     lines = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{score:.5g}</td><td>{100 * rank:.0f} %</td>'
+        f'<tr><th scope="row">{escape(name)}</th><td>{score:.5g}</td><td>{_percent(rank)}</td>'
         f'<td class="outcome">{outcome}: {OUTCOMES[outcome]}</td></tr>'
         for name, score, rank, outcome in zip(names, scores, ranks, outcomes, strict=True)
     )
@@ -81,6 +81,12 @@ def download_link(text: str, file: str) -> str:
     """A link that saves a text as a file, without a server."""
     data = base64.b64encode(text.encode()).decode()
     return f'<a download="{escape(file)}" href="data:text/csv;base64,{data}">download them</a>'
+
+
+def _percent(share: float) -> str:
+    """In whole percent; the highest alone reads as 100, and none as 0."""
+    text = rounded_text(100 * share, 100, 0)
+    return escape("<1" if text == "0" else text) + " %"
 
 
 def _number(value: float) -> str:

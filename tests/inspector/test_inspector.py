@@ -315,6 +315,16 @@ def test_a_threshold_of_an_unknown_name_is_refused(first, second, tmp_path):
     assert inspect(named, notes, threshold={2: 45}).decisions.thresholds == [pytest.approx(0.4), 45]
 
 
+def test_the_highest_score_alone_has_rank_100_and_none_has_0(tmp_path):
+    samples = make_samples([{"image": f"/x/{number:03}.png"} for number in range(400)], tmp_path)
+    inspector = inspect(Predictions(np.arange(400), None, samples), notes=tmp_path / "notes.csv")
+    ranks = {}
+    for index in (0, 1, 199, 398, 399):
+        inspector.go(index)
+        ranks[index] = re.search(r"<td>([^<]*) %</td>", inspector.controls.sample_scores.value)[1]
+    assert ranks == {0: "&lt;1", 1: "&lt;1", 199: "50", 398: "&lt;100", 399: "100"}
+
+
 def test_a_slider_that_a_browser_rounds_leaves_the_threshold_alone(inspector):
     slider = inspector.controls.threshold
     slider.value = 0.5 + 0.4 * slider.step
