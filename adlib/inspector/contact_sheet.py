@@ -50,10 +50,11 @@ def contact_sheet(
     Styles are inline, so that it looks the same in every page.
     """
     look = panels.Look(None, look.opacity, look.palette, decided=False, longest=SIDE)
-    parts = []
+    parts, several = [], len(joined.names) > 1
     for name, indices in telling(joined.labels, joined.scores, each).items():
         sheets = "".join(_sample(joined, index, decisions, look, windows or {}) for index in indices)
-        parts.append(f'<h4 style="margin:.6em 0 .2em">{TITLES[name]}</h4><div style="{_FLOW}">{sheets}</div>')
+        title = TITLES[name] + (f" of {escape(joined.names[0])}" if several and name != "disputed" else "")
+        parts.append(f'<h4 style="margin:.6em 0 .2em">{title}</h4><div style="{_FLOW}">{sheets}</div>')
     used = ", ".join(
         f"{escape(name)} {threshold:.4g}{' (best F1 here, an oracle)' if decisions.is_oracle(method) else ''}"
         for method, (name, threshold) in enumerate(zip(joined.names, decisions.thresholds, strict=True))

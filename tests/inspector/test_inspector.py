@@ -830,6 +830,16 @@ def test_methods_that_rank_alike_disagree_on_nothing():
     assert telling(labels, np.stack([ranks, swapped], axis=1))["disputed"] == [3, 4]
 
 
+def test_of_several_methods_the_contact_sheet_says_whose_scores_are_highest(first, second, tmp_path):
+    def headings(predictions):
+        sheet = inspect(predictions, notes=tmp_path / "notes.csv").contact_sheet()
+        return re.findall(r"<h4[^>]*>([^<]*)</h4>", sheet)
+
+    whole = ["Anomalous, highest scores", "Anomalous, lowest scores", "Normal, highest scores"]
+    assert headings(first) == whole
+    assert headings({"a<b": first, "two": second}) == [f"{text} of a&lt;b" for text in whole]
+
+
 def test_names_and_paths_are_escaped(first, tmp_path):
     samples = first.samples.assign(category="<b>&")
     inspector = inspect({"<i>": Predictions(first.scores, first.maps, samples)}, notes=tmp_path / "notes.csv")
