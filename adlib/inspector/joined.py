@@ -24,7 +24,8 @@ class Joined:
 
     predictions: Predictions, or {name: Predictions}. root: as in `move`.
 
-    names: list of the M methods; samples: the samples table, N rows, paths as stored; scores: float32 [N, M].
+    names: list of the M methods; samples: the samples table of the first, with the others' masks where it has none, N
+        rows, paths as stored; scores: float32 [N, M].
     left_out: number of images that not every method has.
     """
 
@@ -47,6 +48,7 @@ class Joined:
             )
         self._rows = [pd.Index(table["image"]).get_indexer(self.samples["image"]) for table in tables]
         self._check_labels(tables)
+        self._add_masks(tables)
         pairs = zip(self._predictions.values(), self._rows, strict=True)
         self.scores = np.stack([given.scores[rows] for given, rows in pairs], axis=1)
         if not np.isfinite(self.scores).all():
@@ -68,6 +70,16 @@ class Joined:
             if differs.any():
                 image = self.samples["image"][int(np.argmax(differs))]
                 raise InputError(f"{image} is labelled one way in {self.names[0]} and the other way in {name}.")
+
+    def _add_masks(self, tables: list[pd.DataFrame]) -> None:
+        """Where the first table names no mask, take that of the next one that does, with its rule."""
+        for table, rows in zip(tables[1:], self._rows[1:], strict=True):
+            other = table.iloc[rows].reset_index(drop=True)
+            taken = (self.samples["mask"] == "") & (other["mask"] != "")
+            for name in ("mask", "mask_rule"):
+                if taken.any() and (name in self.samples or name in other):
+                    own = self.samples.get(name, pd.Series("", self.samples.index))
+                    self.samples[name] = own.mask(taken, other.get(name, ""))
 
     @property
     def labels(self) -> np.ndarray:

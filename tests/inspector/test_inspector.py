@@ -83,6 +83,25 @@ def test_images_that_one_method_lacks_are_left_out_and_counted(first, second):
     assert joined.left_out == 5
 
 
+def test_masks_that_the_first_method_lacks_are_those_of_the_next(first, second, tmp_path):
+    rules = first.samples["mask"].mask(first.samples["mask"] != "", "auto")
+    bare = replace(second, samples=second.samples.assign(mask="")).select([7, 6, 5, 4, 3, 2, 1])
+    ruled = replace(first, samples=first.samples.assign(mask_rule=rules))
+    joined = Joined({"bare": bare, "first": ruled})
+    for name in ("mask", "mask_rule"):
+        assert joined.samples[name].tolist() == ruled.samples[name].tolist()[:0:-1]
+    pictures = []
+    for given in ({"first": first, "bare": bare}, {"bare": bare, "first": ruled}):
+        inspector = inspect(given, notes=tmp_path / "notes.csv")
+        inspector.go([Path(path).name for path in inspector.joined.samples["mask"]].index("002_mask.png"))
+        inspector.draw()
+        assert "ground truth outlined" in inspector.canvas.panels[0]["alt"]
+        pictures.append(decoded(inspector.canvas.panels[0]["png"]))
+    assert np.array_equal(*pictures)
+    assert (pictures[0][..., ::-1] == render.TRUTH).all(axis=2).any()
+    assert Joined({"first": first, "bare": bare}).samples.equals(first.samples[1:].reset_index(drop=True))
+
+
 def test_what_cannot_be_inspected_is_refused(first, second):
     other = second.samples.assign(image=second.samples["image"] + ".other")
     swapped = second.samples.assign(label=1 - second.samples["label"])
