@@ -18,7 +18,8 @@ class Decisions:
     threshold: opening threshold, one number or {name: number}; None as in `opening_threshold`. Raises InputError for a
         name that the predictions do not have.
 
-    thresholds: list of M floats. scales: (low, high) of each method's colours, None for a method without maps.
+    thresholds: list of M floats. scales: (low, high) of each method's colours, None for a method without maps, or
+    without a finite number in them.
     follows: list of M bools, whether the mask uses the image's threshold. It opens as True where that lies in the
     range of the maps; where it does not (a score in another unit), the mask begins with the top of the colour scale.
     own: list of M floats, the masks' own thresholds, used where `follows` is False.

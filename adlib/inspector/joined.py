@@ -136,14 +136,17 @@ class Joined:
         )
 
     def map_range(self, method: int, samples: int = 32) -> tuple[float, float] | None:
-        """Median and 99.9th percentile of a method's maps, from `samples` of them spread over its ordered scores."""
+        """Median and 99.9th percentile of a method's maps, from `samples` of them spread over its ordered scores.
+
+        None for a method without maps, and where these hold no finite number.
+        """
         if self.map(0, method) is None:
             return None
         order = np.argsort(self.scores[:, method], kind="stable")
         chosen = order[np.unique(np.linspace(0, len(order) - 1, samples).astype(int))]
         values = np.concatenate([self.map(index, method)[::2, ::2].ravel() for index in chosen])
-        low, high = np.percentile(values[np.isfinite(values)], [50, 99.9])
-        return float(low), float(high)
+        finite = values[np.isfinite(values)]
+        return tuple(np.percentile(finite, [50, 99.9]).tolist()) if finite.size else None
 
     def path(self, index: int, column: str = "image") -> str:
         """Where an image ("image") or its ground truth ("mask") lies now; "" where there is no mask."""

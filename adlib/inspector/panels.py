@@ -132,14 +132,17 @@ def draw_sample(
 
     def method(number: int) -> dict:
         decision, scores, title = decisions[number], maps[number], joined.names[number]
-        low, high = decision.scale or ((0, 1) if scores is None else (float(scores.min()), float(scores.max())))
+        none, lacks = "no anomaly map of", "no map"
+        if joined.maps_dropped(number):
+            none, lacks = "no anomaly map was kept of", "its map was not kept"
+        finite = None if scores is None else scores[np.isfinite(scores)]
+        if finite is not None and not finite.size:
+            none, lacks, scores = "an anomaly map without a finite number of", "its map holds no finite number", None
+        low, high = decision.scale or ((0, 1) if scores is None else (float(finite.min()), float(finite.max())))
         panel = method_panel(
             drawn, truth, scores, joined.frame(number, index), (low, high), decision.mask_threshold, look
         )
         verdict = f"{decision.outcome}: {OUTCOMES[decision.outcome]}, score {decision.score:.5g}"
-        none, lacks = "no anomaly map of", "no map"
-        if joined.maps_dropped(number):
-            none, lacks = "no anomaly map was kept of", "its map was not kept"
         kind = none if scores is None else "anomaly map over the image"
         ends = {"low": "", "high": ""} if scores is None else {"low": f"{low:.4g}", "high": f"{high:.4g}"}
         return {

@@ -108,10 +108,11 @@ def heat(
     """An anomaly map over a picture of the same size.
 
     scores: float [H, W]. scale: the scores that get the palette's first and last colour. Low scores are let through:
-    the colour's weight rises from 0 to `opacity` at a quarter of the scale, so that the image stays readable.
+    the colour's weight rises from 0 to `opacity` at a quarter of the scale, so that the image stays readable. Where a
+    score is NaN, the image is as it is.
     """
     low, high = scale
-    level = np.clip((scores - low) * (255 / max(high - low, 1e-12)), 0, 255).astype(np.uint8)
+    level = np.nan_to_num(np.clip((scores - low) * (255 / max(high - low, 1e-12)), 0, 255)).astype(np.uint8)
     coloured = cv2.cvtColor(cv2.applyColorMap(level, PALETTES[palette]), cv2.COLOR_BGR2RGB)
     weight = (np.clip(np.arange(256) / 64, 0, 1) * opacity).astype(np.float32)[level]
     return cv2.blendLinear(coloured, ground, weight, 1 - weight)

@@ -412,6 +412,35 @@ def test_a_map_that_was_not_kept_is_no_map_that_the_method_lacks(first, tmp_path
     assert "(its map was not kept)" in said[True]
 
 
+def test_maps_without_finite_numbers_are_none_and_holes_are_let_through(first, tmp_path):
+    def opened(maps):
+        inspector = inspect(replace(first, maps=maps), threshold=0.5, notes=tmp_path / "notes.csv")
+        inspector.controls.ground_truth.value = inspector.controls.own_mask.value = False
+        inspector.controls.scale.value = "image"
+        inspector.go(7)
+        inspector.draw()
+        image, panel = inspector.canvas.panels
+        assert inspector.contact_sheet().count("<img") == 14
+        return inspector, decoded(image["png"]), decoded(panel["png"]), panel
+
+    inspector, image, drawn, panel = opened(np.full_like(first.maps, np.nan))
+    assert inspector.decisions.scales == [None]
+    assert np.array_equal(image, drawn)
+    assert "(its map holds no finite number)" in panel["caption"]
+    assert "an anomaly map without a finite number of 003.png" in panel["alt"]
+    assert (panel["low"], panel["high"]) == ("", "")
+
+    holed = first.maps.copy()
+    holed[7, :12] = np.nan
+    _, image, drawn, panel = opened(holed)
+    assert (panel["low"], panel["high"]) == ("0", "0.9")
+    below = opened(first.maps)[2]
+    seen = 512 // 8  # the crop's border; 12 of its 24 rows are a hole
+    assert np.array_equal(drawn[seen : 256 - 16, seen:-seen], image[seen : 256 - 16, seen:-seen])
+    assert np.array_equal(drawn[256 + 16 :], below[256 + 16 :])
+    assert not np.array_equal(below[256 + 16 : -seen, seen:-seen], image[256 + 16 : -seen, seen:-seen])
+
+
 def test_panels_have_text_alternatives_and_values(inspector):
     inspector.go(4)
     inspector.draw()
