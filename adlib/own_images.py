@@ -38,13 +38,13 @@ def whole_image_settings(method: str, settings: dict | None = None) -> dict:
     """Settings of a run that sees images whole: the given ones, and of WHOLE those that are not among them.
 
     settings: of the run; those of its method are left as they are. A side that the method's networks do not take
-    without its crop becomes the crop's.
+    without its crop becomes the crop's. With sides="shorter" images are meant to be cut: then nothing is added.
     """
     given = dict(given_settings(settings))
-    if "sides" in given or "crop" in given:
+    if given.get("sides") == "shorter":
         return given
     settings = WHOLE | given
-    if "size" not in settings:
+    if "size" not in settings and settings["crop"] is None:
         kind = model_class(method)
         size, crop = kind.image_defaults["size"], kind.image_defaults["crop"]
         fits = crop is None or np.all(np.asarray(size) % kind.side_multiple == 0)

@@ -49,6 +49,23 @@ def test_images_of_ones_own_are_seen_whole_and_unsquashed():
     assert whole_image_settings("patchcore", '{"sides": "shorter"}') == {"sides": "shorter"}
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"crop": None}, {"sides": "both"}, {"fit": "pad"}, {"crop": None, "size": 64}]
+)
+def test_asking_that_nothing_is_cut_cuts_nothing(settings, tmp_path):
+    picture = np.zeros((64, 128, 3), np.uint8)
+    picture[:, :8] = picture[:, -8:] = 255
+    write(tmp_path / "train" / "good" / "0.png", picture)
+    run = own_run(tmp_path, settings=settings)
+    pixels = ImageSet(own_samples(run), **run.image_settings).pixels(0)
+    assert float((pixels > 0.5).float().mean()) == pytest.approx(0.125, abs=0.01)
+
+
+def test_a_crop_that_is_asked_for_is_taken_of_the_whole_image():
+    wanted = {"crop": 128, "sides": "both", "fit": "pad"}
+    assert whole_image_settings("patchcore", {"crop": 128}) == wanted
+
+
 def test_what_the_notebook_asks_for_becomes_a_rate_and_parts():
     assert rate_and_folds(0.75, 0.25) == (0.25, 4)
     for quantile, held_out, sentence in (
