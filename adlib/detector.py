@@ -18,6 +18,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ from adlib.predictions import Predictions
 from adlib.samples import UNKNOWN
 from adlib.training_set import TRAINING_SETTINGS
 
+TOLD = ("origin", "choices")  # what a detector says of its fit, and its file keeps
+TOLD_TENSOR = "told"  # the tensor of a file that holds them: JSON, as bytes
 MAPS_IN_MEMORY = 2 * 10**9  # bytes of maps beyond which they are kept in a file while predicting
 
 # {}: what is compared with, "the paper's were"
@@ -84,6 +87,17 @@ def room_for_maps(shape: tuple[int, int, int]) -> np.ndarray:
     return np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)
 
 
+def remembered(told: property) -> property:
+    """A property of what fit has told, which a loaded detector answers with what its file says (`set_state`)."""
+
+    @wraps(told.fget)
+    def get(self):
+        name = told.fget.__name__
+        return self.told[name] if name in self.told else told.fget(self)
+
+    return property(get)
+
+
 def saved_checksum(about: str, tensors: dict[str, torch.Tensor]) -> str:
     """CRC-32 of a saved detector, 8 hexadecimal digits: of its description, and of each tensor's name, type, shape and
     bytes, in the order of their names.
@@ -115,6 +129,7 @@ class Detector:
     threshold_: dict | None = None  # adlib.screening.Threshold as plain values, where one was chosen
     done_in_parts: dict[str, dict[str, int]] = {}  # by the last "fit" and "predict", where a GPU's memory was short
     makers: list[dict] = []  # who had a part in a fit that keeps a checkpoint, this process first (Unfinished)
+    told: dict = {}  # origin and choices as a file has them, for a loaded detector
     chosen_epoch: int | None = None  # from 1: whose weights remained, where images chose it (adlib.training.loop)
     feature_cache: FeatureCache | None = None  # where frozen features are shared, see `share`
     learns_from: tuple[
@@ -126,6 +141,9 @@ class Detector:
         cls.image_defaults = super(cls, cls).image_defaults | cls.image_defaults
         if "__init__" in vars(cls):
             cls.__init__ = keeping(cls.__init__)
+        for name in TOLD:
+            if isinstance(vars(cls).get(name), property):
+                setattr(cls, name, remembered(vars(cls)[name]))
 
     def __init__(self):
         """A method without parameters needs no __init__ of its own."""
@@ -145,9 +163,12 @@ class Detector:
         """The constructor's arguments: create_model(name, **parameters) gives an equal, unfitted detector."""
         return {name: getattr(self, name) for name in list(inspect.signature(type(self).__init__).parameters)[1:]}
 
+    @remembered
     @property
     def origin(self) -> dict | None:
-        """Where the pretrained weights came from (kind; file and sha256, or seed); None for a method without any."""
+        """Where the pretrained weights came from (kind; file and sha256, or seed); None for a method without any, {}
+        for a detector from a file of versions before, which does not say.
+        """
         return self.backbone_.origin if hasattr(self, "backbone_") else None
 
     def weight_files(self, fetch: bool = False) -> dict[str, Path | None]:
@@ -163,6 +184,7 @@ class Detector:
         named = [name for name in named if weights != "random" and name not in (None, "none")]
         return {name: find_weights(name, weights, fetch) for name in named}
 
+    @remembered
     @property
     def choices(self) -> dict:
         """What fit drew by its seed or found in the images and a record should name, such as images that became
@@ -226,7 +248,7 @@ class Detector:
         self.device_ = choose_device(device)
         self.seed_ = seed
         self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
-        self.fitted_, self.chosen_epoch, self.makers = False, None, []
+        self.fitted_, self.chosen_epoch, self.makers, self.told = False, None, [], {}
         self.images_, self.threshold_ = images.settings, None
         with shortages() as found:
             self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
@@ -381,8 +403,8 @@ class Detector:
         """Write parameters and learned tensors to one .safetensors file; returns its path.
 
         With them go how images are prepared (`images_`) and the threshold, if one was chosen (`threshold_`, as of
-        adlib.screening): all that a detector needs for tomorrow's images; and a checksum, by which `load_model` notices
-        a damaged file.
+        adlib.screening): all that a detector needs for tomorrow's images; what it tells of its fit (`origin`,
+        `choices`); and a checksum, by which `load_model` notices a damaged file.
         """
         self.check_fitted()
         path = Path(path)
@@ -390,6 +412,8 @@ class Detector:
         about = {"name": self.name, "parameters": self.parameters, "seed": self.seed_}
         about |= {"images": self.images_, "threshold": self.threshold_}
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state().items()}
+        told = json.dumps({name: getattr(self, name) for name in TOLD}, default=str)
+        tensors[TOLD_TENSOR] = torch.tensor(list(told.encode("utf-8")), dtype=torch.uint8)
         text = json.dumps(about)
         with replacing(path) as partial:
             save_file(tensors, partial, metadata={"adlib": text, "crc32": saved_checksum(text, tensors)})
@@ -444,7 +468,10 @@ class Detector:
         return self._learned(torch.Tensor) | joined_state(self.networks())
 
     def set_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over what `state` gave, in a detector of the same parameters."""
+        """Take over what `state` gave, in a detector of the same parameters; from a file also what its fit told."""
+        state = dict(state)
+        told = state.pop(TOLD_TENSOR, None)
+        self.told = {"origin": {}} if told is None else json.loads(bytes(told.tolist()))
         self.build_for(state)
         for name in [key for key in state if "." not in key]:
             setattr(self, f"{name}_", state[name])

@@ -82,3 +82,39 @@ def test_a_detector_of_an_older_adlib_without_a_checksum_loads(saved, tmp_path):
 def test_a_folder_is_no_model(tmp_path):
     with pytest.raises(InputError, match="is no file"):
         adlib.load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("patchcore", {"weights": "bundled", "coreset_ratio": 0.5}),
+        ("stfpm", {"epochs": 2, "batch_size": 2}),
+        ("msad", {"weights": "bundled", "stage": 3, "epochs": 1}),
+        ("efficientad", {"width": 8, "features": 8, "steps": 1, "penalty": "off"}),
+        ("mixed_supervised", {"augmentation": "none", "epochs": 1, "first_cycle": 1, "number": 1, "defects": "none"}),
+    ],
+)
+def test_a_loaded_detector_tells_of_its_fit_as_the_fitted_one_does(tmp_path, method, settings):
+    samples = adlib.load_samples("folder", make_tree(tmp_path / "tree"))
+    images = adlib.ImageSet(samples.query("split == 'train'"), size=64)
+    backbone = {} if method == "efficientad" else {"backbone": "resnet18.tv_in1k"}
+    model = adlib.create_model(method, **{"weights": "random"} | backbone | settings)
+    model.fit(images, device="cpu", progress=False)
+    loaded = adlib.load_model(model.save(tmp_path / "model.safetensors"))
+    assert (loaded.origin, loaded.choices) == (model.origin, model.choices)
+    assert loaded.warnings == model.warnings
+    again = adlib.load_model(loaded.save(tmp_path / "again.safetensors"))
+    assert (again.origin, again.choices) == (model.origin, model.choices)
+    assert bool(model.choices) == (method in ("stfpm", "mixed_supervised"))
+    loaded.fit(images, device="cpu", seed=5, progress=False)  # tells of the new fit from now on
+    assert loaded.origin == model.origin | ({"seed": 5} if "seed" in (model.origin or {}) else {})
+
+
+def test_a_detector_of_an_older_adlib_does_not_guess_where_its_weights_came_from(saved, tmp_path):
+    with safe_open(saved, "pt") as file:
+        metadata = {"adlib": file.metadata()["adlib"]}
+    tensors = load_file(saved)
+    tensors.pop("told", None)
+    save_file(tensors, tmp_path / "old.safetensors", metadata=metadata)
+    loaded = adlib.load_model(tmp_path / "old.safetensors")
+    assert (loaded.origin, loaded.choices) == ({}, {})
