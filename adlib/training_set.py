@@ -203,3 +203,16 @@ def describe_training_set(samples: pd.DataFrame, chosen: pd.DataFrame) -> dict:
         if len(joined):
             found[category]["real"] = joined["image"].tolist()
     return found
+
+
+def describe_auxiliary(samples: pd.DataFrame) -> dict:
+    """`describe_training_set` of what a zero-shot method learns from instead: all of the auxiliary sets' images.
+
+    anomalous: those that are labelled so, with which it learns beside the normal ones.
+    """
+    found = {}
+    for category, rows in samples.groupby("category"):
+        normal = int((rows["label"] == 0).sum())
+        counts = {"there": normal, "learned": normal, "unscreened": 0, "mirrored": 0}
+        found[category] = counts | {"anomalous": int((rows["label"] == 1).sum())}
+    return found

@@ -13,7 +13,7 @@ from adlib.files import write_text
 from adlib.runs import environment
 from adlib.runs.run import Run
 from adlib.runs.schema import STATUSES, VERSION, checksum
-from adlib.training_set import describe_training_set
+from adlib.training_set import describe_auxiliary, describe_training_set
 
 FINISHED, FAILED = STATUSES
 
@@ -125,7 +125,7 @@ class Recorder:
                 "scored": file_fingerprints(predictions.samples),
                 "phantom": phantom_facts(self.run.samples),
                 "counts": count(self.run.samples).to_dict("index"),
-                "training": describe_training_set(self.run.all_samples, self.run.samples),
+                "training": _learned(self.run),
             },
             "weights": model.origin,
             "choices": model.choices,
@@ -159,6 +159,15 @@ class Recorder:
 
 def _asked() -> dict[str, str]:
     return {"command": environment.command_line()}
+
+
+def _learned(run: Run) -> dict[str, dict]:
+    """What the run learned from, in numbers, by category: of its data set, or of the auxiliary ones; {} for a zero-shot
+    method whose prompts others have learned.
+    """
+    if run.create_model().facts.joint == "no target":
+        return {} if run.auxiliary is None else describe_auxiliary(run.auxiliary)
+    return describe_training_set(run.all_samples, run.samples)
 
 
 def _shared(model) -> dict[str, int]:

@@ -11,12 +11,12 @@ from conftest import make_tree, write
 from safetensors.torch import save_file
 from torch import nn
 
-from adlib import ImageSet, InputError, create_model, load_model, load_samples
+from adlib import ImageSet, InputError, create_model, evaluate, load_model, load_samples
 from adlib.features import clip_towers
 from adlib.features.clip_towers import ClipTowers, tokenise
 from adlib.features.prompts import OFFICIAL_NAMES, HybridPrompts, sentences
 from adlib.models.adaclip import LabelledImages, class_names, dice_loss, fused_feature
-from adlib.runs import Run
+from adlib.runs import Recorder, Run
 from adlib.runs.plan import plan, read_profile
 from adlib.samples import select
 
@@ -206,6 +206,18 @@ def test_the_key_of_a_run_follows_the_auxiliary_images(run, trees, tmp_path):
     assert moved.key == run.key
     (copy / "other-thing" / "test" / "good" / "000.png").unlink()
     assert Run(**moved.as_dict()).key != run.key
+
+
+def test_the_record_says_that_the_auxiliary_images_were_learned(run, fitted, official):
+    def learned(run, model):
+        predictions = model.predict(run.images("test"), device="cpu", progress=False)
+        return Recorder(run).finish(model, predictions, evaluate(predictions))["data"]["training"]
+
+    counts = {"there": 4, "learned": 4, "unscreened": 0, "mirrored": 0, "anomalous": 4}
+    assert learned(run, fitted) == {"other-thing": counts}
+    taken = Run(**run.as_dict() | {"settings": run.settings | {"prompts": str(official[0])}})
+    model = taken.create_model().fit(taken.images("train"), device="cpu", progress=False)
+    assert learned(taken, model) == {}
 
 
 def test_wrong_auxiliary_sets_get_their_sentence(run, trees):
