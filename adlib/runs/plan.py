@@ -229,7 +229,7 @@ def _fill(
             cell.run.check_settings()
         except InputError as error:
             raise InputError(f"{cell.method} with the profile {profile.name}: {error}") from error
-        if lacks := [folder for folder in cell.run.auxiliary_roots.values() if not folder.exists()]:
+        if lacks := [folder for _, folder in cell.run.auxiliary_roots if not folder.exists()]:
             cell.run, cell.missing, cell.lacks = None, "no data", lacks
 
 

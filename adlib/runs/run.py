@@ -169,12 +169,13 @@ class Run:
         return create_model(self.method, **self.model_settings)
 
     @cached_property
-    def auxiliary_roots(self) -> dict[str, Path]:
+    def auxiliary_roots(self) -> list[tuple[str, Path]]:
         """Data sets that the method learns from instead of this one, and their folders: as the method's `learns_from`
-        names them ("visa:/elsewhere/visa"), or beside this one's root. Empty for all but zero-shot methods.
+        names them ("visa:/elsewhere/visa"), or beside this one's root. Empty for all but zero-shot methods. One name
+        may have several folders ("folder:/a", "folder:/b"); the same one given twice counts once.
         """
         entries = (entry.partition(":") for entry in self.create_model().learns_from)
-        return {name: Path(folder or Path(self.root).parent / name) for name, _, folder in entries}
+        return list(dict.fromkeys((name, Path(folder or Path(self.root).parent / name)) for name, _, folder in entries))
 
     @cached_property
     def auxiliary(self) -> pd.DataFrame | None:
@@ -186,13 +187,14 @@ class Run:
         from adlib.samples import select
 
         tables = []
-        for name, root in self.auxiliary_roots.items():
+        names = [name for name, _ in self.auxiliary_roots]
+        for name, root in self.auxiliary_roots:
             if name == self.dataset != "folder" or root == Path(self.root):
                 raise InputError(f"{self.method} must not learn from its target, {name}: set auxiliary to other sets.")
             try:
                 tables.append(select(load_samples(name, root), split="test"))
             except InputError as error:
-                raise InputError(f"{self.method} learns from {', '.join(self.auxiliary_roots)}: {error}") from error
+                raise InputError(f"{self.method} learns from {', '.join(names)}: {error}") from error
         return pd.concat(tables, ignore_index=True) if tables else None
 
     def images(self, split: str, shared=None):
@@ -274,7 +276,7 @@ class Run:
         if self.pro_variants:
             identity["pro"] = self.pro_variants
         if self.auxiliary is not None:
-            identity["parameters"]["auxiliary"] = list(self.auxiliary_roots)
+            identity["parameters"]["auxiliary"] = [name for name, _ in self.auxiliary_roots]
             identity["auxiliary"] = fingerprint(self.auxiliary)
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -220,6 +220,18 @@ def test_the_record_says_that_the_auxiliary_images_were_learned(run, fitted, off
     assert learned(taken, model) == {}
 
 
+def test_two_folders_of_one_kind_of_data_set_are_both_learned_from(run, trees, tmp_path):
+    second = make_tree(tmp_path / "second", "second-thing", train=1, normal=2, anomalous=2)
+
+    def asked(*folders):
+        return Run(**run.as_dict() | {"settings": run.settings | {"auxiliary": [f"folder:{one}" for one in folders]}})
+
+    both = asked(trees[0], second)
+    assert both.images("train").samples["category"].value_counts().to_dict() == {"other-thing": 8, "second-thing": 4}
+    assert len({both.key, run.key, asked(second).key}) == 3
+    assert asked(trees[0], trees[0]).key == run.key
+
+
 def test_wrong_auxiliary_sets_get_their_sentence(run, trees):
     def asked(**settings):
         return Run(**run.as_dict() | {"settings": run.settings | settings})
