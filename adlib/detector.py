@@ -234,7 +234,8 @@ class Detector:
         """Learn what is normal. Returns self.
 
         images: the training images; all must be normal, unless the method learns from labelled defects too.
-        val: held-out normal images, for methods that need some; others ignore it.
+        val: held-out normal images, for methods that need some; others ignore it. Who calls fit gives them: `adlib run`
+            and `adlib fit` do not take the split "val" for it (Run.selection_images, own_images.fit_own).
         device: "auto" (CUDA where there is a device), "cpu", "cuda", "cuda:1" ...
         seed: of all that is random. Same seed and machine, same result on a CPU.
         checkpoint: a file in which methods that train keep their progress, and PatchCore its patches that exceed

@@ -127,10 +127,13 @@ def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True)
     images scored (adlib.screening.HeldOut); and the samples.
 
     rate: of false alarms among normal images, on average. folds: parts of cross-fitting (adlib.screening.cross_fit);
-    where the folder has normal images in val, these decide, and the detector is fitted once. Raises InputError for
-    settings that `Run.check_settings` refuses.
+    where the folder has normal images in val, these decide, and the detector is fitted once. As the threshold needs
+    images that the detector has not seen, fit is given none of them. Raises InputError for settings that
+    `Run.check_settings` refuses, and for what a folder of one's own cannot give: other data sets, test images to choose
+    the epoch by.
     """
     run.check_settings()
+    _check_learns_here(run)
     samples = own_samples(run)
     screening.images_needed(rate)  # a wrong rate is said before anything is learned
     training, normal = select(samples, split="train"), select(samples, split="val", label=0)
@@ -143,6 +146,23 @@ def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True)
         held = screening.scores_of(model, normal, run.image_settings, run.device, progress)
     model.threshold_ = screening.choose_threshold(held, rate).plain()
     return model, held, samples
+
+
+def _check_learns_here(run: Run) -> None:
+    """Raise InputError for a method that would not learn from the normal images of the folder alone."""
+    parameters = run.create_model().parameters
+    if run.auxiliary_roots:
+        names = ", ".join(name for name, _ in run.auxiliary_roots)
+        learned = ", or set prompts to a file of learned ones" if "prompts" in parameters else ""
+        raise InputError(
+            f"{run.method} learns from other data sets ({names}), which `adlib fit` does not read: take `adlib run`, "
+            f"which does{learned}."
+        )
+    if parameters.get("selection") == "test":
+        raise InputError(
+            "selection='test' chooses the epoch by test images, which `adlib fit` does not learn from: leave it out, "
+            "or take `adlib run`, which does."
+        )
 
 
 def new_threshold(

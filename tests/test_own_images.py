@@ -460,3 +460,24 @@ def test_a_figure_shows_a_tile_where_tiles_are_what_goes_into_the_network(tree):
     index = np.random.default_rng(0).permutation(len(images))[0]
     middle = images.pixels(index).permute(1, 2, 0).numpy()[16:32, 16:32]
     assert np.array_equal(below.images[0].get_array(), middle)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "sentence"),
+    [
+        (
+            "adaclip",
+            {"towers": "tiny"},
+            r"learns from other data sets \(visa, colondb\), which `adlib fit` does not read",
+        ),
+        (
+            "mixed_supervised",
+            {"selection": "test"},
+            "selection='test' chooses the epoch by test images, which `adlib fit`",
+        ),
+    ],
+)
+def test_what_a_folder_cannot_give_is_said_before_anything_is_learned(method, settings, sentence, tree):
+    run = own_run(tree, method, {"weights": "random", "size": 64} | settings, device="cpu")
+    with pytest.raises(InputError, match=sentence):
+        fit_own(run, rate=0.3, folds=2, progress=False)

@@ -34,7 +34,10 @@ def fit(
     device: Device = "auto",
     page: Annotated[Path | None, typer.Option(help="write a page on it, .html, where there are test images")] = None,
 ) -> None:
-    """Learn what is normal from a folder, on whole images, and choose a threshold; says what it promises."""
+    """Learn what is normal from a folder, on whole images, and choose a threshold; says what it promises.
+
+    Normal images in val, where there are some, choose the threshold, and nothing is learned from them.
+    """
     from adlib.datasets.folders import IMAGE_SUFFIXES
     from adlib.images import ImageSet
     from adlib.own_images import fit_own, model_warnings, own_run, own_warnings

@@ -234,7 +234,8 @@ class Run:
     @property
     def selection_images(self):
         """The test images, for a method that is set to choose its epoch by them (selection="test"), as some papers did;
-        None otherwise.
+        None otherwise. Images of the split "val" are never given to fit: what a method holds out is a parameter
+        (validation_share), as its paper has it; `warnings` says so where there are some.
         """
         chosen = self.create_model().parameters.get("selection") == "test"
         return self.images("test") if chosen else None
@@ -304,12 +305,26 @@ class Run:
     @cached_property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the numbers: phantom data, pictures that were not read, items in
-        training and test, random weights.
+        training and test, random weights, validation images that were passed over.
         """
         from adlib.datasets import left_out
 
         data = self.dataset, self.root, self.loaded_samples, self.category or None, self.data_settings
-        return data_warnings(self.samples, self.dataset, left_out(*data), self.create_model().warnings)
+        texts = data_warnings(self.samples, self.dataset, left_out(*data), self.create_model().warnings)
+        return [*texts, *self._validation_warnings()]
+
+    def _validation_warnings(self) -> list[str]:
+        """A sentence if there are validation images and the method holds out training images instead."""
+        from adlib.samples import select
+
+        parameters = self.create_model().parameters
+        share, number = parameters.get("validation_share"), len(select(self.samples, split="val"))
+        if not (share and number) or parameters.get("selection") == "test":
+            return []
+        return [
+            f"The split val ({number} {'image' if number == 1 else 'images'}) is not used: {self.method} holds out "
+            f"{share:.0%} of its training images (validation_share), as in runs without that split."
+        ]
 
     @property
     def name(self) -> str:

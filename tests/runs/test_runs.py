@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,24 @@ def test_key_is_equal_for_equal_work(tree, tmp_path):
     assert run_on(tree, settings=dict(reversed(SETTINGS.items()))).key == base
     assert run_on(tree, settings=SETTINGS | {"neighbours": 1}).key == base  # the default, spelled out
     assert run_on(make_tree(tmp_path / "copy")).key == base
+
+
+def test_a_run_says_that_it_passes_validation_images_over(tmp_path):
+    tree = make_tree(tmp_path)
+
+    def said(method, **settings):
+        settings = {"backbone": "resnet18.tv_in1k", "weights": "random"} | settings
+        return [text for text in run_on(tree, method=method, settings=settings).warnings if "split val" in text]
+
+    assert said("stfpm") == []
+    shutil.copytree(tree / "thing" / "test" / "good", tree / "thing" / "val" / "good")
+    assert said("stfpm") == [
+        "The split val (4 images) is not used: stfpm holds out 20% of its training images (validation_share), as in "
+        "runs without that split."
+    ]
+    assert said("stfpm", validation_share=0) == said("patchcore") == []
+    assert said("mixed_supervised", selection="test") == []
+    assert run_on(tree, method="stfpm", settings={}).selection_images is None
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"settings": SETTINGS | {"size": 32}}, {"settings": {}}])
