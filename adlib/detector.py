@@ -41,7 +41,6 @@ from adlib.samples import UNKNOWN
 from adlib.training_set import TRAINING_SETTINGS
 
 TOLD = ("origin", "choices")  # what a detector says of its fit, and its file keeps
-TOLD_TENSOR = "told"  # the tensor of a file that holds them: JSON, as bytes
 MAPS_IN_MEMORY = 2 * 10**9  # bytes of maps beyond which they are kept in a file while predicting
 
 # {}: what is compared with, "the paper's were"
@@ -88,7 +87,7 @@ def room_for_maps(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def remembered(told: property) -> property:
-    """A property of what fit has told, which a loaded detector answers with what its file says (`set_state`)."""
+    """A property of what fit has told, which a loaded detector answers with what its file says."""
 
     @wraps(told.fget)
     def get(self):
@@ -412,10 +411,9 @@ class Detector:
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"name": self.name, "parameters": self.parameters, "seed": self.seed_}
         about |= {"images": self.images_, "threshold": self.threshold_}
+        about |= {"told": {name: getattr(self, name) for name in TOLD}}
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state().items()}
-        told = json.dumps({name: getattr(self, name) for name in TOLD}, default=str)
-        tensors[TOLD_TENSOR] = torch.tensor(list(told.encode("utf-8")), dtype=torch.uint8)
-        text = json.dumps(about)
+        text = json.dumps(about, default=str)
         with replacing(path) as partial:
             save_file(tensors, partial, metadata={"adlib": text, "crc32": saved_checksum(text, tensors)})
         return path
@@ -469,10 +467,7 @@ class Detector:
         return self._learned(torch.Tensor) | joined_state(self.networks())
 
     def set_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over what `state` gave, in a detector of the same parameters; from a file also what its fit told."""
-        state = dict(state)
-        told = state.pop(TOLD_TENSOR, None)
-        self.told = {"origin": {}} if told is None else json.loads(bytes(told.tolist()))
+        """Take over what `state` gave, in a detector of the same parameters."""
         self.build_for(state)
         for name in [key for key in state if "." not in key]:
             setattr(self, f"{name}_", state[name])

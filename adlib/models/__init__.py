@@ -107,6 +107,7 @@ def load_model(path: str | Path):
         model = create_model(about["name"], **about["parameters"])
         model.seed_ = about["seed"]
         model.images_, model.threshold_ = about.get("images"), about.get("threshold")
+        model.told = about.get("told", {"origin": {}})  # files of versions before do not say
         model.device_ = torch.device("cpu")
         model.set_state(state)
     except Exception as error:  # parameters and tensors may be anything, and each method reads its own
@@ -123,8 +124,8 @@ def _about(text: str, path: Path) -> dict:
     kinds = {"name": str, "parameters": dict, "seed": int}
     if not isinstance(about, dict) or not all(isinstance(about.get(key), kind) for key, kind in kinds.items()):
         raise InputError("its description holds no name, parameters and seed")
-    if not all(isinstance(about.get(key), dict | None) for key in ("images", "threshold")):
-        raise InputError("its description of images and threshold is damaged")
+    if not all(isinstance(about.get(key), dict | None) for key in ("images", "threshold", "told")):
+        raise InputError("its description of images, threshold and fit is damaged")
     return about
 
 
