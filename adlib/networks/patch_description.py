@@ -7,6 +7,7 @@ pixels. A teacher learns to say of it what a large ImageNet network does (`disti
 
 import os
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -209,14 +210,20 @@ class PicturePairs(SeededItems):
 
 
 class ImagesAndTextures:
-    """Pictures for PicturePairs: by equal chances a training image at twice its size or, unless None, a texture."""
+    """Pictures for PicturePairs: by equal chances a training image at twice its size or, unless None, a texture.
+
+    Of a tile, twice its size is the same part of the image at twice the image's size.
+    """
 
     def __init__(self, images: ImageSet, textures):
-        self.shape = tuple(2 * side for side in images.shape)
-        settings = images.settings
-        for name in ("size", "crop"):
-            settings[name] = settings[name] and tuple(2 * side for side in settings[name])
-        self.images, self.textures = ImageSet(images.samples, **settings), textures
+        self.shape = _doubled(images.shape)
+        settings, samples = images.settings, images.samples
+        for name in ("size", "crop", "tile"):
+            settings[name] = _doubled(settings.get(name))
+        if "tile" in samples:
+            places = [_doubled(map(int, place.split())) for place in samples["tile"]]
+            samples = samples.assign(tile=[f"{top} {left}" for top, left in places])
+        self.images, self.textures = ImageSet(samples, **settings), textures
 
     def __len__(self) -> int:
         return len(self.images)
@@ -225,6 +232,10 @@ class ImagesAndTextures:
         if self.textures is None or rng.random() < 0.5:
             return self.images.pixels(index)
         return as_tensor(self.textures(self.shape, rng))
+
+
+def _doubled(pixels: Iterable[int] | None) -> tuple[int, ...] | None:
+    return pixels and tuple(2 * part for part in pixels)
 
 
 def as_tensor(picture: np.ndarray) -> torch.Tensor:

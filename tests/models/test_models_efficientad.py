@@ -12,7 +12,14 @@ from adlib import ImageSet, InputError, create_model, load_samples
 from adlib.detector import joined_state
 from adlib.models import efficientad
 from adlib.models.efficientad import DRAWN_PENALTY, NO_PENALTY, TrainingImages, hard_loss, jittered
-from adlib.networks.patch_description import Autoencoder, PatchDescription, channel_statistics, load_teacher, luminance
+from adlib.networks.patch_description import (
+    Autoencoder,
+    ImagesAndTextures,
+    PatchDescription,
+    channel_statistics,
+    load_teacher,
+    luminance,
+)
 from adlib.samples import select
 from adlib.synthesis import texture_source
 
@@ -297,6 +304,19 @@ def test_a_teacher_can_be_distilled_while_fitting(train):
     assert not torch.equal(model.teacher_.conv1.weight, untrained.teacher_.conv1.weight)
     assert not any(value.requires_grad for value in model.teacher_.parameters())
     assert fit(train, **DISTILLED | {"penalty": "off"}).origin["textures"] == "off"
+
+
+@pytest.mark.parametrize("settings", [{}, {"crop": 48}])
+def test_a_teacher_is_distilled_from_what_is_seen_at_twice_its_size(settings, train):
+    """A tile is cut out of the enlarged image, not a quarter of it and not an enlarged tile."""
+    images = ImageSet(train.samples, size=64, tile=(32, 8), **settings)
+    tiles, whole = images.tiles(), ImagesAndTextures(ImageSet(train.samples, size=64, **settings), None)
+    pictures = ImagesAndTextures(tiles, None)
+    assert pictures.shape == (64, 64) and len(pictures) == len(tiles) > len(train)
+    for index, place in enumerate(tiles.samples["tile"]):
+        top, left = (2 * int(part) for part in place.split())
+        image = whole(index // (len(tiles) // len(train)), np.random.default_rng(0))
+        assert pictures(index, np.random.default_rng(0)).equal(image[:, top : top + 64, left : left + 64])
 
 
 @pytest.mark.parametrize(
