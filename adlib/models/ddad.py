@@ -98,8 +98,9 @@ class DDAD(Detector):
     balance: the pixels' distance is scaled so that its largest value equals the features': on all "training" images,
         per "image", or in the "batch" (official: the scores then depend on what else is in the batch).
     pixel_weight: v, weight of the pixels' distance after that.
-    smoothing: sigma of the anomaly map's blur in pixels. border: pixels along each edge that image scores leave out;
-        crop_maps: and maps as well: predictions then are of the images' centre crop, and so are their masks.
+    smoothing: sigma of the anomaly map's blur in pixels. border: pixels along each edge of the image that image scores
+        leave out, of those with tiles too; crop_maps: and maps as well: predictions then are
+        of the images' centre crop, and so are their masks.
     precision: of the UNet's training, see adlib.training.loop; float16 is not possible here.
     """
 
@@ -301,13 +302,31 @@ class DDAD(Detector):
         inner = slice(self.border, -self.border or None)
         return maps[:, inner, inner].amax((1, 2)), maps
 
+    def score_samples(self, batch, samples):
+        """Of tiles the border is that of the image: a tile's edge inside of it counts."""
+        scores, maps = self.score_batch(batch)
+        if "tile" in samples:
+            inner = [self.inside(tuple(map(int, place.split())), maps.shape[-1]) for place in samples["tile"]]
+            scores = torch.stack([own[place].amax() for own, place in zip(maps, inner, strict=True)])
+        return scores, maps
+
+    def inside(self, corner: tuple[int, int], side: int) -> tuple[slice, slice]:
+        """The part of a tile, with this corner in its image, that lies inside the image's border."""
+        rows, columns = (
+            slice(max(0, self.border - first), min(side, full - self.border - first))
+            for first, full in zip(corner, self.whole, strict=True)
+        )
+        return rows, columns
+
     def predict(self, images, device="auto", batch_size=8, progress=True):
+        self.whole = images.whole  # for the places of its tiles
         found = super().predict(images, device, batch_size, progress)
         if not self.crop_maps:
             return found
         inner = slice(self.border, -self.border or None)
         maps = np.ascontiguousarray(found.maps[:, inner, inner])
-        return replace(found, maps=maps, settings=found.settings | {"crop": maps.shape[1:]}, seen=found.settings)
+        settings = {name: value for name, value in found.settings.items() if name != "tile"}  # what is judged has none
+        return replace(found, maps=maps, settings=settings | {"crop": maps.shape[1:]}, seen=found.settings)
 
     def illustrate(self, batch):
         return {"denoised": (self.denoised(batch) + 1) / 2}

@@ -389,6 +389,35 @@ def test_the_border_counts_in_the_map_and_not_in_the_image_score():
     assert scored("training", features, torch.zeros(1, 4, 4))[0].item() == 5
 
 
+def of_red(images: ImageSet, **settings) -> Predictions:
+    """What a DDAD says whose maps are the images' red channel."""
+    model = create_model("ddad", smoothing=0, multipliers=(1, 2), **settings)
+    model.device_, model.fitted_, model.to = torch.device("cpu"), True, lambda device: None
+    model.largest_, model.distances = torch.ones(2), lambda batch: (batch[:, 0], torch.zeros_like(batch[:, 0]))
+    return model.predict(images, device="cpu", progress=False)
+
+
+@pytest.mark.parametrize("border", [0, 6, 12])
+def test_the_border_of_tiles_is_that_of_their_image(border, test):
+    """A defect on a seam counts, whether a neighbour shows it too (overlap) or not."""
+    whole = ImageSet(test.samples, size=64)
+    image, inside = stacked(whole)[:, 0], slice(border, 64 - border)
+    for overlap in (0, 8):
+        predictions = of_red(ImageSet(test.samples, size=64, tile=(32, overlap)), border=border)
+        np.testing.assert_array_equal(predictions.scores, image[:, inside, inside].amax((1, 2)))
+        np.testing.assert_allclose(predictions.maps, image, rtol=1e-6)
+
+
+def test_maps_of_tiles_lose_the_images_border_too(test):
+    for size, tile in ((32, (32, 0)), (64, (32, 8))):
+        tiled = ImageSet(test.samples, size=size, tile=tile)
+        predictions = of_red(tiled, border=6, crop_maps=True)
+        assert predictions.maps.shape == (len(test), size - 12, size - 12)
+        assert np.array_equal(predictions.masks, ImageSet(test.samples, size=size).masks()[:, 6:-6, 6:-6])
+        assert evaluate(predictions)["pixel_auroc"] > 0.9
+        assert predictions.seen_settings == tiled.settings
+
+
 def test_balance_is_the_largest_distances_on_training_images(fitted, train):
     with torch.inference_mode():
         features, pixels = fitted("ddad").distances(stacked(train))
