@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
+from adlib.decoding.tiles import corners
 from adlib.detector import Facts, choose_device
 from adlib.errors import InputError
 from adlib.features.aligned_features import distances, resized, window_maximum
@@ -136,15 +137,18 @@ class PasteEither:
 
 
 class PromptedImages(Dataset):
-    """The items of a SyntheticImages with "prompt", the picture of any image of the same category (also itself).
+    """The items of a SyntheticImages with "prompt", the picture of any image of the same category (also itself), of
+    tiles that of the same place.
 
     Item i of epoch e depends on (seed, e, i) alone.
     """
 
     def __init__(self, images: SyntheticImages):
         self.images = images
-        categories = images.images.samples["category"]
-        self.members = [np.flatnonzero(categories == category) for category in categories]
+        samples = images.images.samples
+        shown = (samples["category"] + "\n" + samples.get("tile", "")).to_numpy(str)
+        rows = {one: np.flatnonzero(shown == one) for one in np.unique(shown)}
+        self.members = [rows[one] for one in shown]
 
     def set_epoch(self, epoch: int) -> None:
         self.images.set_epoch(epoch)
@@ -167,8 +171,9 @@ class OneNIP(FeatureReconstruction, PastingDetector):
     backbone, weights, stages: the frozen features, all resized to the coarsest stage's grid (adlib.features.backbones).
         A ResNet-18 has the same stages 0 to 3, of 64, 64, 128 and 256 channels.
     padded_for: pixels for which an EfficientNet pads, 380 in the official code (adlib.features.aligned_features).
-    prompts: category -> path of its normal image at prediction. A category of the training images that is not named
-        gets one of these by the fit's seed (`choices` tells which); one that was not learned can be named too.
+    prompts: category -> path of its normal image at prediction, of which a tile sees the tile of its own place. A
+        category of the training images that is not named gets one of these by the fit's seed (`choices` tells which);
+        one that was not learned can be named too.
     textures: a folder of pictures such as DTD's images, or None to draw textures.
     neighbours: side of the square of tokens around each that it does not see; None takes half the grid's, as there.
     width, heads, hidden, encoder_layers, decoder_layers, dropout: of the transformer. refiner_width: its channels.
@@ -255,11 +260,14 @@ class OneNIP(FeatureReconstruction, PastingDetector):
         return chosen | (self.prompts or {})
 
     def features_of_prompts(self, images: ImageSet) -> torch.Tensor:
-        """float [categories, C, h, w], in the order of their names; files are prepared as the training images are."""
+        """float [categories, C, h, w], in the order of their names; of tiles [categories * places, C, h, w], each
+        category's in the order of their places. Files are prepared as the training images are.
+        """
         features = []
         for path in self.prompt_names_.values():
-            pixels = ImageSet(make_samples([{"image": path}], path), **images.settings).pixels(0)
-            features += self.backbone_(pixels[None].to(self.device_))
+            prompt = ImageSet(make_samples([{"image": path}], path), **images.settings).tiles()
+            for index in range(len(prompt)):
+                features += self.backbone_(prompt.pixels(index)[None].to(self.device_))
         return torch.cat(features)
 
     @torch.no_grad()
@@ -283,10 +291,11 @@ class OneNIP(FeatureReconstruction, PastingDetector):
         self.device_ = choose_device(device)
         self.to(self.device_)
         learned, low, high = self.scale_, float("inf"), 0.0
+        items = images.tiles()
         with torch.inference_mode():
-            for start, batch in self.batches(images, batch_size, progress, "scale"):
+            for start, batch in self.batches(items, batch_size, progress, "scale"):
                 (features,) = self.backbone_(batch)
-                prompts = self.prompts_of(images.samples.iloc[start : start + len(batch)])
+                prompts = self.prompts_of(items.samples.iloc[start : start + len(batch)])
                 found = distances(features, self.restoration_(features, prompts), batch.shape[-2:])
                 low, high = min(low, float(found.min())), max(high, float(found.max()))
         self.scale_ = torch.full_like(learned, (low + high) / 2)
@@ -304,7 +313,23 @@ class OneNIP(FeatureReconstruction, PastingDetector):
                     f"onenip has no prompt for category {category!r}; it has one for {', '.join(known)}. Fit it on "
                     "normal images of that category too, or name one in the parameter prompts."
                 )
-        return self.prompts_[[known.index(category) for category in samples["category"]]]
+        places = self.places()
+        shown = [""] * len(samples) if places == [""] or "tile" not in samples else list(samples["tile"])
+        if set(shown) - set(places):
+            height, width = self.images_["crop"] or self.images_["size"]
+            raise InputError(
+                "onenip compares a tile with that of the same place in its prompt: give it images of "
+                f"{height} x {width} pixels with tile={list(self.images_['tile'])}, as those that it was fitted on."
+            )
+        pairs = zip(samples["category"], shown, strict=True)
+        return self.prompts_[[known.index(category) * len(places) + places.index(place) for category, place in pairs]]
+
+    def places(self) -> list[str]:
+        """Where the tiles of a prompt lie, as in the column `tile`; of a whole image [""]."""
+        settings = self.images_ or {}
+        if not settings.get("tile"):
+            return [""]
+        return [f"{top} {left}" for top, left in corners(settings["crop"] or settings["size"], settings["tile"])]
 
     def loss(self, batch: dict) -> dict[str, torch.Tensor]:
         # One after the other, because an EfficientNet's first layers are large.
@@ -328,6 +353,8 @@ class OneNIP(FeatureReconstruction, PastingDetector):
         """The score of images whose category need not be told, because there is only one prompt."""
         if len(self.prompt_names_) > 1:
             raise InputError(f"onenip learned {', '.join(self.prompt_names_)}: it must be told the images' categories.")
+        if len(self.prompts_) > 1:
+            raise InputError("onenip learned a prompt for each place of a tile: it must be told the tiles' places.")
         return self.score(batch, self.prompts_.expand(len(batch), -1, -1, -1))
 
     def score(self, batch: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

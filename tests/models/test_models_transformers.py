@@ -292,6 +292,68 @@ def test_an_image_without_a_prompt_is_refused(joint, splits):
         joint.score_batch(splits[1].pixels(0)[None])
 
 
+@pytest.fixture(scope="module")
+def tiled(splits):
+    """Both splits as tiles of which the last ones overlap more, and OneNIP fitted on the first."""
+    train, test = (ImageSet(images.samples, size=80, tile=(64, 0)) for images in splits)
+    model = create_model("onenip", **SMALL["onenip"]).fit(train, device="cpu", progress=False)
+    return train, test, model
+
+
+def test_a_tile_is_prompted_by_the_same_place(tiled, tmp_path):
+    train, test, model = tiled
+    assert model.prompts_.shape[0] == 2 * 4
+    rows = train.tiles().samples
+    for category, path in model.choices["prompts"].items():
+        own = np.flatnonzero(rows["image"] == path)
+        pixels = torch.stack([train.tiles().pixels(index) for index in own])
+        torch.testing.assert_close(model.prompts_of(rows.iloc[own]), model.backbone_(pixels)[0], rtol=1e-4, atol=1e-4)
+        assert set(rows["category"].iloc[own]) == {category}
+    predictions = model.predict(test, device="cpu", batch_size=3, progress=False)
+    assert predictions.maps.shape == (len(test), 80, 80)
+    loaded = load_model(model.save(tmp_path / "model.safetensors"))
+    np.testing.assert_array_equal(
+        loaded.predict(test, device="cpu", batch_size=3, progress=False).maps, predictions.maps
+    )
+
+
+def test_training_tiles_are_prompted_by_their_own_place(tiled):
+    tiles = tiled[0].tiles()
+    synthetic = SyntheticImages(tiles, lambda image, rng: (image, image[..., 0] < 0), seed=3, keep_normal=True)
+    members, rows = onenip.PromptedImages(synthetic).members, tiles.samples
+    for index, row in enumerate(rows.itertuples()):
+        same = (rows["category"] == row.category) & (rows["tile"] == row.tile)
+        assert members[index].tolist() == np.flatnonzero(same).tolist()
+
+
+def test_the_scale_of_test_tiles_is_read_from_tiles(tiled, monkeypatch):
+    _, test, model = tiled
+    monkeypatch.setattr(model, "refinement", 0.0)
+    tiles, used, score = test.tiles(), [], model.score
+    with torch.inference_mode():
+        alone = [(tiles.pixels(index)[None], tiles.samples.iloc[[index]]) for index in range(len(tiles))]
+        maps = torch.cat([model.score_samples(*one)[1] for one in alone])
+    monkeypatch.setattr(model, "scale", "test")
+    monkeypatch.setattr(model, "score", lambda *given: (used.append(float(model.scale_)), score(*given))[1])
+    model.predict(test, device="cpu", progress=False)
+    assert used[0] == pytest.approx(float(maps.min() + maps.max()) / 2, rel=1e-4)
+
+
+def test_tiles_of_other_places_than_the_prompts_are_refused(tiled, splits):
+    _, test, model = tiled
+    for images in (ImageSet(test.samples, size=100, tile=(64, 0)), splits[1]):
+        with pytest.raises(
+            InputError, match=r"images of 80 x 80 pixels with tile=\[64, 0\], as those that it was fitted"
+        ):
+            model.predict(images, device="cpu", progress=False)
+    tile = ImageSet(select(test.samples, category="stripes"), size=80, tile=(64, 0)).tiles()
+    one = create_model("onenip", **SMALL["onenip"]).fit(
+        ImageSet(select(tiled[0].samples, category="stripes"), size=80, tile=(64, 0)), device="cpu", progress=False
+    )
+    with pytest.raises(InputError, match="it must be told the tiles' places"):
+        one.score_batch(tile.pixels(0)[None])
+
+
 def test_map_is_half_distance_and_half_refiner_at_the_scale_of_training(joint, splits):
     batch, rows = torch.stack([splits[1].pixels(index) for index in (0, 5)]), splits[1].samples.iloc[[0, 5]]
     with torch.inference_mode():
