@@ -213,7 +213,7 @@ class OneNIP(FeatureReconstruction, PastingDetector):
         jitter: NotNegative = 20.0,
         dice_weight: NotNegative = 0.5,
         refinement: Share = 0.5,
-        scale: str = "training",
+        scale: Literal["training", "test"] = "training",
         epochs: Count = 1000,
         batch_size: Count = 8,
         learning_rate: Positive = 1e-4,

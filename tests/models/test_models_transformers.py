@@ -354,6 +354,11 @@ def test_tiles_of_other_places_than_the_prompts_are_refused(tiled, splits):
         one.score_batch(tile.pixels(0)[None])
 
 
+def test_the_scale_is_that_of_the_training_or_of_the_test_images():
+    with pytest.raises(InputError, match="scale='tests' must be 'training' or 'test'"):
+        create_model("onenip", scale="tests")
+
+
 def test_map_is_half_distance_and_half_refiner_at_the_scale_of_training(joint, splits):
     batch, rows = torch.stack([splits[1].pixels(index) for index in (0, 5)]), splits[1].samples.iloc[[0, 5]]
     with torch.inference_mode():
