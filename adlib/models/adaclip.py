@@ -81,9 +81,10 @@ def dice_loss(probability: torch.Tensor, target: torch.Tensor, rows: bool) -> to
 class LabelledImages(SeededItems):
     """An ImageSet's items with the name of what is on the image; some of them are mosaics instead.
 
-    mosaic: share of items, one number per image, that show four images of the item's category, normal or not, drawn
-    without replacement and laid 2 x 2 at half their size, with their masks. Name and label stay the item's own, also
-    where they contradict the mosaic's masks, as in the official code. Item i of epoch e depends on (seed, e, i) alone.
+    mosaic: share of items, one number per image, that show four images (or tiles) of the item's category, normal or
+    not, drawn without replacement and laid 2 x 2 at half their size, with their masks. Name and label stay the item's
+    own, also where they contradict the mosaic's masks, as in the official code. Item i of epoch e depends on
+    (seed, e, i) alone.
     """
 
     def __init__(self, images: ImageSet, names: list[str], mosaic: np.ndarray, seed: int):
@@ -92,12 +93,14 @@ class LabelledImages(SeededItems):
         height, width = images.shape
         if (mosaic > 0).any() and (height % 2 or width % 2):
             raise InputError(f"Mosaics are laid of halved images: {height} x {width} pixels must be even, or mosaic=0.")
-        halved = {
-            name: side and tuple(-(-part // 2) for part in side)
-            for name, side in images.settings.items()
-            if name in ("size", "crop")
-        }
-        self.halves = ImageSet(images.samples, **images.settings | halved)
+        settings, samples = images.settings, images.samples
+        for name in ("size", "crop"):
+            settings[name] = settings[name] and tuple(-(-part // 2) for part in settings[name])
+        if "tile" in samples:  # the same part of the image at half its size
+            settings["tile"] = tuple(part // 2 for part in settings["tile"])
+            places = [[int(part) // 2 for part in place.split()] for place in samples["tile"]]
+            samples = samples.assign(tile=[f"{top} {left}" for top, left in places])
+        self.halves = ImageSet(samples, **settings)
         categories = images.samples["category"]
         rows = categories.reset_index(drop=True).groupby(categories.to_numpy()).indices
         self.members = [rows[category] for category in categories]

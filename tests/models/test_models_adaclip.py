@@ -360,3 +360,22 @@ def test_mosaics_hold_four_halved_images_of_the_category(run):
     assert 20 <= mosaics <= 62  # 200 draws of 0.2; 40, four deviations either way 5.7
     plain = LabelledImages(labelled, ["thing"] * len(images), share * 0, seed=0)
     assert torch.equal(plain[0]["image"], labelled[0]["image"])
+
+
+def test_mosaics_of_tiles_hold_four_halved_tiles(run):
+    samples = run.images("train").samples
+    tiles, halves = (ImageSet(samples, size=4 * side, tile=(2 * side, 0)).tiles() for side in (16, 8))
+    items = LabelledImages(tiles, ["thing"] * len(tiles), np.ones(len(tiles)), seed=3)
+    seen = set()
+    for index in range(8):
+        item = items[index]
+        assert item["image"].shape == (3, 32, 32)
+        for top, left in ((0, 0), (0, 16), (16, 0), (16, 16)):
+            image, mask = (item[key][..., top : top + 16, left : left + 16] for key in ("image", "mask"))
+            (row,) = [row for row in range(len(halves)) if torch.equal(halves[row]["image"], image)]
+            assert torch.equal(halves[row]["mask"], mask)
+            seen.add(halves.samples["tile"][row])
+    assert len(seen) == 4
+    tiled = ImageSet(samples, size=64, tile=(32, 8))
+    model = create_model("adaclip", **SMALL | {"epochs": 1, "mosaic": 1.0}).fit(tiled, device="cpu", progress=False)
+    assert model.predict(tiled, device="cpu", progress=False).maps.shape == (len(samples), 64, 64)
