@@ -157,9 +157,12 @@ class DDAD(Detector):
     def side_multiple(self) -> int:
         return 2 ** (len(self.multipliers) - 1)
 
+    def check_shape(self, height, width):
+        super().check_shape(height, width)
+        if 2 * self.border >= min(height, width):
+            raise InputError(f"border={self.border} leaves nothing of images of {height} x {width}.")
+
     def fit_images(self, images, val, progress):
-        if 2 * self.border >= min(images.shape):
-            raise InputError(f"border={self.border} leaves nothing of images of {' x '.join(map(str, images.shape))}.")
         self.build(self.weights)
         self.to(self.device_)
         self.fit_unet(images, progress)

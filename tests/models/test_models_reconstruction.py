@@ -418,6 +418,13 @@ def test_maps_of_tiles_lose_the_images_border_too(test):
         assert predictions.seen_settings == tiled.settings
 
 
+def test_a_border_must_leave_something_of_what_is_predicted_too(test):
+    with pytest.raises(InputError, match="border=16 leaves nothing of images of 32 x 32"):
+        of_red(test, border=16)
+    with pytest.raises(InputError, match=r"tile=\[32, 0\] is what is seen at once: border=16 leaves nothing"):
+        of_red(ImageSet(test.samples, size=64, tile=(32, 0)), border=16)
+
+
 def test_balance_is_the_largest_distances_on_training_images(fitted, train):
     with torch.inference_mode():
         features, pixels = fitted("ddad").distances(stacked(train))
