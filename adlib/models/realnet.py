@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from adlib.detector import Facts, loader_workers
+from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.networks.realnet_blocks import FeatureReconstruction, FeatureSelection, ResidualSelection, selection_errors
 from adlib.parameters import Count, Positive, Range, Share, Some, Whole
@@ -68,7 +69,7 @@ class RealNet(PastingDetector):
     channels: kept of stages 1, 2, 3 and 4; a stage that has fewer keeps all it has.
     selection_batches: batches of pasted images on which channels are selected.
     residuals: how many residual channels are chosen for each image by their largest value, and by their mean; the same
-        channel may be chosen twice.
+        channel may be chosen twice. One of the two may be 0.
     synthesised: a folder of pictures that a diffusion model drew of slightly abnormal objects (SDAS), or None.
     textures: a folder of pictures such as DTD's images, or None: drawn ones if `synthesised` is None too.
     probability: of an attempt at an anomaly in an image.
@@ -101,7 +102,9 @@ class RealNet(PastingDetector):
         learning_rate: Positive = 1e-4,
         score_window: Count = 16,
         precision: Literal[*PRECISIONS] = "float32",
-    ): ...
+    ):
+        if not any(residuals):
+            raise InputError(f"residuals={residuals} leave no residual to look at: one of the two must be at least 1.")
 
     @property
     def warnings(self):

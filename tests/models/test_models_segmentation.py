@@ -169,6 +169,7 @@ def test_wrong_settings_are_refused(splits):
         ("realnet", {"stages": (0, 1)}, r"each a whole number in \[1, 4\]"),
         ("realnet", {"channels": (256, 512, 512)}, "must be a list of 4, each a multiple of 64"),
         ("realnet", {"selection_batches": 0}, "must be a whole number of at least 1"),
+        ("realnet", {"residuals": (0, 0)}, r"residuals=\(0, 0\) leave no residual to look at: one of the two must"),
     ):
         with pytest.raises(InputError, match=sentence):
             create_model(name, **settings)
