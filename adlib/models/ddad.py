@@ -99,8 +99,8 @@ class DDAD(Detector):
         per "image", or in the "batch" (official: the scores then depend on what else is in the batch).
     pixel_weight: v, weight of the pixels' distance after that.
     smoothing: sigma of the anomaly map's blur in pixels. border: pixels along each edge of the image that image scores
-        leave out, of those with tiles too; crop_maps: and maps as well: predictions then are
-        of the images' centre crop, and so are their masks.
+        leave out, of those with tiles too; crop_maps: and maps as well: predictions then are of the images' centre
+        crop, and so are their masks.
     precision: of the UNet's training, see adlib.training.loop; float16 is not possible here.
     """
 

@@ -110,7 +110,7 @@ class MSAD(Detector):
     backbone, weights: any timm network (adlib.features.backbones).
     stage: of the backbone, whose averaged features are used: 4 is the last of a ResNet.
     trained_layers: names of the layers that learn; None for all.
-    epochs, batch_size, learning_rate, momentum, weight_decay: of SGD without schedule.
+    epochs (0: no training), batch_size, learning_rate, momentum, weight_decay: of SGD without schedule.
     temperature: of the contrastive loss.
     angular: the official option that also draws the views towards the centre, there of unit length.
     neighbours: k; the score is the sum of the squared distances to the k nearest training images.
@@ -151,10 +151,9 @@ class MSAD(Detector):
         if self.angular:
             self.centre_ = F.normalize(self.centre_, dim=0)
         learning = [value for value in self.features_.parameters() if value.requires_grad]
-        self.losses_ = (
-            {}
-            if not self.epochs
-            else train(
+        self.losses_ = {}
+        if self.epochs:
+            self.losses_ = train(
                 self,
                 images,
                 self.loss,
@@ -166,7 +165,6 @@ class MSAD(Detector):
                 precision=self.precision,
                 progress=progress,
             )
-        )
         self.memory_bank_ = self.all_features(images, progress)
 
     def build(self, weights: str) -> None:
