@@ -24,6 +24,7 @@ from torch import nn
 
 from adlib.anomaly_map import upsample
 from adlib.detector import Detector, Facts
+from adlib.errors import InputError
 from adlib.networks.losses import structural_similarity
 from adlib.parameters import Count, NotNegative, Odd, Positive, Range, Share, ShareBelowOne, Some
 from adlib.training.held_out import hold_out
@@ -134,7 +135,7 @@ class RIAD(Detector):
 
     def __init__(
         self,
-        cells: Annotated[tuple[Count, ...], Some(distinct=True)] = (2, 4, 8, 16),
+        cells: Annotated[tuple[Count, ...], Some()] = (2, 4, 8, 16),
         sets: Annotated[int, Range(2)] = 3,
         partitions: Count = 1,
         epochs: Count = 300,
@@ -149,7 +150,9 @@ class RIAD(Detector):
         width: Count = 64,
         smoothing_window: Odd = 21,
         precision: Literal[*PRECISIONS] = "float32",
-    ): ...
+    ):
+        if len(set(cells)) < len(cells):
+            raise InputError(f"cells={cells} must be different from each other.")
 
     @property
     def side_multiple(self) -> int:

@@ -551,7 +551,7 @@ def test_smooth_agrees_with_scipy():
         ("patchcore", {"image_score": "reweighted", "support": 1}, "compares at least 2 stored patches"),
         ("patchcore", {"coreset_limit": 2, "neighbours": 5}, "keeps fewer patches than a score asks for, 5"),
         ("patchcore", {"coreset_limit": 1, "image_score": "reweighted"}, "than a score asks for, 2"),
-        ("riad", {"cells": (4, 4)}, r"cells=\(4, 4\) must be a list of different entries"),
+        ("riad", {"cells": (4, 4)}, r"cells=\(4, 4\) must be different from each other"),
         ("fastflow", {"kernels": ()}, r"kernels=\(\) must be"),
     ],
 )
