@@ -85,7 +85,14 @@ def test_a_run_that_wants_one_of_several_gpus_is_refused_before_its_batch_begins
     assert list(Store(tmp_path).records()) == []
 
 
-@pytest.mark.parametrize("device, count, jobs", [("cuda:0", 2, 1), ("cuda:0", 1, 2), ("cuda", 2, 2), ("cpu", 2, 2)])
+@pytest.mark.parametrize(
+    "device, count, jobs",
+    [
+        ("cuda:0", 2, 1),
+        ("cuda", 2, 2),
+        *[pytest.param(*alike, marks=pytest.mark.slow) for alike in (("cuda:0", 1, 2), ("cpu", 2, 2))],
+    ],
+)
 def test_a_run_whose_device_its_worker_sees_is_done(gpus, tmp_path, device, count, jobs):
     gpus(count)
     records = run_all(on(device), Store(tmp_path), jobs, False, leaves_a_record())
