@@ -70,6 +70,7 @@ def test_new_files_count_where_they_are_part_of_adlib(clone, name, counts):
     assert dirty(clone) is counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adlib/rounding.py", "adlib/models/zzz.py"])
 def test_two_uncommitted_states_of_a_commit_are_told_apart(clone, name):
     assert "changes" not in said(clone)

@@ -89,7 +89,10 @@ def leave_a_killed_run(store: Store) -> None:
     crash_at(12, lambda: write_run(store))
 
 
-@pytest.mark.parametrize("before", [leave_nothing, leave_a_failed_run, leave_a_cut_run, leave_a_killed_run])
+KILLED = pytest.param(leave_a_killed_run, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("before", [leave_nothing, leave_a_failed_run, leave_a_cut_run, KILLED])
 def test_a_crash_at_any_instant_leaves_a_finished_run_or_one_that_is_done_again(tmp_path, before):
     for event in count():
         store = Store(tmp_path / str(event))
