@@ -40,6 +40,8 @@ $(STAMP): pyproject.toml constraints.txt
 reproduce: $(STAMP)  ## all papers on phantom data; then open reports/index.html
 	$(ADLIB) reproduce --profile smoke $(if $(JOBS),--jobs $(JOBS)) $(if $(STRICT),--strict)
 
+# Tests start many processes, which share what one of them has compiled, also where Python was told to keep none of it.
+test test-all test-browser: export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 test: $(STAMP)  ## what guards behaviour, in minutes: all tests but the slow ones and those in a browser

@@ -1,6 +1,7 @@
 """Shared by all tests: small trees of images, where the real images may be, and who runs beside whom."""
 
 import contextlib
+import gc
 import io
 import os
 import subprocess
@@ -27,6 +28,11 @@ def pytest_collection_modifyitems(items):
         values = item.callspec.params.values() if hasattr(item, "callspec") else []
         methods = [value for value in values if isinstance(value, str) and value in list_models()]
         item.add_marker(pytest.mark.xdist_group(" ".join([item.path.name, *methods[:1]])))
+
+
+def pytest_collection_finish():
+    """What was imported until here stays to the end: garbage is looked for among the rest, in less time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
