@@ -216,14 +216,13 @@ def _joint_lines(texts: pd.Series) -> str:
 def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
     """Add the category "average" to each dataset, setting, method and metric: the mean over its categories.
 
-    The mean covers the categories that are done and in which the metric is defined; `state` is "partly" unless all are.
+    The mean covers the categories that have a number; `state` is "partly" unless all have one, of all their seeds.
     """
     rows = []
     for (dataset, setting, method, metric), group in cells.groupby(
         ["dataset", "setting", "method", "metric"], sort=False
     ):
-        state = _joint_state(list(group["state"]))
-        lacking = group["ours"].isna()
+        has, whole = group["ours"].notna(), group["state"].eq("done")
         rows.append(
             {
                 "dataset": dataset,
@@ -237,7 +236,7 @@ def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
                 "low": float("nan"),
                 "high": float("nan"),
                 "no_interval": "",
-                "state": "partly" if state == "done" and lacking.any() and not lacking.all() else state,
+                "state": "partly" if has.any() and not (has & whole).all() else _joint_state(list(group["state"])),
                 "phantom": group["phantom"].any(),
                 "runs": _joint_runs(group["runs"]),
                 "joint": group["joint"].any(),

@@ -147,6 +147,20 @@ def test_average_says_when_categories_are_missing(tmp_path):
     assert "80.00 (partly)<br>" in show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
 
 
+@pytest.mark.parametrize("missing", ["", "no data", "not in this profile"])
+def test_an_average_of_nothing_but_halves_is_marked_and_never_the_best(tmp_path, missing):
+    half = [leave_run(tmp_path, "UB", 0.9), cell("UB", seed=1)]  # of two seeds one is done
+    whole = {each: {"image_auroc": 0.4} for each in ("UB", "DC", "CDIP", "CFP16", "CFP20")}
+    joint = leave_run(tmp_path, "", 0.4, seed=2, categories=whole)
+    others = [joint | {"category": name, "method": "onenip", "seed": 0} for name in whole]
+    leave_plan(tmp_path, [cell("CDIP", missing=missing), *half, *others])
+    table = comparison("cxr_ad", "II", tmp_path)
+    assert row(table, "average")["ours"] == pytest.approx(90)
+    assert row(table, "average")["state"] == "partly"
+    assert "90.00 (partly)<br>" in show_comparison(table, "image_auroc").data
+    assert "average" not in {key[1] for key in best(table, "ours") if key[3] == "patchcore"}
+
+
 def test_a_mean_that_lacks_what_is_undefined_is_marked_and_never_the_best(tmp_path):
     found = [
         leave_run(tmp_path, "UB", None),
