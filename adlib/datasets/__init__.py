@@ -15,7 +15,7 @@ import pandas as pd
 from adlib import plugins
 from adlib.decoding.masks import check_rule
 from adlib.errors import InputError, did_you_mean
-from adlib.samples import check_phantom, name_items, phantom_root
+from adlib.samples import check_phantom, count, name_items, phantom_root
 
 _NAMES = [
     "btad",
@@ -129,6 +129,41 @@ def load_samples(
     if (drawn := phantom_root(samples)) and drawn not in (root, *root.parents):  # a list of files that lie elsewhere
         check_phantom(drawn)
     return samples
+
+
+def beside_published(name: str, samples: pd.DataFrame, category: str | None = None) -> pd.DataFrame:
+    """Per category the counts "train / test normal / test anomalous" as found and as published, and whether it
+    `agrees`, as all do of a set without published counts, with which to disagree.
+
+    samples: as `load_samples` gave them for the same name and category.
+    """
+    published = facts(name).count_table()
+    known = len(published) > 0
+    if category is not None:  # named as in the samples: some sets know a category by two names
+        published = published[published.index.isin(samples["category"])]
+    columns = ["train", "test_normal", "test_anomalous"]
+
+    def text(table: pd.DataFrame) -> pd.Series:
+        return table[columns].astype(int).astype(str).agg(" / ".join, axis=1) if len(table) else pd.Series()
+
+    both = pd.DataFrame({"found": text(count(samples)), "published": text(published)}).fillna("none")
+    both["agrees"] = (both["found"] == both["published"]) | (not known)
+    return both.rename_axis("category")
+
+
+def unlike_published(name: str, samples: pd.DataFrame, category: str | None = None) -> str:
+    """A sentence if these are not as many images as the publication counts: numbers from them are not of that set. ""
+    where they are, and where nothing is published.
+
+    samples: as of `beside_published`.
+    """
+    counts = beside_published(name, samples, category)
+    found = [f"{row.Index} {row.found} ({row.published})" for row in counts[~counts["agrees"]].itertuples()]
+    if not found:
+        return ""
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    told = "Not the published images: train / test normal / test anomalous, and in brackets as published: "
+    return f"{told}{', '.join(found[:3])}{more}."
 
 
 def training_defects(name: str, samples: pd.DataFrame) -> pd.DataFrame:

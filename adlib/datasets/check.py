@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from adlib import hdf5
 from adlib import samples as table_of
-from adlib.datasets import facts, isp_ad, left_out, load_samples
+from adlib.datasets import beside_published, isp_ad, left_out, load_samples
 from adlib.datasets.mvtec_tree import masks_of_normal
 from adlib.decoding import resizing
 from adlib.decoding.masks import RESIZES, Fate, fit_mask, inspect_mask
@@ -122,11 +122,7 @@ def check(
             f"The 16-bit images never exceed {brightest}: on the default scale (65535 = white) they are almost "
             f"black. Give window=(0, {top}) to ImageSet, or --set window=0,{top}."
         )
-    published = facts(name).count_table()
-    known = len(published) > 0
-    if category is not None:  # named as in the samples: some sets know a category by two names
-        published = published[published.index.isin(samples["category"])]
-    counts = _compare(table_of.count(samples), published, known)
+    counts = beside_published(name, samples, category)
     for row in counts[~counts["agrees"]].itertuples():
         remarks.append(f"{row.Index}: {row.found} images found, {row.published} published.")
     return Findings(counts, problems, remarks)
@@ -167,18 +163,3 @@ class _Fates:
                 f"{cut} are cut by the crop; {len(empty)} of {len(fates)} masks are empty{named}."
             )
         return texts
-
-
-def _compare(found: pd.DataFrame, published: pd.DataFrame, known: bool) -> pd.DataFrame:
-    """Per category the counts "train / test normal / test anomalous" as found and as published.
-
-    known: whether the set has published counts at all, with which to disagree.
-    """
-    columns = ["train", "test_normal", "test_anomalous"]
-
-    def text(table: pd.DataFrame) -> pd.Series:
-        return table[columns].astype(int).astype(str).agg(" / ".join, axis=1) if len(table) else pd.Series()
-
-    both = pd.DataFrame({"found": text(found), "published": text(published)}).fillna("none")
-    both["agrees"] = (both["found"] == both["published"]) | (not known)
-    return both.rename_axis("category")

@@ -304,14 +304,18 @@ class Run:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What a reader must know before believing the numbers: phantom data, pictures that were not read, items in
-        training and test, random weights, validation images that were passed over.
+        """What a reader must know before believing the numbers: phantom data, images that are not as many as the set's
+        publication counts, pictures that were not read, items in training and test, random weights, validation images
+        that were passed over.
         """
-        from adlib.datasets import left_out
+        from adlib.datasets import left_out, unlike_published
+        from adlib.samples import phantom_facts
 
         data = self.dataset, self.root, self.loaded_samples, self.category or None, self.data_settings
         texts = data_warnings(self.samples, self.dataset, left_out(*data), self.create_model().warnings)
-        return [*texts, *self._validation_warnings()]
+        # A phantom has its own numbers, and says that it is one.
+        unlike = "" if phantom_facts(self.samples) else unlike_published(self.dataset, self.loaded_samples, data[3])
+        return [*([unlike] if unlike else []), *texts, *self._validation_warnings()]
 
     def _validation_warnings(self) -> list[str]:
         """A sentence if there are validation images and the method holds out training images instead."""

@@ -46,6 +46,25 @@ def test_key_is_equal_for_equal_work(tree, tmp_path):
     assert run_on(make_tree(tmp_path / "copy")).key == base
 
 
+def test_a_run_on_part_of_a_published_set_says_how_many_images_there_are(tmp_path):
+    def said(**changes):
+        run = run_on(tmp_path, **{"dataset": "cxr_ad"} | changes)
+        return [text for text in run.warnings if "published" in text]
+
+    make_tree(tmp_path, "CDIP")
+    one = "Not the published images: train / test normal / test anomalous, and in brackets as published: "
+    one += "CDIP 6 / 4 / 4 (94 / 13 / 164)"
+    assert said(category="CDIP") == [one + "."]
+    assert said(category="CDIP", settings=SETTINGS | {"train_limit": 5}) == [one + "."]  # those on disk
+    rest = ", CFP16 none (54 / 10 / 60), CFP20 none (135 / 31 / 185) and 2 more."
+    assert said(category="") == [one + rest]  # a joint model learns of one part what the paper's learned of five
+    make_tree(tmp_path, "CFP16", train=54, normal=10, anomalous=60, size=8)
+    assert said(category="CFP16") == []
+    assert said(dataset="folder", category="CDIP") == []  # of which nothing is published
+    (tmp_path / "PHANTOM.json").write_text(json.dumps({"seed": 0}))
+    assert said(category="CDIP") == []  # it says what it is
+
+
 def test_a_run_says_that_it_passes_validation_images_over(tmp_path):
     tree = make_tree(tmp_path)
 
