@@ -48,6 +48,9 @@ from adlib.training_set import SYNTHETIC, choose_real
 LAST_STAGE = 4  # of a ResNet: layer4
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in a grey value (ITU-R BT.601)
 PARTLY_RANDOM = "Features of layer4 start random: these weights end with layer3, where the paper's are a whole network."
+DRAWN_DEFECTS = (
+    "Drawn defects: random walks on the normal training images, where the paper learns from synthetic patches on disk."
+)
 TEST_SELECTION = "Trained until the loss on the TEST images was lowest, as in the paper: the results are optimistic."
 
 
@@ -189,7 +192,8 @@ class MixedSupervised(Detector):
     @property
     def warnings(self) -> list[str]:
         partly = self.weights == "bundled" or "layer4" in (self.origin or {})
-        own = {PARTLY_RANDOM: partly, TEST_SELECTION: self.selection == "test"}
+        drawn = getattr(self, "drawn_", False)
+        own = {PARTLY_RANDOM: partly, TEST_SELECTION: self.selection == "test", DRAWN_DEFECTS: drawn}
         injected = len(getattr(self, "real_", []))
         fewer = f"Asked for {self.number} real defects, the training images hold {injected}: all of them are injected."
         own[fewer] = hasattr(self, "real_") and self.defects != "none" and injected < (self.number or 0)
@@ -240,9 +244,15 @@ class MixedSupervised(Detector):
         if self.selection == "training" and self.validation_share:
             count = min(max(1, count), len(patches) - 1)
         how = {"augmentation": AUGMENTATIONS[self.augmentation], "seed": self.seed_}
-        how["synthesise"] = self.synthetic and not synthetic.any()
+        how["synthesise"] = self.drawn_ = bool(self.synthetic and not synthetic.any())
         shuffle_seed = self.seed_ if self.shuffle_seed is None else self.shuffle_seed
         real = choose_real(samples, self.defects, self.number, shuffle_seed)
+        if self.number and self.defects != "none" and not len(real):
+            # A table's row is called by the number, and would show what was learned without any.
+            raise InputError(
+                f"number={self.number}, but the training images hold no real defect (ISP-AD's are read where "
+                "real_defects lies beside the HDF5 file of supervised patches): give both, or defects=none."
+            )
         self.real_ = samples["image"].iloc[real].tolist()
         if not self.synthetic and not (len(real) and self.probability):
             raise InputError("synthetic=False leaves nothing anomalous to learn from: inject real defects.")

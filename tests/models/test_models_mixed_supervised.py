@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from adlib import ImageSet, InputError, create_model, load_samples
 from adlib.features.backbones import build_network
 from adlib.features.weights import BUNDLED
-from adlib.models.mixed_supervised import MixedSupervised, PatchClassifier, Patience, fill_classifier
+from adlib.models.mixed_supervised import DRAWN_DEFECTS, MixedSupervised, PatchClassifier, Patience, fill_classifier
 from adlib.phantoms import draw, screen_print
 from adlib.runs.run import Run
 from adlib.samples import make_samples, select
@@ -69,6 +69,18 @@ def test_without_a_supervised_part_samples_stay_as_they_are(tmp_path):
     assert supervised_part(plain).equals(plain)
     foreign = load_samples("folder", make_tree(tmp_path / "tree"))
     assert MixedSupervised.training_samples("folder", foreign) is foreign
+
+
+def test_without_supervised_patches_drawn_defects_are_said_and_no_number_of_real_ones_is_fulfilled_by_none(root):
+    normal = ImageSet(select(load_samples("isp_ad", root), split="train"), size=32)
+
+    def fitted(**settings):
+        model = untrained("mixed_supervised", **QUICK, epochs=0, validation_share=0, **settings)
+        return model.fit(normal, device="cpu", progress=False)
+
+    assert DRAWN_DEFECTS in fitted(defects="none", number=10).warnings
+    with pytest.raises(InputError, match="number=10, but the training images hold no real defect"):
+        fitted(defects="mixed", number=10)
 
 
 def test_two_supervised_files_are_one_too_many(tmp_path):
@@ -408,6 +420,7 @@ def test_loss_is_the_cross_entropy_of_the_mean(train):
 def test_asking_for_more_real_defects_than_there_are_is_said(train):
     model = untrained("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 172})
     model.fit(train, device="cpu", progress=False)
+    assert DRAWN_DEFECTS not in model.warnings  # its synthetic patches are on disk
     said = "Asked for 172 real defects, the training images hold 7: all of them are injected."
     assert said in model.warnings
     assert len(model.choices["real defects"]) == 7
