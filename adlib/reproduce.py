@@ -21,6 +21,7 @@ from adlib.runs.plan import (
     in_the_way_lines,
     leave_out_without_weights,
     plan,
+    rows_without_images,
     write_plan,
 )
 from adlib.runs.record import FAILED
@@ -69,7 +70,7 @@ def reproduce(
     out = Path(out).expanduser().resolve()
     cells = make_plan(names, profile, environment.available_cpus())
     fetch_weights(cells)
-    for line in leave_out_without_weights(cells):
+    for line in [*leave_out_without_weights(cells), *rows_without_images(cells)]:
         say(line)
     write_plan(cells, profile, out)
     runs, store = distinct_runs(cells), Store(out / "runs")

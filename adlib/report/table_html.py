@@ -28,6 +28,7 @@ from adlib.report.table_notes import (
     order_line,
     protocol_notes,
     shared_runs,
+    unnamed_rows,
 )
 from adlib.report.tables import COUNTS, comparison, largest, profile_of
 from adlib.report.trivial_rows import trivial_rows
@@ -82,7 +83,7 @@ def table_page(
     places = cells[["dataset", "category"]].drop_duplicates()
     together = len(places) * len(metrics) <= PLACES_BESIDE
     on_methods, on_metrics = protocol_notes(cells)
-    on_metrics += shared_runs(cells)
+    on_metrics += [*shared_runs(cells), *unnamed_rows(cells)]
     marks: dict[str, str] = {}
     for number, (names, text) in enumerate(on_methods, 1):
         marks |= {method: marks.get(method, "") + note_mark(number, text) for method in names}

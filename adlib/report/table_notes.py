@@ -73,6 +73,21 @@ def shared_runs(table: pd.DataFrame) -> list[str]:
     return list(said)
 
 
+def unnamed_rows(table: pd.DataFrame) -> list[str]:
+    """A sentence for each category that was run but has no test images of sub-classes that the table has rows of: these
+    are found by the names of their folders.
+    """
+    cells = table[table["category"].str.contains("/") & table["state"].eq("no data") & table["runs"].ne("")]
+    lacking: dict[str, dict[str, None]] = {}
+    for name in cells["category"]:
+        category, _, group = name.partition("/")
+        lacking.setdefault(category, {})[group] = None
+    return [
+        f"Our runs on {category} have no test images of {', '.join(groups)}: sub-classes go by their folders."
+        for category, groups in lacking.items()
+    ]
+
+
 def _on_pro(pro: dict) -> str:
     """What is compared in the columns of PRO. pro: as in paper.yaml."""
     return (

@@ -327,6 +327,28 @@ def state(cell: Cell, store: Store) -> str:
     return "done" if store.is_finished(cell.run.key) else "to do"
 
 
+def rows_without_images(cells: Iterable[Cell]) -> list[str]:
+    """A sentence for each category of which a table prints sub-classes that its test images have none of: folders may
+    be called otherwise than the table's rows, which then stay empty whatever is run.
+    """
+    places = {(cell.paper, cell.dataset, cell.category): cell.run for cell in cells if cell.run}
+    lines = []
+    for (paper, dataset, category), run in places.items():
+        printed = pd.DataFrame(columns=papers.COLUMNS) if papers.is_study(paper) else papers.printed(paper)
+        rows = printed.loc[printed["dataset"] == dataset, "category"].drop_duplicates()
+        wanted = [name.partition("/")[2] for name in rows if name.startswith(f"{category}/")]
+        if not wanted:
+            continue
+        samples = run.loaded_samples
+        tested = samples.loc[(samples["split"] == "test") & (samples["category"] == category), "group"].unique()
+        if lacking := [name for name in wanted if name not in tested]:
+            lines.append(
+                f"{dataset}/{category}: there are no test images of {', '.join(lacking)}, of which {paper} prints "
+                f"rows; the folders are {', '.join(tested)}. Rename them as the rows, or these stay empty."
+            )
+    return lines
+
+
 def write_plan(cells: list[Cell], profile: Profile, out: Path) -> None:
     """Leave one plan per paper in out/plans: it tells the tables which runs belong to which cell."""
     for paper in {cell.paper for cell in cells}:

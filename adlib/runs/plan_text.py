@@ -6,7 +6,7 @@ from pathlib import Path
 from adlib.datasets import facts, list_datasets
 from adlib.papers import is_study
 from adlib.runs.estimate import NOTHING_LEFT, estimate
-from adlib.runs.plan import STATES, Cell, Profile, distinct_runs, in_the_way_lines, state
+from adlib.runs.plan import STATES, Cell, Profile, distinct_runs, in_the_way_lines, rows_without_images, state
 from adlib.runs.store import Store
 from adlib.runs.titles import distinct_titles
 
@@ -28,6 +28,7 @@ def plan_text(cells: list[Cell], profile: Profile, store: Store, every_cell: boo
         _failed_lines(cells, states, store),
         _missing_lines(cells, profile),
         _hopeless_lines(cells, states),
+        rows_without_images(cells),
         _summary_lines(cells, states, store),
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)

@@ -428,6 +428,11 @@ def test_a_sub_class_that_the_data_lack_is_said_to_be_missing(tmp_path):
     assert states["average"] == "partly"
     page = show_comparison(table, "image_auroc").data
     assert (page.count(">undefined<"), page.count(">no data<")) == (1, 3)
+    assert "sub-classes go by their folders" not in page
+    (Store(tmp_path / "runs").path(left["key"]) / "run.ipynb").touch()  # a run that can be looked at
+    page = show_comparison(comparison("texture_ad", "2", tmp_path), "image_auroc").data
+    said = "Our runs on cloth have no test images of subclass3, subclass4, subclass5: sub-classes go by their folders."
+    assert page.count(said) == 1
 
 
 def test_sub_classes_of_a_joint_run_are_those_of_their_own_category(tmp_path):

@@ -18,6 +18,7 @@ from adlib.runs.plan import (
     in_the_way_lines,
     plan,
     read_profile,
+    rows_without_images,
     state,
     write_plan,
 )
@@ -179,6 +180,19 @@ def test_a_study_takes_one_set_of_ones_own_for_all_of_its_data(tmp_path):
 
 
 @pytest.mark.slow
+def test_sub_classes_that_are_not_called_as_a_tables_rows_are_named_before_anything_is_run(tmp_path):
+    for name in ("steady", "subclass2", "dark"):
+        make_tree(tmp_path / "texture_ad" / "cloth", name)
+    profile = Profile("mine", str(tmp_path), settings={"train_enlarged": None})
+    cells = plan(["texture_ad"], profile, tmp_path)
+    said = [
+        "texture_ad/cloth: there are no test images of subclass1, subclass3, subclass4, subclass5, of which texture_ad "
+        "prints rows; the folders are dark, steady, subclass2. Rename them as the rows, or these stay empty."
+    ]
+    assert rows_without_images(cells) == said
+    assert said[0] in plan_text(cells, profile, Store(tmp_path / "runs"))
+
+
 def test_phantoms_drawn_by_several_processes_are_those_of_one(tmp_path):
     small = Profile("small", data="phantoms", difficulty="plain", phantoms={"miic": {"size": 64}})
     for processes in (1, 2):
