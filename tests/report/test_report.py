@@ -433,6 +433,8 @@ def test_a_sub_class_that_the_data_lack_is_said_to_be_missing(tmp_path):
     page = show_comparison(comparison("texture_ad", "2", tmp_path), "image_auroc").data
     said = "Our runs on cloth have no test images of subclass3, subclass4, subclass5: sub-classes go by their folders."
     assert page.count(said) == 1
+    drawn = comparison("texture_ad", "2", tmp_path).assign(phantom=True)
+    assert "go by their folders" not in show_comparison(drawn, "image_auroc").data
 
 
 def test_sub_classes_of_a_joint_run_are_those_of_their_own_category(tmp_path):

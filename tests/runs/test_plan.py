@@ -191,6 +191,8 @@ def test_sub_classes_that_are_not_called_as_a_tables_rows_are_named_before_anyth
     ]
     assert rows_without_images(cells) == said
     assert said[0] in plan_text(cells, profile, Store(tmp_path / "runs"))
+    (tmp_path / "texture_ad" / "PHANTOM.json").write_text(json.dumps({"seed": 0}))
+    assert rows_without_images(cells) == []
 
 
 def test_phantoms_drawn_by_several_processes_are_those_of_one(tmp_path):
