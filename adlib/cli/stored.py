@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adlib.cli.options import Out, complete_dataset, complete_method, complete_paper
+from adlib.cli.options import Out, complete_dataset, complete_method, complete_paper, print_warnings
 from adlib.errors import InputError, did_you_mean
 from adlib.files import check_writable, printable, spreadsheet_csv, write_text
 from adlib.rounding import rounded_text
@@ -115,14 +115,17 @@ def table(
     """Print published, ours and difference, in percent; as a long table, a wide one with a column per method, or as the
     paper prints it. On drawn data nothing is subtracted, and `--printed` says whether our runs found what was drawn.
     Else rows "baseline: ..." are of trivial baselines on the images of our runs: ours alone, of no paper.
+    What must be known before believing ours (drawn data, other weights or settings than the paper's) is said beside.
     """
     import pandas as pd
 
     from adlib.papers import protocol
+    from adlib.report.facts import warnings_of
     from adlib.report.known_answers import known_answers
     from adlib.report.printed_text import printed_text
+    from adlib.report.provenance import profile_sentence
     from adlib.report.table_text import FORMS, long_form, table_text, wide_form
-    from adlib.report.tables import comparison
+    from adlib.report.tables import comparison, profile_of
     from adlib.report.trivial_rows import trivial_rows
 
     if printed and (wide or form != "text"):
@@ -130,7 +133,8 @@ def table(
     if form not in FORMS:
         raise InputError(f"--format {form!r} must be one of {', '.join(FORMS)}.{did_you_mean(form, FORMS)}")
 
-    for name in [table] if table else protocol(paper)["tables"]:
+    names = [table] if table else list(protocol(paper)["tables"])
+    for name in names:
         cells = comparison(paper, name, out)
         title = f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else "")
         trivial = trivial_rows(cells, out)
@@ -139,6 +143,9 @@ def table(
         else:
             cells = cells if trivial.empty else pd.concat([cells, trivial], ignore_index=True)
             print(table_text(wide_form(cells) if wide else long_form(cells), form, title), end="")
+    told = warnings_of(paper, out, names)
+    told += [profile_sentence([profile_of(paper, out)])] if cells["ours"].notna().any() else []
+    print_warnings(dict.fromkeys(filter(None, told)))
 
 
 def report(out: Out = Path("reports")) -> None:

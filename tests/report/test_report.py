@@ -16,6 +16,7 @@ import pytest
 from conftest import finished_record
 
 from adlib import InputError
+from adlib.cli.stored import table as print_table
 from adlib.papers import protocol
 from adlib.report import (
     across_banner,
@@ -120,6 +121,21 @@ def test_mean_and_sd_over_seeds_and_difference_in_points(tmp_path):
     assert found["sd"] == pytest.approx(8**0.5)
     assert found["difference"] == pytest.approx(92 - 99.43)
     assert found["state"] == "done"
+
+
+def test_a_table_in_the_terminal_says_what_the_page_says_in_red(tmp_path, capsys):
+    drawn = leave_run(tmp_path, "DC", 0.9, phantom={"seed": 0})
+    (tmp_path / "plans").mkdir()
+    plan = {"paper": "cxr_ad", "profile": "mine.yaml", "cells": [drawn, leave_run(tmp_path, "UB", 0.9)]}
+    write_json(tmp_path / "plans" / "cxr_ad.json", plan)
+    for form in ({}, {"wide": True}, {"printed": True}, {"form": "csv"}):
+        print_table("cxr_ad", "II", tmp_path, **form)
+        printed = capsys.readouterr()
+        assert "warning: Phantom data: drawn.\nwarning: Profile mine.yaml: its budgets" in printed.err
+        assert "warning" not in printed.out  # which goes into files
+    leave_plan(tmp_path, [])
+    print_table("cxr_ad", "II", tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_averages_are_subtracted_over_the_same_categories_and_counts_never(tmp_path):
