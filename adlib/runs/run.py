@@ -315,7 +315,21 @@ class Run:
         texts = data_warnings(self.samples, self.dataset, left_out(*data), self.create_model().warnings)
         # A phantom has its own numbers, and says that it is one.
         unlike = "" if phantom_facts(self.samples) else unlike_published(self.dataset, self.loaded_samples, data[3])
-        return [*([unlike] if unlike else []), *texts, *self._validation_warnings()]
+        return [*([unlike] if unlike else []), *texts, *self._auxiliary_warnings(), *self._validation_warnings()]
+
+    def _auxiliary_warnings(self) -> list[str]:
+        """A sentence for each set that a zero-shot method learned from and that is drawn, or not as published."""
+        from adlib.datasets import load_samples, unlike_published
+        from adlib.samples import phantom_facts
+
+        texts = []
+        for name, root in self.auxiliary_roots if self.auxiliary is not None else ():
+            samples = load_samples(name, root)
+            if phantom_facts(samples):
+                texts.append(f"Learned from phantom data: {name} in {root} is drawn by adlib.")
+            elif unlike := unlike_published(name, samples):
+                texts.append(f"Learned from {name}. {unlike}")
+        return texts
 
     def _validation_warnings(self) -> list[str]:
         """A sentence if there are validation images and the method holds out training images instead."""

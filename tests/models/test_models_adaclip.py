@@ -232,6 +232,18 @@ def test_two_folders_of_one_kind_of_data_set_are_both_learned_from(run, trees, t
     assert asked(trees[0], trees[0]).key == run.key
 
 
+def test_auxiliary_sets_that_are_drawn_or_not_whole_are_said(run, tmp_path):
+    tree = make_tree(tmp_path / "cxr_ad", "CDIP")
+    asked = Run(**run.as_dict() | {"settings": run.settings | {"auxiliary": [f"cxr_ad:{tree}"]}})
+    (said,) = [text for text in asked.warnings if text.startswith("Learned from")]
+    assert said.startswith("Learned from cxr_ad. Not the published images:")
+    assert "CDIP 6 / 4 / 4 (94 / 13 / 164), CFP16 none (54 / 10 / 60)" in said
+    (tree / "PHANTOM.json").write_text('{"seed": 0}')
+    drawn = Run(**asked.as_dict())
+    assert f"Learned from phantom data: cxr_ad in {tree} is drawn by adlib." in drawn.warnings
+    assert not [text for text in run.warnings if text.startswith("Learned from")]
+
+
 def test_wrong_auxiliary_sets_get_their_sentence(run, trees):
     def asked(**settings):
         return Run(**run.as_dict() | {"settings": run.settings | settings})
