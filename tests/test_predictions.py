@@ -1,5 +1,6 @@
 """Predictions: saving, loading, evaluating, and which samples are shown."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import make_tree
 
 from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
 from adlib.figures import telling_samples
+from adlib.predictions import oracle_threshold
 from adlib.samples import select
 
 
@@ -30,6 +32,12 @@ def test_perfect_predictions_score_one(perfect):
 
 def test_given_masks_replace_the_files(perfect):
     assert evaluate(perfect, masks=~perfect.masks)["pixel_auroc"] == 0
+
+
+def test_the_overlap_at_the_images_threshold_is_at_that_of_the_scores(perfect):
+    faint = replace(perfect, maps=0.5 * perfect.maps)  # whose highest pixels are no scores of images
+    name = "pro_at_image_f1"
+    assert [evaluate(each, pro_variants=[name])[name] for each in (perfect, faint)] == [1, 0]
 
 
 def test_without_maps_or_masks_pixel_metrics_are_nan_with_a_reason(perfect):
@@ -159,7 +167,17 @@ def test_images_of_unknown_label_change_no_metric(perfect):
     metrics, masks = evaluate(unsure), unsure.masks
     assert [metrics[name] for name in ("image_auroc", "pixel_auroc", "aupro")] == pytest.approx([1, 1, 1])
     assert evaluate(unsure, masks=masks) == metrics == evaluate(unsure.known)
+    assert oracle_threshold(unsure) == oracle_threshold(unsure.known) == 1
     assert len(unsure.known) == 6
+
+
+def test_masks_of_predictions_that_do_not_say_how_are_shrunk_as_they_were_then(perfect, tmp_path):
+    folder = perfect.save(tmp_path / "older")
+    (folder / "checksums.json").unlink()
+    settings = json.loads((folder / "settings.json").read_text())
+    del settings["mask_resize"]
+    (folder / "settings.json").write_text(json.dumps(settings))
+    assert Predictions.load(folder).images.mask_resize == "nearest" != perfect.images.mask_resize
 
 
 def test_unknown_images_alone_leave_every_metric_undefined_with_a_reason(perfect):

@@ -100,6 +100,7 @@ def test_aupro_counts_each_region_once():
     maps = np.where(mask, -1.0, 0.0)
     maps[0, 2, 2] = 1.0
     assert pixel_metrics(mask, maps)["aupro"] == pytest.approx(0.5)
+    assert pixel_metrics(mask, maps, regions=True)["aupro_regions"] == 2
 
 
 def test_pixels_that_touch_at_a_corner_are_one_region():

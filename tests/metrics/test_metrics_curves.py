@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adlib.metrics import decision_metrics, image_curves, image_metrics, pixel_curves, pixel_metrics
+from adlib.metrics import decision_metrics, image_curves, image_metrics, pixel_curves, pixel_metrics, sums
 
 
 def test_points_of_a_curve_counted_by_hand():
@@ -32,6 +32,15 @@ def test_areas_and_best_f1_are_those_of_the_metrics():
     assert found.threshold[best] == metrics["image_f1max_threshold"]
     decisions = decision_metrics(labels, scores, found.threshold[best])
     assert (found.recall[best], found.fpr[best]) == pytest.approx((decisions["recall"], decisions["fpr"]))
+
+
+@pytest.mark.parametrize("block", [1, 2, 1 << 15])
+def test_of_several_thresholds_of_best_f1_the_highest_is_taken(block, monkeypatch):
+    monkeypatch.setattr(sums, "BLOCK", block)
+    labels, scores = [1, 0, 0, 1], [4, 3, 2, 1]  # one found of two and no alarm, or both and two alarms: 2 / 3
+    found = image_metrics(labels, scores)
+    assert (found["image_f1max"], found["image_f1max_threshold"]) == (pytest.approx(2 / 3), 4)
+    assert image_curves(labels, scores).best_f1() == 0
 
 
 def test_area_below_the_pro_curve_is_aupro():

@@ -47,6 +47,13 @@ def test_pixel_decisions_count_pixels():
     assert [metrics[k] for k in ("tp", "fn", "fp", "tn")] == [1, 1, 2, 4]
 
 
+def test_a_threshold_is_not_rounded_to_the_scores():
+    score = np.float32(0.1)
+    just_above = float(score) + 1e-9  # which float32 cannot tell from the score
+    assert decision_metrics([1], [score], float(score))["tp"] == 1
+    assert decision_metrics(np.array([1]), np.array([score]), just_above)["tp"] == 0
+
+
 def test_best_f1_threshold_is_the_oracle_of_image_metrics():
     rng = np.random.default_rng(1)
     labels, scores = rng.integers(0, 2, 50), rng.standard_normal(50).astype(np.float32)
@@ -137,6 +144,8 @@ def test_recall_by_size_by_hand():
     assert [row["recall"] for row in rows[:2]] == [0.5, 1.0]
     assert math.isnan(rows[2]["recall"]) and rows[2]["reason"] == "no defect of this size"
     assert all(row["recall_low"] <= row["recall"] <= row["recall_high"] for row in rows if row["n"])
+    half = recall_by_size([1, 2], np.array([False, True]), [0, 5], level=0.5)[0]
+    assert (half["recall_low"], half["recall_high"]) == wilson_interval(1, 2, 0.5) != wilson_interval(1, 2)
 
 
 def test_bins_of_the_largest_defect_hold_every_defect():

@@ -75,6 +75,7 @@ def test_labels_are_never_mixed_within_a_users_stratum():
     labels, scores = image_set(4, n=12)
     result = bootstrap_images(labels, scores, replicates=200, strata=["line 1"] * 12)
     assert all(not math.isnan(result[key]["low"]) for key in IMAGE)
+    assert result == bootstrap_images(labels, scores, replicates=200)  # the labels are strata by themselves
     with pytest.raises(InputError, match="strata"):
         bootstrap_images(labels, scores, strata=["line 1"])
 
@@ -92,6 +93,39 @@ def test_intervals_hold_the_value_and_narrow_with_more_images():
     for key in PIXEL:
         assert pixels[key]["low"] <= pixels[key]["value"] <= pixels[key]["high"]
         assert pixels[key]["std"] > 0
+
+
+def test_an_interval_goes_from_quantile_to_quantile_of_the_replicates():
+    labels, scores = image_set(10)
+    drawn = _ImageEvidence(labels, scores).replicate(draw_counts(labels, 300, seed=5))[:, 0]
+    for level, ends in ((0.95, (0.025, 0.975)), (0.8, (0.1, 0.9))):
+        found = bootstrap_images(labels, scores, replicates=300, seed=5, level=level)["image_auroc"]
+        assert (found["low"], found["high"]) == pytest.approx(np.quantile(drawn, ends))
+        assert found["std"] == pytest.approx(drawn.std(ddof=1))
+
+
+def test_the_interval_of_a_difference_is_that_of_paired_replicates_of_items():
+    labels, first = image_set(11)
+    second, items = first + np.random.default_rng(1).standard_normal(60), np.arange(60) // 6
+    counts = draw_counts(labels, 300, 5, items)
+    one, other = (_ImageEvidence(labels, scores).replicate(counts)[:, 0] for scores in (first, second))
+    options = {"replicates": 300, "seed": 5, "items": items}
+    for level, ends in ((0.95, (0.025, 0.975)), (0.8, (0.1, 0.9))):
+        found = compare_images(labels, first, second, level=level, **options)["image_auroc"]
+        assert (found["low"], found["high"]) == pytest.approx(np.quantile(one - other, ends))
+
+
+def test_both_of_two_compared_are_up_to_the_same_false_positive_rate():
+    masks, maps = pixel_set(12)
+    found = compare_pixels(masks, maps, maps, replicates=10, pro_limit=0.05)["aupro"]
+    assert found["first"] == found["second"] == pixel_metrics(masks, maps, pro_limit=0.05)["aupro"]
+    assert found["low"] == found["high"] == 0
+
+
+def test_one_stratum_of_a_single_image_leaves_the_interval_that_the_others_give():
+    labels, scores = image_set(13, n=12)
+    found = bootstrap_images(labels, scores, replicates=50, strata=["alone"] + ["others"] * 11)
+    assert "reasons" not in found and found["image_auroc"]["low"] < found["image_auroc"]["high"]
 
 
 def test_bootstrap_of_one_class_is_nan_with_a_reason():
@@ -138,6 +172,10 @@ def test_a_clearly_better_detector_is_told_apart_and_a_noisy_copy_is_not():
     assert compare_pixels(masks, maps, lost, replicates=200)["pixel_auroc"]["p_value"] < 0.05
 
 
+def _logit(share):
+    return math.log(share / (1 - share))
+
+
 def delong_by_definition(labels, first, second):
     """Structural components as in the paper's equations 3 to 5, pair by pair."""
     labels = np.asarray(labels, bool)
@@ -163,6 +201,8 @@ def test_delong_equals_its_definition(ties):
     assert alone["image_auroc"] == pytest.approx(one, abs=1e-12)
     assert alone["std"] == pytest.approx(math.sqrt(covariance[0, 0]), abs=1e-12)
     assert 0 < alone["low"] < one < alone["high"] < 1
+    reach = {level: _logit(delong(labels, first, level)["high"]) - _logit(one) for level in (0.8, 0.95)}
+    assert reach[0.95] / reach[0.8] == pytest.approx(1.9600 / 1.2816, abs=1e-4)  # quantiles of the normal distribution
     paired = delong_compare(labels, first, second)
     std = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     assert paired["std"] == pytest.approx(std, abs=1e-12)

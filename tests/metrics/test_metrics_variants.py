@@ -93,10 +93,34 @@ def test_pro_dilated_equals_its_loop():
     assert pro_dilated(masks, maps)["pro_dilated"] > aupro(masks, maps)
 
 
+def test_a_point_at_the_limit_itself_is_kept_where_the_original_code_keeps_it():
+    masks, maps = smooth_set(2)
+    fpr, pro = sweep(masks, maps, levels_up(maps))
+    limit = fpr[fpr < 0.3].max()
+    below = fpr < limit
+    expected = -np.trapezoid(pro[below], stretch(fpr[below]))
+    assert pro_200_thresholds(masks, maps, limit=limit)["pro_200_thresholds"] == pytest.approx(expected, abs=1e-12)
+    fpr, pro = sweep(masks, maps, maps.max() - np.arange(200) * (maps.max() - maps.min()) / 200)
+    limit = fpr[fpr < 0.3].max()
+    upto = fpr <= limit
+    expected = np.trapezoid(stretch(pro[upto]), stretch(fpr[upto]))
+    assert pro_both_rescaled(masks, maps, limit=limit)["pro_both_rescaled"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_pixel_at_a_threshold_itself_is_not_called():
+    masks, maps = smooth_set(8)
+    maps = np.round(200 * stretch(maps))  # every score is a threshold, but the highest
+    fpr, pro = sweep(masks, maps, levels_up(maps))
+    below = fpr < 0.3
+    expected = -np.trapezoid(pro[below], stretch(fpr[below]))
+    assert pro_200_thresholds(masks, maps)["pro_200_thresholds"] == pytest.approx(expected, abs=1e-12)
+
+
 def test_pro_of_anomalous_images_leaves_normal_images_out():
     masks, maps = smooth_set(5)
     value = pro_anomalous_images(masks, maps)["pro_anomalous_images"]
     assert value == aupro(masks[:3], maps[:3])
+    assert pro_anomalous_images(masks, maps, limit=0.05)["pro_anomalous_images"] == aupro(masks[:3], maps[:3], 0.05)
     maps[3:] += 100
     assert pro_anomalous_images(masks, maps)["pro_anomalous_images"] == value
     assert aupro(masks, maps) < value
