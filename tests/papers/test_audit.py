@@ -47,6 +47,12 @@ def one_mean(*categories: str, average: str) -> dict:
     return row
 
 
+def test_a_printed_total_is_no_category_of_an_average():
+    rows = [f"1 - miic {place} images {value} -" for place, value in (("a", 10), ("b", 30), ("total", 40))]
+    (row,) = means(cells(*rows, "1 - miic average images 20 -"))
+    assert (row["recomputed"], row["agrees"]) == (20, True)
+
+
 @pytest.mark.parametrize(("text", "expected"), [("55.90", "1/200"), ("9.6", "1/20"), ("93", "1/2")])
 def test_tolerance_is_half_a_unit_of_the_last_printed_digit(text, expected):
     assert tolerance(text) == Fraction(expected)

@@ -138,6 +138,13 @@ def test_a_deviation_must_deviate_and_a_key_must_exist(monkeypatch):
     ]
 
 
+def test_what_is_said_of_a_method_goes_before_what_is_said_of_all(monkeypatch):
+    methods = {"padim": {"states": {"size": {"value": 64}}}, "every": {"states": {"size": {"value": 256}}}}
+    monkeypatch.setattr("adlib.papers.settings.shared_protocol", lambda paper: {"methods": methods})
+    assert settings("any", "padim") == {"size": 64}
+    assert settings("any", "patchcore") == {"size": 256}
+
+
 def test_a_crop_is_of_the_picture_before_it_is_resized():
     stated = {"value": 224, "of": 256}
     assert agrees(stated, "crop", {"crop": 448, "size": 512})

@@ -38,7 +38,7 @@ from adlib.report.notebooks import notebook_title, render_notebook, without_row_
 from adlib.report.pages import render_report
 from adlib.report.printed_text import printed_text
 from adlib.report.ranks import best
-from adlib.report.table_notes import shared_runs
+from adlib.report.table_notes import agreement, code_line, shared_runs
 from adlib.report.table_text import long_form, table_text, wide_form
 from adlib.runs import Run, Store
 from adlib.runs.record import failure, write_json, write_record
@@ -138,6 +138,11 @@ def test_a_table_in_the_terminal_says_what_the_page_says_in_red(tmp_path, capsys
     assert capsys.readouterr().err == ""
 
 
+def test_one_seed_that_is_far_off_moves_the_mean(tmp_path):
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", score, seed) for seed, score in enumerate((0.9, 0.9, 0.6))])
+    assert row(comparison("cxr_ad", "II", tmp_path), "UB")["ours"] == pytest.approx(80)
+
+
 def test_averages_are_subtracted_over_the_same_categories_and_counts_never(tmp_path):
     cells = [leave_run(tmp_path, "UB", 0.9), leave_run(tmp_path, "DC", 0.7), cell("CDIP", missing="no data")]
     leave_plan(
@@ -208,6 +213,10 @@ def test_a_misprinted_average_carries_its_recomputed_mean(tmp_path):
     page = show_comparison(table, "image_auroc").data
     assert '55.32 <span title="mean of the printed categories">(55.28)</span>' in page
     assert "56.58 <span" not in page  # this one is right
+    wrong = table["method"].eq("adaclip") & table["category"].eq("average") & table["metric"].eq("image_auroc")
+    for printed, marked in ((55.28, False), (55.29, True)):  # 0.4 and 0.6 of the last digit off
+        page = show_comparison(table.assign(published=table["published"].mask(wrong, printed)), "image_auroc").data
+        assert (f"{printed} <span" in page) == marked
 
     halves = comparison("three_cad", "3", tmp_path)  # 86.15 is rounded to 86.2 or cut to 86.1, 6.25 to 6.3 or 6.2
     for metric, method, means in (
@@ -218,6 +227,19 @@ def test_a_misprinted_average_carries_its_recomputed_mean(tmp_path):
         assert abs(found["recomputed"] - found["published"]) == pytest.approx(0.05)
         page = show_comparison(halves, metric).data
         assert not any(f">({mean})<" in page for mean in means)
+
+
+def test_a_difference_of_mcc_is_marked_by_its_hundredths():
+    sizes = [(1.0, "recall"), (0.03, "recall"), (0.01, "mcc"), (0.03, "mcc"), (-0.06, "mcc")]
+    found = [agreement({"method": "padim", "metric": metric, "difference": value})[1] for value, metric in sizes]
+    assert found == ["close", "close", "close", "near", "far"]
+
+
+def test_states_of_adlib_are_counted_by_number_and_not_again_in_averages():
+    cells = [("UB", 90.0, "adlib 1, uncommitted"), ("DC", 80.0, "adlib 2"), ("CDIP", math.nan, "adlib 3")]
+    cells.append(("average", 85.0, "adlib 1, uncommitted\nadlib 2"))
+    said = code_line(pd.DataFrame(cells, columns=["category", "ours", "code"]))
+    assert "2 states of adlib, which may differ: adlib 1, uncommitted (1); adlib 2 (1)." in said
 
 
 def test_missing_cells_say_why(tmp_path):

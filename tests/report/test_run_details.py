@@ -112,6 +112,15 @@ def test_pooled_score_stands_beside_the_mean_over_groups(two_runs):
     assert (row["groups"], row["pooled"], row["mean over groups"], row["difference"]) == (2, 80.0, 70.0, 10.0)
 
 
+def test_pooled_scores_are_of_the_mean_and_of_no_run_that_stands_for_nothing(two_runs, monkeypatch):
+    groups = {name: {"image_auroc": value} for name, value in {"a": 0.9, "b": 0.9, "c": 0.3}.items()}
+    record = {"metrics": {"image_auroc": 0.8}, "groups": groups, "run": {"method": "adaclip"}, "status": "finished"}
+    monkeypatch.setattr(run_details.Store, "record", lambda self, key: record)
+    assert run_details.pooled_table("isp_ad", two_runs)["mean over groups"].tolist() == [70.0]
+    record["weights"] = {"kind": "random"}  # without CLIP's
+    assert "None of these runs" in run_details.pooled_table("isp_ad", two_runs).data
+
+
 # Real defects in other methods
 
 

@@ -157,6 +157,19 @@ def test_curves_mark_the_oracle_and_what_held_out_normals_give():
     assert "no curve" in run_curves(_predictions([1], [0]), {}).data
 
 
+def test_curves_show_the_share_of_anomalous_images_and_mark_what_lies_within_the_limit():
+    masks = np.zeros((4, 10, 10), bool)
+    masks[3, :5] = True
+    for alarms, marked in ((10, 1), (200, 0)):  # pixels of 350 normal ones that lie above the defect
+        maps = masks * np.float32(1)
+        maps[:2].reshape(-1)[:alarms] = 2
+        predictions = _predictions([0, 1, 2, 3], [0, 0, 0, 1], maps=maps)
+        predictions.__dict__ |= {"masks": masks}
+        drawn = run_curves(predictions, {"image_auroc": 1.0, "image_ap": 1.0, "aupro": 0.9})
+        assert [line.get_ydata() for line in drawn.axes[1].lines if line.get_linestyle() == ":"] == [[0.25, 0.25]]
+        assert len([line for line in drawn.axes[2].lines if line.get_marker() == "o"]) == marked
+
+
 def test_a_missing_interval_says_why():
     assert interval_text({"low": 0.5, "high": 0.75, "std": 0.1}) == "0.5000 to 0.7500"
     assert interval_text({"low": None, "high": None, "reason": "one <image>"}) == "none: one <image>"

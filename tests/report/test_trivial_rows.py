@@ -135,6 +135,16 @@ def test_the_only_sub_class_and_those_of_a_joint_run_have_baselines(tmp_path):
     assert found["cloth/subclass1", "image_auroc"] == pytest.approx(90)
 
 
+def test_a_run_of_the_category_alone_stands_before_one_on_all_together(tmp_path):
+    joint = {"method": "uniad", "dataset": "cxr_ad", "category": "UB", "joint": True}
+    joint |= {"baselines": {"UB": {"nearest thumbnail": {"image_auroc": 0.1}}}}
+    alone = joint | {"method": "padim", "joint": False, "baselines": {"": {"nearest thumbnail": {"image_auroc": 0.25}}}}
+    for name, runs in (("joint first", [joint, alone]), ("alone first", [alone, joint])):
+        leave_runs(tmp_path / name, "cxr_ad", "II", runs)
+        found = trivial_rows(comparison("cxr_ad", "II", tmp_path / name), tmp_path / name)
+        assert set(found["ours"].dropna()) == {25}
+
+
 def test_without_any_run_there_are_none(tmp_path):
     cells = comparison("cxr_ad", "II", tmp_path)
     assert trivial_rows(cells, tmp_path).empty

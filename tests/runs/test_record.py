@@ -309,6 +309,15 @@ def test_two_stored_runs_are_compared_on_the_images_whose_label_is_known(stored,
         compare_runs(store, other.key, third.key, pixels=True, replicates=100)
 
 
+def test_two_stored_runs_are_compared_over_items(stored, monkeypatch):
+    store, folder = stored
+    other = stored_again(store, json.loads((folder / "record.json").read_text()), 7)
+    # All normal images show one item, all anomalous ones another: how a third would score nobody knows.
+    monkeypatch.setattr("adlib.samples.items", lambda samples: samples["label"].to_numpy())
+    table = compare_runs(store, folder.name, other, pixels=True, replicates=20).table
+    assert {"image_auroc", "aupro"} <= set(table["metric"]) and table[["low", "high", "p_value"]].isna().all(axis=None)
+
+
 def test_a_run_whose_numbers_stand_for_nothing_is_compared_with_none(stored):
     store, folder = stored
     record = json.loads((folder / "record.json").read_text())

@@ -14,9 +14,9 @@ from adlib.studies import features as study
 GOOD, BAD = [0, 1, 2, 3], [0, 2, 1, 3]  # AUROC of 1 and of 3/4
 
 
-def run(dataset: str, features: str, scores: list[float], category: str = "thing") -> dict:
+def run(dataset: str, features: str, scores: list[float], category: str = "thing", items=("",) * 4) -> dict:
     about = {"split": "test", "category": category, "defect": "x"}
-    rows = [about | {"image": f"{row}.png", "label": int(row > 1)} for row in range(4)]
+    rows = [about | {"image": f"{row}.png", "label": int(row > 1), "item": items[row]} for row in range(4)]
     samples = make_samples(rows, "numbers given by hand")
     place = {"method": "padim", "dataset": dataset, "category": category, "setting": features}
     return place | {"predictions": Predictions(np.array(scores, float), None, samples)}
@@ -39,6 +39,14 @@ def test_a_domain_counts_once_however_many_categories_it_has(out):
     reach = 12.706205 * 18.75  # t of 1 degree of freedom; both domains lie 18.75 from their mean
     assert table.loc["random", "high"] == pytest.approx(6.25 + reach)
     assert table.loc["bundled", ["value", "difference"]].tolist() == pytest.approx([(75 + 100) / 2, 0])
+
+
+def test_photographs_of_one_item_have_no_interval(tmp_path):
+    for name, items, lacks in (("images", ("",) * 4, False), ("items", ("a", "a", "b", "b"), True)):
+        runs = [run("miic", "bundled", BAD, items=items), run("miic", "random", GOOD, items=items)]
+        store_study(tmp_path / name, study.NAME, runs)
+        found = study.comparisons(study.runs(tmp_path / name), replicates=50).set_index("features")
+        assert np.isnan(found.loc["random", "low"]) == lacks
 
 
 def test_features_without_a_run_are_named_with_the_reason(out, monkeypatch):

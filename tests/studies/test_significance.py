@@ -13,9 +13,9 @@ PERFECT = np.arange(20.0)
 POOR = np.tile([1.0, 0, 3, 2, 5], 4)  # as many of each score among normal and anomalous images: AUROC 50
 
 
-def predictions(scores: np.ndarray, photographs: int = 1) -> Predictions:
+def predictions(scores: np.ndarray, photographs: int = 1, category: str = "cloth") -> Predictions:
     """photographs: of each item, all with its score."""
-    about = {"split": "test", "category": "cloth"}
+    about = {"split": "test", "category": category}
     rows = [
         about | {"image": f"{row:02}_{shot}.png", "label": label, "item": str(row) if photographs > 1 else ""}
         for row, label in enumerate(LABELS)
@@ -57,6 +57,33 @@ def test_pairs_are_told_apart_where_their_ranking_differs(tmp_path):
     assert said[0].startswith("three_cad: 2 of 3 pairs of methods are told apart, corrected for their number; ")
     assert "the smallest difference among them is 50.0 points" in said[0]
     assert "10 normal and 10 anomalous images); the largest that is not is 0.0 points" in said[0]
+
+
+def test_p_values_are_corrected_for_the_pairs_of_all_categories_of_a_dataset(tmp_path):
+    runs = [
+        {
+            "dataset": "three_cad",
+            "category": category,
+            "method": method,
+            "predictions": predictions(scores, 1, category),
+        }
+        for category in ("cloth", "metal")
+        for method, scores in {"padim": PERFECT, "stfpm": POOR}.items()
+    ]
+    store_study(tmp_path, study.NAME, runs)
+    found = study.comparisons(tmp_path, replicates=50)
+    assert found["holm"].tolist() == pytest.approx((2 * found["p_value"]).tolist())
+    assert found["holm"].tolist() == pytest.approx(study.holm(found["p_value"]))
+
+
+def test_two_that_differ_without_an_interval_are_not_told_apart(tmp_path):
+    place = {"dataset": "three_cad", "category": "cloth"}
+    runs = {"padim": PERFECT, "stfpm": -PERFECT}  # however items are drawn, one is right and the other wrong
+    found = {method: predictions(scores, photographs=2) for method, scores in runs.items()}
+    store_study(tmp_path, study.NAME, [place | {"method": method, "predictions": one} for method, one in found.items()])
+    (row,) = study.comparisons(tmp_path, replicates=200).to_dict("records")
+    assert row["holm"] < study.ALPHA and np.isnan(row["low"])
+    assert not row["told"]
 
 
 def test_why_there_is_no_interval_is_said_as_it_is(tmp_path):

@@ -18,10 +18,10 @@ SIDE = 32
 FAINT, BRIGHT = (slice(2, 4), slice(2, 4)), (slice(12, 20), slice(12, 20))  # two defects of one image
 
 
-def stored(out, items=("",) * 5) -> None:
+def stored(out, items=("",) * 5, score=2.0) -> None:
     """Three normal pictures and two with both defects; patchcore sees the bright one, padim (at half the size) both.
 
-    items: that the pictures show.
+    items: that the pictures show. score: of the map where a defect is seen; one of normal pictures reaches 1.
     """
     rows, mask = [], np.zeros((SIDE, SIDE), np.uint8)
     mask[FAINT] = mask[BRIGHT] = 255
@@ -41,7 +41,7 @@ def stored(out, items=("",) * 5) -> None:
         maps = np.zeros((5, SIDE, SIDE), np.float32)
         maps[0, 0, 31] = 1  # the highest score of a normal picture
         for place in seen:
-            maps[3:, place[0], place[1]] = 2
+            maps[3:, place[0], place[1]] = score
         maps = maps.reshape(5, size, SIDE // size, size, SIDE // size).max(axis=(2, 4))
         settings = {"size": [size, size]}
         found = Predictions(np.arange(5.0), maps, samples, settings)
@@ -75,6 +75,12 @@ def test_each_defect_is_judged_by_itself_and_alike_at_any_size_of_the_map(tmp_pa
     assert each["place"].tolist() == pytest.approx([13 / 16, 13 / 16, 0, 0])  # (3, 3) and (16, 16) of 32
     assert table.equals(study.verdicts(tmp_path / "runs_of", rate=0.1))
     assert (table["item"] == table["image"]).all()
+
+
+def test_more_false_alarms_find_what_fewer_miss(tmp_path):
+    stored(tmp_path / "runs_of", score=0.5)
+    for rate, found in ((0.1, 0), (0.5, 6)):  # above the highest normal picture, and above the two that are dark
+        assert study.verdicts(tmp_path / "runs_of", rate)["found"].sum() == found
 
 
 def test_photographs_of_an_item_are_drawn_together_and_promise_no_lower_rate(tmp_path):
