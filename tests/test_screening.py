@@ -263,6 +263,8 @@ def test_an_item_counts_once_by_its_highest_image_and_the_promise_says_items(tmp
     called = Predictions(np.array([9, 0, 0, 0, 9, 9, 9, 9]), None, make_samples(rows, "here"))
     assert agreement(found, called).startswith("Of 2 normal test items 2 are called anomalous")
     assert agreement(alone, called).startswith("Of 8 normal test images 5 are called anomalous")
+    second = choose_threshold(HeldOut(np.arange(24.0), np.arange(24.0), None, "drawn", items=things), 0.3)
+    assert [second.score, second.map] == pytest.approx([19, 19])  # of the second highest item, not the second picture
     each = HeldOut(scores, None, None, "drawn", items=np.arange(24))  # an image each: these are images
     assert choose_threshold(each, 0.2) == choose_threshold(held(scores), 0.2)
 

@@ -117,7 +117,7 @@ def _ring(shape: tuple[int, int]) -> int:
 
 
 def _binned(title: str, column: str, defects: pd.DataFrame, alarms: pd.DataFrame, name) -> HTML:
-    """A row per bin. name: how a value of the column is written."""
+    """A row per bin, and one of the regions in which the column is undefined. name: how a value of it is written."""
     known = defects[defects[column].notna()]
     inner = np.unique(np.quantile(known[column], np.arange(1, PARTS) / PARTS)) if len(known) >= 2 * PARTS else []
     inner = [edge for edge in inner if (known[column] < edge).any()]
@@ -134,6 +134,11 @@ def _binned(title: str, column: str, defects: pd.DataFrame, alarms: pd.DataFrame
         found = {title: text, "defects": row["n"], "found": row["found"], "missed": row["n"] - row["found"]}
         found["recall % (95 % interval)"] = share(row["found"], row["n"])
         rows.append(found | {"false-alarm regions": int((counted == part).sum())})
+    unknown, others = defects[defects[column].isna()], int(alarms[column].isna().sum())
+    if len(unknown) or others:  # nothing lies around them, or nothing but black: counted all the same
+        number, hit = len(unknown), int(unknown["found"].sum())
+        found = {title: "undefined", "defects": number, "found": hit, "missed": number - hit}
+        rows.append(found | {"recall % (95 % interval)": share(hit, number), "false-alarm regions": others})
     return _html(pd.DataFrame(rows))
 
 

@@ -104,6 +104,9 @@ def test_seconds_that_are_short_by_what_other_runs_left_are_marked(tmp_path):
     assert "the seconds are short by that" in show_runs("cxr_ad", tmp_path).data
     mark = '<td>3.0, <span title="short by what came from other runs: features of 12 images">shared</span></td>'
     assert index_row(tmp_path).count(mark) == 1
+    pictures = shared | {"images_read": 5}
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, shared=pictures)])
+    assert run_table("cxr_ad", tmp_path)["taken over"].tolist() == ["features of 12 images, 5 images"]
 
 
 def test_without_any_run_the_published_table_stands(tmp_path):
@@ -778,9 +781,10 @@ def test_numbers_that_are_not_to_be_compared_are_in_no_list(tmp_path):
     record = json.loads(file.read_text())
     for method in ("mixed_supervised", "msad"):  # its maps outline nothing, and it has none
         record["run"]["method"] = method
+        record["metrics"]["pro_per_image"] = 0.5
         write_json(file, record)
         assert run_table("cxr_ad", tmp_path).loc[0, "image_auroc"] == pytest.approx(90)
-        assert np.isnan(run_table("cxr_ad", tmp_path).loc[0, "pixel_auroc"])
+        assert run_table("cxr_ad", tmp_path).loc[0, ["pixel_auroc", "pro_per_image"]].isna().all()
         assert "<td>90.00</td><td>undefined</td><td>–</td><td>–</td><td>–</td>" in index_row(tmp_path)
     record["run"]["method"], record["weights"] = "adaclip", {"kind": "random"}
     write_json(file, record)

@@ -111,6 +111,20 @@ def test_defect_regions_and_false_alarms_are_counted_apart():
     assert "outline defects" in region_table(explaining, images).data
 
 
+def test_regions_on_black_have_no_contrast_and_are_counted():
+    masks, maps = np.zeros((2, 16, 16), bool), np.zeros((2, 16, 16), np.float32)
+    masks[0, 4:8, 4:8] = masks[1, 4:8, 4:8] = True  # the first is found, the second missed
+    maps[0, 4:8, 4:8] = maps[1, 14, 14] = 1  # and one false alarm
+    images = _Images(torch.zeros((3, 16, 16)) for _ in range(2))
+    images[0][:, 4:8, 4:8] = 0.75
+    predictions = _predictions([1, 1], [1, 1], maps=maps)
+    predictions.__dict__ |= {"masks": masks, "images": images}
+    for table in _read(region_table(predictions, images)):
+        counts = table[["defects", "found", "missed", "false-alarm regions"]].astype(int).sum()
+        assert counts.tolist() == [2, 1, 1, 1]
+    assert table.iloc[-1, 0] == "undefined"
+
+
 def test_a_comparison_with_baselines_is_paired_and_says_why_there_is_none(monkeypatch):
     def row(scores, others, labels):
         others = {"mean grey": _predictions(others, labels)}

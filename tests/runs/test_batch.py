@@ -375,6 +375,16 @@ def test_estimate_scales_what_was_timed_and_says_what_is_guessed(tmp_path):
     assert str(estimate(runs[:2], store)) == "Nothing is left to do."
 
 
+def test_the_last_part_of_a_resumed_run_is_no_time_to_estimate_by(tmp_path):
+    tree, store = make_tree(tmp_path / "tree"), Store(tmp_path / "runs")
+    settings = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "crop": None}
+    runs = [Run("folder", str(tree), "padim", "thing", settings, seed) for seed in range(2)]
+    data = {"fingerprint": "d0", "phantom": None, "counts": {"thing": {"train": 6}}}
+    finished(store, runs[0], seconds={"fit": 1.0}, data=data, resumed=True)
+    found = estimate(runs, store)
+    assert (found.timed, found.guessed, found.hours) == (0, 1, GUESSED_HOURS)
+
+
 def test_estimate_prefers_runs_that_took_nothing_over_from_others(tmp_path):
     tree, store = make_tree(tmp_path / "tree"), Store(tmp_path / "runs")
     settings = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "crop": None}
