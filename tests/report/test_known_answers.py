@@ -50,6 +50,13 @@ def plan(out, cells, difficulty="plain", paper="miic"):
     write_json(out / "plans" / f"{paper}.json", content)
 
 
+@pytest.mark.parametrize(("difficulty", "judged"), [("plain", 2), ("hard", 0)])
+def test_runs_that_are_to_do_are_judged_where_they_will_be_on_plain_phantoms(tmp_path, difficulty, judged):
+    place = {"paper": "miic", "table": "3", "method": "padim", "dataset": "miic", "category": "MIIC", "setting": ""}
+    plan(tmp_path, [place | {"seed": 0, "missing": "", "key": "a" * 16}], difficulty)
+    assert len(known_answers(tmp_path)) == judged
+
+
 def test_a_method_that_is_broken_on_purpose_is_named_on_the_index(tmp_path):
     cells = [leave(tmp_path, "patchcore", metrics_of()), leave(tmp_path, "padim", metrics_of(-1))]
     plan(tmp_path, cells)

@@ -85,6 +85,14 @@ def test_no_tau_without_reason(rows, reason):
     assert reason in found["reason"]
 
 
+def test_means_that_differ_by_rounding_alone_are_tied():
+    ours = {"patchcore": (0.1, 0.2), "padim": (0.3, 0.0), "cfa": (0.9, 0.9)}  # in floats two means differ
+    rows = [
+        (place, name, rank, of[place == "c2"]) for rank, (name, of) in enumerate(ours.items()) for place in ("c1", "c2")
+    ]
+    assert rank_agreement(cells(rows))["tau"].iat[0] == pytest.approx(2 / math.sqrt(3 * 2))
+
+
 def test_tau_of_phantoms_is_marked():
     rows = [("x", method, value, value) for value, method in enumerate("abc")]
     assert rank_agreement(cells(rows, phantom=True))["phantom"].tolist() == [True]

@@ -38,6 +38,7 @@ from adlib.report.notebooks import notebook_title, render_notebook, without_row_
 from adlib.report.pages import render_report
 from adlib.report.printed_text import printed_text
 from adlib.report.ranks import best
+from adlib.report.table_html import table_page
 from adlib.report.table_notes import agreement, code_line, shared_runs
 from adlib.report.table_text import long_form, table_text, wide_form
 from adlib.runs import Run, Store
@@ -391,6 +392,23 @@ def test_a_missing_interval_says_why_in_the_table(tmp_path):
     leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, intervals=why)])
     page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
     assert "<td>none: there is but one &lt;anomalous&gt; image</td>" in page
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, seed, intervals=why) for seed in (0, 1)])
+    assert row(comparison("cxr_ad", "II", tmp_path), "UB")["no_interval"] == ""  # their spread stands for it
+
+
+def test_known_answers_are_of_images_and_pixels_where_a_table_has_both(tmp_path):
+    place = ["miic", "3", "padim", "miic", "MIIC", "", 0, "a" * 16]
+    both = [[*place, f"{level}_auroc", 0.9, 0.85, "done", True] for level in ("image", "pixel")]
+    known, cells = pd.DataFrame(both, columns=COLUMNS), comparison("miic", "3", tmp_path)
+    for metrics, said in (
+        (["image_auroc", "pixel_ap"], [1, 1]),
+        (["image_auroc", "image_ap"], [1, 0]),
+        (["pixel_auroc", "pro"], [0, 1]),
+    ):
+        page = table_page(cells[cells["metric"].isin(metrics)], known)
+        below = page.partition("known answer")[2].partition("</thead>")[0]
+        heads = re.findall(r'scope="col">(image|pixel) AUROC<', below)[-sum(said) :]
+        assert [heads.count("image"), heads.count("pixel")] == said
 
 
 def test_each_category_of_a_joint_run_shows_its_own_interval(tmp_path):

@@ -14,7 +14,7 @@ import adlib
 from adlib import InputError, Predictions
 from adlib.report.claim import claim
 from adlib.report.facts import interval_text, metric_table, paired_table, record_table, time_table
-from adlib.report.region_breakdown import defect_table, region_table
+from adlib.report.region_breakdown import _binned, defect_table, measured_regions, region_table
 from adlib.report.run_curves import operating_thresholds, run_curves
 from adlib.report.threshold_transfer import threshold_table, transferred
 from adlib.runs import Run
@@ -54,6 +54,8 @@ def test_a_rate_that_the_held_out_images_cannot_promise_is_not_shown_as_kept():
         "best F1 on these labels (oracle)",
     ]
     assert table["found"].tolist()[-1] == "10 of 10"
+    assert table["false alarms"].tolist()[-1] == "5 of 20"
+    assert table["false-alarm rate % (95 % interval)"].tolist()[-1].startswith("25.0 (")
     assert "best F1" not in threshold_table(_predictions([1, 2], [0, 0])).data
 
 
@@ -79,6 +81,48 @@ def test_halves_tear_no_item_apart_and_count_items():
     one_item.samples["item"] = ["a", "a", "b"]
     with pytest.raises(InputError, match="of two items"):
         transferred(one_item)
+
+
+def test_a_rate_is_kept_where_the_smaller_half_can_keep_it():
+    for normal, kept in ((17, False), (18, True)):  # halves of 8 and 9, and of 9 twice: 10 % takes nine
+        found = transferred(_predictions(range(normal + 1), [0] * normal + [1]), rate=0.1)
+        assert (sorted(found.held_out)[0], found.kept) == (normal // 2, kept)
+
+
+def test_images_of_unknown_label_change_nothing_on_the_page():
+    scores, labels = [0, 10, 3, 5, 20, 99], [0, 0, 0, 1, 1, -1]
+    masks, maps = np.zeros((6, 16, 16), bool), np.zeros((6, 16, 16), np.float32)
+    masks[3:5, 2:6, 2:6] = maps[3:5, 2:6, 2:6] = True
+    maps[5] = 9
+    images = _Images(torch.full((3, 16, 16), 0.5) for _ in range(6))
+    unsure, sure = (_predictions(scores[:n], labels[:n], ["x"] * n, maps[:n]) for n in (6, 5))
+    for each in (sure, unsure, unsure.known):
+        each.__dict__ |= {"masks": masks[: len(each)], "images": images}
+    areas = dict.fromkeys(("image_auroc", "image_ap", "aupro"), 0.5)
+    for shown in (threshold_table, defect_table, lambda each: region_table(each, images)):
+        assert shown(unsure).data == shown(sure).data
+    curves = [
+        [line.get_xydata().tolist() for axis in run_curves(each, areas).axes for line in axis.lines]
+        for each in (unsure, sure)
+    ]
+    assert curves[0] == curves[1]
+    assert operating_thresholds(unsure) == operating_thresholds(sure)
+
+
+def test_an_alarm_as_large_as_a_bins_edge_lies_in_the_bin_of_such_defects():
+    defects = pd.DataFrame({"area": range(1, 8), "contrast": 1.0, "found": True})  # edges at 3 and 5
+    alarms = pd.DataFrame({"area": [2, 3, 3, 5], "contrast": 1.0, "found": True})
+    (table,) = _read(_binned("size", "area", defects, alarms, "{:.0f}".format))
+    assert table["size"].tolist() == ["below 3", "3 to 5", "5 and more"]
+    assert table[["defects", "false-alarm regions"]].astype(int).to_numpy().tolist() == [[2, 1], [2, 2], [3, 1]]
+
+
+def test_the_ring_around_a_defect_leaves_out_the_one_beside_it():
+    masks = np.zeros((1, 32, 32), bool)
+    masks[0, 10:14, 10:14] = masks[0, 10:14, 15:19] = True  # a pixel apart, and both twice as bright
+    grey = np.where(masks[0], 0.8, 0.4)
+    contrasts = [contrast for _, _, contrast in measured_regions(masks[0], masks[0], grey)]
+    assert contrasts == pytest.approx([1, 1])
 
 
 def test_misses_are_counted_by_kind_of_defect():

@@ -46,6 +46,12 @@ def test_a_method_is_beaten_by_one_that_costs_less_and_is_better(tmp_path):
     assert said[2].endswith("is beaten by patchcore, cheaper and no worse.")
 
 
+def test_one_slow_run_is_the_most_that_a_method_costs_and_not_its_cost(tmp_path):
+    stored(tmp_path, padim=[(0.80, 1), (0.82, 2), (0.81, 9)])
+    (row,) = study.methods(study.spent(tmp_path)).to_dict("records")
+    assert [row[f"seconds_per_image{end}"] for end in ("_least", "", "_most")] == pytest.approx([0.1, 0.2, 0.9])
+
+
 def test_what_overlaps_is_not_shown(tmp_path):
     stored(tmp_path, padim=[(0.80, 1), (0.90, 5)], stfpm=[(0.78, 4), (0.84, 6)])
     found = edge(tmp_path).set_index("method")

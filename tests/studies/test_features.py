@@ -49,6 +49,14 @@ def test_photographs_of_one_item_have_no_interval(tmp_path):
         assert np.isnan(found.loc["random", "low"]) == lacks
 
 
+def test_images_are_those_that_both_have_tested(tmp_path):
+    runs = [run("miic", "bundled", BAD), run("miic", "random", GOOD)]
+    runs[1]["predictions"] = runs[1]["predictions"].select([3, 2, 0])
+    store_study(tmp_path, study.NAME, runs)
+    found = study.comparisons(study.runs(tmp_path), replicates=50).set_index("features")
+    assert found["images"].to_dict() == {"random": 3, "bundled": 4}
+
+
 def test_features_without_a_run_are_named_with_the_reason(out, monkeypatch):
     monkeypatch.setattr(study, "find_weights", lambda name, weights: None if weights == "pretrained" else name)
     there = study.features_there(out).set_index("features")

@@ -95,6 +95,13 @@ def test_a_small_number_does_not_count_where_a_larger_one_fails(out):
     assert math.isnan(study.enough(table, margin=1).set_index("method").loc["padim", "images"])
 
 
+def test_all_images_under_another_number_are_no_smaller_number():
+    rows = [(math.nan, 9, 0.0), (20.0, 9, 0.0), (4.0, 4, 3.0)]  # asked, images, loss
+    table = pd.DataFrame(rows, columns=["asked", "images", "loss"]).assign(dataset="folder", method="padim", seeds=3)
+    found = study.enough(table.assign(low=table["loss"] - 0.1, high=table["loss"] + 0.1))
+    assert math.isnan(found["images"][0]) and found[["all", "tried"]].to_numpy().tolist() == [[9, 4]]
+
+
 def test_conclusions_follow_the_numbers(out):
     said = study.conclusions(study.enough(study.losses(study.learning_curve(out))))
     assert said[0].startswith(

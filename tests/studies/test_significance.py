@@ -86,6 +86,18 @@ def test_two_that_differ_without_an_interval_are_not_told_apart(tmp_path):
     assert not row["told"]
 
 
+def test_a_pair_is_the_same_whichever_method_comes_first(tmp_path):
+    place = {"dataset": "three_cad", "category": "cloth"}
+    runs = [place | {"method": name, "predictions": predictions(of)} for name, of in (("a", PERFECT), ("b", POOR))]
+    found = []
+    for name, order in (("better first", runs), ("better last", runs[::-1])):
+        store_study(tmp_path / name, study.NAME, order)
+        (row,) = study.comparisons(tmp_path / name, replicates=200).to_dict("records")
+        assert (row["better"], row["other"], row["better_auroc"], row["other_auroc"]) == ("a", "b", 100, 50)
+        found.append([row["low"], row["difference"], row["high"]])
+    assert found[0] == pytest.approx(found[1]) and found[0][0] < 50 < found[0][2]
+
+
 def test_why_there_is_no_interval_is_said_as_it_is(tmp_path):
     place = {"dataset": "three_cad", "category": "cloth"}
     for name, rows, reason in (("tie", range(20), "no resampling moves it"), ("one", range(11), "but one anomalous")):
@@ -116,14 +128,24 @@ def test_leads_below_zero_are_drawn():
 
 
 def test_photographs_of_an_item_make_no_difference_more_certain(tmp_path):
-    p_values = []
+    p_values, intervals = [], []
     for photographs in (1, 2, 8):
         stored(tmp_path / str(photographs), photographs)
         found = study.comparisons(tmp_path / str(photographs), replicates=200).set_index(["better", "other"])
         p_values.append(found.loc["padim", "stfpm"]["p_value"])
+        intervals.append(found.loc["padim", "stfpm"][["low", "high"]].tolist())
         assert found.loc["padim", "patchcore"]["p_value"] == 1
     assert p_values[1:] == pytest.approx([2 / 201] * 2)  # the least that 200 replicates can give
     assert p_values[0] < 2 / 201  # DeLong's, of one photograph each
+    assert intervals[1] == pytest.approx(intervals[0]) and intervals[2] == pytest.approx(intervals[0])
+
+
+def test_an_interval_above_zero_is_not_enough_where_many_pairs_were_tried(tmp_path):
+    stored(tmp_path, photographs=2)
+    found = study.comparisons(tmp_path, replicates=50).set_index(["better", "other"])
+    apart = found.loc["padim", "stfpm"]
+    assert apart["p_value"] == pytest.approx(2 / 51) and apart["low"] > 0  # of itself it would be told
+    assert apart["holm"] == pytest.approx(6 / 51) and not apart["told"]  # but not among three pairs
 
 
 def test_the_variance_of_an_auroc_is_that_of_hanley_and_mcneil():

@@ -37,6 +37,20 @@ def test_a_foreign_light_calls_all_or_nothing_where_scores_are_shifted():
     assert set(found["rule"]) == {"oracle", "own normals", "another light"}  # there is one category
 
 
+def test_several_foreign_lights_call_an_image_by_their_share():
+    middle = table(50).query("place == 'bright'").assign(place="middle")
+    middle["image"] = "middle_" + middle["image"]
+    found = study.decisions(pd.concat([table(), middle], ignore_index=True), rate=0.1)
+    light = found[found["rule"] == "another light"].groupby("place")["called"].unique()
+    assert {place: values.tolist() for place, values in light.items()} == {"dim": [0], "middle": [0.5], "bright": [1]}
+
+
+def test_the_promise_is_that_of_the_fewest_normal_images_that_chose():
+    seven = table()[lambda rows: (rows["label"] == 1) | (rows["score"] % 100 < 7)]  # of five parts some leave 5, some 6
+    found = study.decisions(seven, rate=0.1)
+    assert found.loc[found["rule"] == "own normals", "promised"].tolist() == pytest.approx([1 / 6] * len(seven))
+
+
 def test_own_normals_decide_each_image_by_others_and_the_oracle_by_itself():
     found = study.travel(study.decisions(table(), rate=0.1))
     own = rule(found, "own normals")

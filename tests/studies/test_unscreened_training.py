@@ -1,6 +1,7 @@
 """Unscreened training: shares are compared on the images that all of them have tested, and nothing else."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_tree
 from stored import run_notebook, store_study
@@ -57,6 +58,9 @@ def test_a_cost_is_taken_within_a_draw_and_its_interval_is_over_the_draws(out):
     reach = 12.706205 * 100 / 24  # t of 1 degree of freedom; both lie 100/24 from their mean, over the root of 2 x 1/2
     assert row[["low", "high"]].tolist() == pytest.approx([-12.5 - reach, -12.5 + reach])
     assert table.loc[0.0, "difference"] == 0
+    found = study.values(study.runs(out))
+    more = found.assign(category="another", defects=9)
+    assert set(study.costs(study.runs(out), pd.concat([found, more]))["defects"]) == {3}  # the fewest of a category
 
 
 def test_conclusions_follow_the_numbers(out):
