@@ -85,6 +85,27 @@ def test_no_tau_without_reason(rows, reason):
     assert reason in found["reason"]
 
 
+def test_a_test_at_another_level_has_its_own_critical_difference():
+    values = wide([[1, 2, 3], [1, 3, 2], [1, 2, 3], [2, 1, 3]])
+    for alpha in (0.05, 0.1):
+        found = rank_test(values, alpha)
+        assert (found.alpha, found.critical_difference) == (alpha, critical_difference(3, 4, alpha))
+
+
+def test_of_false_alarms_the_fewest_are_the_best():
+    rows = [(place, name, rate, rate) for place in ("c1", "c2") for name, rate in {"a": 1, "b": 2, "c": 3}.items()]
+    for metric, first in (("fpr", "a"), ("recall", "c")):
+        (test,) = rank_tests(cells(rows, metric=metric), metric, "published").values()
+        assert test.mean_ranks.index[0] == first
+    assert standing(wide([[1, 2, 3]]), lower_is_better=True)["p"].tolist() == [1, 0.5, 0]
+    assert standing(wide([[1, 2, 3]]))["p"].tolist() == [0, 0.5, 1]
+
+
+def test_means_of_a_dataset_are_over_the_same_categories_for_all():
+    values = wide([[1, 2, 3], [9, NAN, 9]])  # the second category would raise two of the means alone
+    assert dataset_means(values)["p"].tolist() == [1, 2, 3]
+
+
 def test_means_that_differ_by_rounding_alone_are_tied():
     ours = {"patchcore": (0.1, 0.2), "padim": (0.3, 0.0), "cfa": (0.9, 0.9)}  # in floats two means differ
     rows = [

@@ -16,7 +16,7 @@ from adlib.report.claim import claim
 from adlib.report.facts import interval_text, metric_table, paired_table, record_table, time_table
 from adlib.report.region_breakdown import _binned, defect_table, measured_regions, region_table
 from adlib.report.run_curves import operating_thresholds, run_curves
-from adlib.report.threshold_transfer import threshold_table, transferred
+from adlib.report.threshold_transfer import kinds_of_items, threshold_table, transferred
 from adlib.runs import Run
 
 
@@ -83,10 +83,26 @@ def test_halves_tear_no_item_apart_and_count_items():
         transferred(one_item)
 
 
+def test_the_note_says_how_many_chose_in_either_half():
+    said = threshold_table(_predictions(range(20), [0] * 17 + [1] * 3)).data
+    assert re.search("comes from (8 and 9|9 and 8) normal images of the other half", said)
+
+
 def test_a_rate_is_kept_where_the_smaller_half_can_keep_it():
     for normal, kept in ((17, False), (18, True)):  # halves of 8 and 9, and of 9 twice: 10 % takes nine
         found = transferred(_predictions(range(normal + 1), [0] * normal + [1]), rate=0.1)
         assert (sorted(found.held_out)[0], found.kept) == (normal // 2, kept)
+
+
+def test_an_item_with_a_normal_image_is_dealt_out_among_the_normal_ones():
+    labels, things = np.array([0, 1, 1, 1, -1, 0]), np.array([0, 0, 1, 1, 2, 3])
+    assert kinds_of_items(labels, things).tolist() == [0, 1, -1, 0]
+
+
+def test_the_seed_deals_the_halves():
+    predictions = _predictions(range(30), [0] * 20 + [1] * 10)
+    found = {transferred(predictions, rate=0.5, seed=seed).thresholds for seed in range(5)}
+    assert len(found) > 1 and transferred(predictions, rate=0.5, seed=3).thresholds in found
 
 
 def test_images_of_unknown_label_change_nothing_on_the_page():
@@ -150,6 +166,9 @@ def test_defect_regions_and_false_alarms_are_counted_apart():
     for table in (size, contrast):
         row = table.iloc[0]
         assert (row["defects"], row["found"], row["missed"], row["false-alarm regions"]) == ("2", "1", "1", "1")
+    assert "Intervals take" not in region_table(predictions, images).data
+    predictions.samples["item"] = "part"
+    assert "Intervals take defects for independent; but 2 images" in region_table(predictions, images).data
     assert "where there are maps" in region_table(_predictions([1, 0], [1, 0])).data
     explaining = replace(predictions, outlines=False)
     assert "outline defects" in region_table(explaining, images).data

@@ -3,6 +3,7 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 from stored import run_notebook, store_study
 
@@ -44,6 +45,28 @@ def test_a_method_is_beaten_by_one_that_costs_less_and_is_better(tmp_path):
     assert "padim 81.0" in said[0]
     assert "patchcore takes 4.1 times what padim does for 15.0 points more" in said[1]
     assert said[2].endswith("is beaten by patchcore, cheaper and no worse.")
+
+
+def test_a_gain_that_overlaps_is_said_not_to_be_shown(tmp_path):
+    stored(tmp_path / "apart", padim=[(0.80, 1), (0.801, 1.2)], patchcore=[(0.95, 4), (0.951, 5)])
+    stored(tmp_path / "overlap", padim=[(0.80, 1), (0.90, 1.2)], patchcore=[(0.85, 4), (0.97, 5)])
+    apart, overlap = (study.conclusions(edge(tmp_path / name))[1] for name in ("apart", "overlap"))
+    assert apart.endswith("for 15.0 points more.")
+    assert overlap.endswith("a gain that these runs do not show: intervals overlap or are missing.")
+
+
+def test_single_runs_have_no_spread_of_times_and_show_nothing(tmp_path):
+    stored(tmp_path, padim=[(0.90, 1)], stfpm=[(0.50, 4)])
+    table = study.spent(tmp_path)
+    table = table.assign(low=table["value"] - 1, high=table["value"] + 1)  # over the test images of either
+    found = study.frontier(study.methods(table)).set_index("method")
+    assert found.loc["stfpm", "beaten_by"] == "padim" and not found.loc["stfpm", "shown"]
+
+
+def test_who_is_as_good_as_a_trivial_baseline_is_no_better():
+    found = pd.DataFrame({"dataset": "miic", "method": ["padim", "stfpm", "cfa"], "value": [70.0, 60.0, 80.0]})
+    trivial = pd.DataFrame({"dataset": ["miic"], "baseline": "spread", "value": 70.0})
+    assert study.beside_trivial(found, trivial)[0].endswith("No better: padim (70.0), stfpm (60.0).")
 
 
 def test_one_slow_run_is_the_most_that_a_method_costs_and_not_its_cost(tmp_path):

@@ -98,6 +98,17 @@ def test_a_pair_is_the_same_whichever_method_comes_first(tmp_path):
     assert found[0] == pytest.approx(found[1]) and found[0][0] < 50 < found[0][2]
 
 
+def test_images_of_one_kind_alone_are_no_pair(tmp_path):
+    place = {"dataset": "three_cad", "category": "cloth"}
+    runs = {"padim": predictions(PERFECT), "stfpm": predictions(POOR)}
+    store_study(
+        tmp_path,
+        study.NAME,
+        [place | {"method": method, "predictions": one.select(list(range(10)))} for method, one in runs.items()],
+    )
+    assert study.comparisons(tmp_path, replicates=50).empty
+
+
 def test_why_there_is_no_interval_is_said_as_it_is(tmp_path):
     place = {"dataset": "three_cad", "category": "cloth"}
     for name, rows, reason in (("tie", range(20), "no resampling moves it"), ("one", range(11), "but one anomalous")):

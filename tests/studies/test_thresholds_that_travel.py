@@ -43,6 +43,10 @@ def test_several_foreign_lights_call_an_image_by_their_share():
     found = study.decisions(pd.concat([table(), middle], ignore_index=True), rate=0.1)
     light = found[found["rule"] == "another light"].groupby("place")["called"].unique()
     assert {place: values.tolist() for place, values in light.items()} == {"dim": [0], "middle": [0.5], "bright": [1]}
+    # Half of them is enough to open an image by: all normal ones in the middle, which the oracle passes.
+    opened = study.points(found)
+    middle = opened[opened["image"].str.startswith("middle") & opened["label"].str.contains("another light")]
+    assert middle["label"].str.contains("normal: called by").sum() == len(NORMAL)
 
 
 def test_the_promise_is_that_of_the_fewest_normal_images_that_chose():
@@ -110,6 +114,27 @@ def test_conclusions_follow_the_numbers():
     assert "10.0% of false alarms promised, 50.0% came" in said[1]
     assert "more than the chance of these images explains" in said[1]
     assert "of the oracle's F1 of 85.7, the threshold from normal images keeps 75.0; 10.7 points needed" in said[2]
+
+
+def test_a_category_under_one_light_has_no_place_of_its_own(tmp_path):
+    about = {"split": "test", "category": "cloth", "defect": "hole"}
+    for groups, places in ((("dim", "dim"), {""}), (("dim", "bright"), {"dim", "bright"})):
+        rows = [about | {"image": f"{row}.png", "label": row, "group": group} for row, group in enumerate(groups)]
+        found = Predictions(np.arange(2.0), None, make_samples(rows, "numbers given by hand"))
+        run = {"dataset": "texture_ad", "category": "cloth", "method": "padim", "predictions": found}
+        store_study(tmp_path / groups[1], study.NAME, [run])
+        assert set(study.scores(tmp_path / groups[1])["place"]) == places
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.05, 0.3, "does not contradict"), (0.15, 0.3, "more than the chance"), (0.0, 0.08, "fewer than the chance")],
+)
+def test_a_promise_is_contradicted_by_the_interval_and_not_by_the_rate_that_came(low, high, verdict):
+    row = study.travel(study.decisions(table())).query("rule == 'own normals'").assign(promised=0.1)
+    for came in (0.09, 0.11):
+        said = study.conclusions(row.assign(fpr=came, fpr_low=low, fpr_high=high, rule="another light"))
+        assert verdict in said[0]
 
 
 def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):

@@ -214,6 +214,15 @@ def test_the_model_sees_that_area_decides_and_that_nothing_else_varies():
     assert "makes defects more likely to be found" in study.conclusions(given({"a": found.tolist()}, areas))[2]
 
 
+def test_the_model_asks_for_defects_that_some_method_misses_and_not_that_all_do():
+    missed = [0] * study.ENOUGH + [1] * study.ENOUGH
+    areas = np.arange(1.0, 2 * study.ENOUGH + 1)
+    for misses, models in ((missed, 3), ([0] + [1] * (2 * study.ENOUGH - 1), 0)):
+        table = given({"a": [1] * len(missed), "b": misses}, areas)
+        table["contrast"], table["place"] = table["area"] % 5 + 1, table["area"] % 3 / 3
+        assert len(study.what_decides(table)) == models
+
+
 def test_the_logistic_model_stands_where_its_penalised_likelihood_is_flat():
     rng = np.random.default_rng(1)
     design, found, weights = rng.normal(size=(50, 3)), rng.integers(0, 2, 50), rng.integers(0, 3, 50)
