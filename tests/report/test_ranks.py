@@ -101,6 +101,12 @@ def test_of_false_alarms_the_fewest_are_the_best():
     assert standing(wide([[1, 2, 3]]))["p"].tolist() == [0, 0.5, 1]
 
 
+def test_two_datasets_are_compared_over_categories_in_which_all_shared_methods_have_a_number():
+    one, other = wide([[1, 2, 3], [9, NAN, 9]]), wide([[1, 2, 3]])  # with the second category "a" would be the best
+    other.index = pd.MultiIndex.from_tuples([("p", "other", "c0")], names=one.index.names)
+    assert order_agreement(pd.concat([one, other]))["tau"].tolist() == [1]
+
+
 def test_means_of_a_dataset_are_over_the_same_categories_for_all():
     values = wide([[1, 2, 3], [9, NAN, 9]])  # the second category would raise two of the means alone
     assert dataset_means(values)["p"].tolist() == [1, 2, 3]

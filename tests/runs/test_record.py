@@ -92,6 +92,20 @@ def test_sub_classes_are_scored_by_themselves(recorder):
 
     groups = finish(recorder, grouped)["groups"]
     assert {name: values["image_auroc"] for name, values in groups.items()} == {"a": 1, "b": 0}
+    assert {name: values["intervals"]["image_auroc"]["high"] for name, values in groups.items()} == {"a": 1, "b": 0}
+
+
+def test_a_group_that_is_called_as_its_category_is_no_sub_class(recorder):
+    groups = np.array(["thing", "thing", "x", "x", "thing", "x", "y", "y"])
+    record = finish(recorder, lambda found: replace(found, samples=found.samples.assign(group=groups)))
+    assert set(record["groups"]) == {"x", "y"}
+
+
+def test_images_of_unknown_label_are_in_no_sub_class(recorder):
+    labels = np.array([0, 0, -1, 0, 1, 1, -1, 1])
+    about = {"label": labels, "group": np.where(labels < 0, "unsorted", "subclass4")}
+    record = finish(recorder, lambda found: replace(found, samples=found.samples.assign(**about)))
+    assert list(record["groups"]) == ["subclass4"]
 
 
 def test_sub_classes_of_a_joint_run_are_of_one_category_each(recorder):

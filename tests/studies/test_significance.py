@@ -209,6 +209,11 @@ def test_printed_leads_are_those_of_the_papers_on_their_own_numbers_of_images():
     assert few["smallest"] > leads.loc["cxr_ad", "II", "cxr_ad", "CDIP"]["smallest"]
     assert ("three_cad", "5", "mvtec_ad", "average") in leads.index
     assert ("three_cad", "5", "three_cad", "average") not in leads.index  # printed again
+    counts = study.by_correlation()
+    said = study.lead_conclusions(study.printed_leads())
+    for paper, text in zip(counts.index, said, strict=False):
+        least, most = counts.loc[paper, ["r = 0", "r = 0.9"]]
+        assert f"({least} if the methods' AUROCs were correlated by 0, {most} by 0.9)" in text
     assert study.uncounted().to_dict("records") == [{"paper": "texture_ad", "dataset": "texture_ad", "columns": 15}]
 
 

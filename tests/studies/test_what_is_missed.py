@@ -214,6 +214,17 @@ def test_the_model_sees_that_area_decides_and_that_nothing_else_varies():
     assert "makes defects more likely to be found" in study.conclusions(given({"a": found.tolist()}, areas))[2]
 
 
+def test_a_property_matters_where_its_whole_interval_says_so(monkeypatch):
+    row = {"dataset": "set", "property": "area", "change": "per doubling", "odds": 1.5, "defects": 20, "images": 20}
+    for low, high, said in ((0.8, 3, "is not shown to matter"), (1.1, 3, "makes defects more likely")):
+        monkeypatch.setattr(
+            study,
+            "what_decides",
+            lambda _, ends=(low, high): pd.DataFrame([row | dict(zip(("low", "high"), ends, strict=True))]),
+        )
+        assert any(f"area {said}" in text for text in study.conclusions(given({"a": [0, 1]})))
+
+
 def test_the_model_asks_for_defects_that_some_method_misses_and_not_that_all_do():
     missed = [0] * study.ENOUGH + [1] * study.ENOUGH
     areas = np.arange(1.0, 2 * study.ENOUGH + 1)
