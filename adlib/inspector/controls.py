@@ -26,6 +26,23 @@ WIDE = {"width": "auto", "min_width": "0"}
 MANY = 5  # methods: from here on their pictures would be stamps, and those of one are shown at first
 
 
+class _Told:
+    """A slider whose changes are told to the browser together (`limit`): first its ends, then its value, or the browser
+    would cut the new value off at the old ends.
+    """
+
+    def send_state(self, key=None):
+        super().send_state(sorted(key) if isinstance(key, set) else key)  # max, min, step, value
+
+
+class _Slider(_Told, widgets.FloatSlider):
+    pass
+
+
+class _RangeSlider(_Told, widgets.FloatRangeSlider):
+    pass
+
+
 class Controls:
     """The controls as attributes, without behaviour. methods, categories, defects: what can be chosen."""
 
@@ -83,7 +100,7 @@ class Controls:
         self.filter_defect = self._choice("filter_defect", "defect", "Samples of one type of defect", defects)
         self.filter_mark = self._choice("filter_mark", "marked", "Samples with a review note", [])
         self.filter_score = self._add(
-            "filter_score", widgets.FloatRangeSlider, "scores", "Samples in a range of the focused method's scores",
+            "filter_score", _RangeSlider, "scores", "Samples in a range of the focused method's scores",
             readout_format=".4g", continuous_update=True,
         )  # fmt: skip
         self.filter_disagree = self._check(
@@ -155,7 +172,7 @@ class Controls:
         return _classed(control, name)
 
     def _slider(self, name: str, description: str, tooltip: str, **traits):
-        return self._add(name, widgets.FloatSlider, description, tooltip, **{"readout_format": ".4g"} | traits)
+        return self._add(name, _Slider, description, tooltip, **{"readout_format": ".4g"} | traits)
 
     def _check(self, name: str, description: str, tooltip: str, value: bool):
         box = widgets.Checkbox(value, description=description, tooltip=tooltip, indent=False, layout={"width": "auto"})
@@ -182,11 +199,22 @@ def _classed(control, name: str):
     return control
 
 
-def limit(slider, low: float, high: float, step: float | None = None) -> None:
-    """Give a slider new ends, and a thousand steps between them; its value is moved between the ends."""
+def limit(slider, low: float, high: float, value, step: float | None = None) -> None:
+    """Give a slider new ends, a thousand steps between them, and a value, which is moved between the ends.
+
+    A browser answers every change with the value at its nearest step: told one by one, it would answer with the old
+    value between the new ends, as if the reviewer had moved the slider there (`moved`).
+    """
     low, high = float(low), float(max(high, low + 1e-6))
-    slider.step = step or (high - low) / 1000
-    if low > slider.max:
-        slider.max, slider.min = high, low
-    else:
-        slider.min, slider.max = low, high
+    with slider.hold_sync():
+        slider.step = step or (high - low) / 1000
+        if low > slider.max:
+            slider.max, slider.min = high, low
+        else:
+            slider.min, slider.max = low, high
+        slider.value = value
+
+
+def moved(slider, value: float) -> bool:
+    """Whether a slider stands elsewhere than at a value, as far as it can stand there: at a step, between its ends."""
+    return abs(slider.value - min(max(value, slider.min), slider.max)) > 0.51 * slider.step

@@ -11,7 +11,7 @@ from adlib.errors import InputError
 from adlib.inspector import panels, render, tables
 from adlib.inspector.canvas import Canvas, Strip
 from adlib.inspector.contact_sheet import contact_sheet
-from adlib.inspector.controls import EVERY, Controls, limit
+from adlib.inspector.controls import EVERY, Controls, limit, moved
 from adlib.inspector.decisions import Decisions
 from adlib.inspector.histogram import score_histogram
 from adlib.inspector.joined import Joined
@@ -77,7 +77,8 @@ class Inspector(widgets.VBox):
         self._watch(self._focus, control.method)
         self._watch(self._slide, control.threshold)
         self._watch(lambda: self.set_threshold(control.threshold_exact.value), control.threshold_exact)
-        self._watch(self._mask_threshold, control.mask_follows, control.mask_threshold)
+        self._watch(self._mask_follows, control.mask_follows)
+        self._watch(self._mask_threshold, control.mask_threshold)
         drawn = (control.alone, control.ground_truth, control.own_mask, control.opacity, control.palette, control.scale)
         self._watch(self._draw_soon, *drawn, control.full_resolution)
         self._watch(self._window, control.level, control.width)
@@ -196,7 +197,7 @@ class Inspector(widgets.VBox):
     def _slide(self) -> None:
         slider = self.controls.threshold
         # A browser moves a slider to its next step as soon as it shows it: nobody has asked for that.
-        if abs(slider.value - self.decisions.thresholds[self.method]) > 0.51 * slider.step:
+        if moved(slider, self.decisions.thresholds[self.method]):
             self.set_threshold(slider.value)
 
     def _focus(self) -> None:
@@ -205,20 +206,26 @@ class Inspector(widgets.VBox):
         low, high = scores.min(), scores.max()
         room = 0.02 * (high - low) or 0.5
         with self._silently():
-            limit(control.threshold, low - room, high + room)
-            limit(control.filter_score, low - room, high + room)
-            control.filter_score.value = (control.filter_score.min, control.filter_score.max)
+            limit(control.threshold, low - room, high + room, self.decisions.thresholds[self.method])
+            limit(control.filter_score, low - room, high + room, (low - room, high + room))
             scale = self.decisions.scales[self.method]
             if scale:
-                limit(control.mask_threshold, scale[0], scale[1] + (scale[1] - scale[0]))
+                own = self.decisions.own[self.method]
+                limit(control.mask_threshold, scale[0], scale[1] + (scale[1] - scale[0]), own)
         self._decide()
         self._select()
 
-    def _mask_threshold(self) -> None:
+    def _mask_follows(self) -> None:
         self.decisions.follows[self.method] = self.controls.mask_follows.value
-        self.decisions.own[self.method] = self.controls.mask_threshold.value
         self._decide()
         self._draw_soon()
+
+    def _mask_threshold(self) -> None:
+        slider = self.controls.mask_threshold
+        if moved(slider, self.decisions.own[self.method]):
+            self.decisions.own[self.method] = slider.value
+            self._decide()
+            self._draw_soon()
 
     def _decide(self) -> None:
         """Bring the decision's numbers up to date; they are quick, so they follow a slider at once."""
@@ -298,8 +305,9 @@ class Inspector(widgets.VBox):
     # Pictures
 
     def _window(self) -> None:
-        level, width = self.controls.level.value, max(1.0, self.controls.width.value)
-        if self._kind:
+        control, (low, high) = self.controls, self._levels()
+        level, width = control.level.value, max(1.0, control.width.value)
+        if self._kind and (moved(control.level, (low + high) / 2) or moved(control.width, high - low)):
             self._windows[self._kind] = (level - width / 2, level + width / 2)
             self._draw_soon()
 
@@ -314,13 +322,18 @@ class Inspector(widgets.VBox):
         """Level and width of the current grey levels on their sliders, which end where the file's type ends, or where
         a window that reaches farther does.
         """
-        most = float((1 << self._kind[0]) - 1)
-        low, high = self._look.window or (0.0, most)
-        level, width = self.controls.level, self.controls.width
+        most, (low, high) = self._most(), self._levels()
         with self._silently():
-            limit(level, min(0.0, low), max(most, high), step=0.5)
-            limit(width, 0.0, max(most, high - low), step=0.5)
-            level.value, width.value = (low + high) / 2, high - low
+            limit(self.controls.level, min(0.0, low), max(most, high), (low + high) / 2, step=0.5)
+            limit(self.controls.width, 0.0, max(most, high - low), high - low, step=0.5)
+
+    def _most(self) -> float:
+        """The greatest value of the current file's type; before there is one, of 8 bits."""
+        return float((1 << (self._kind[0] if self._kind else 8)) - 1)
+
+    def _levels(self) -> tuple[float, float]:
+        """The grey levels that are shown as black and white."""
+        return self._windows.get(self._kind) or self._look.window or (0.0, self._most())
 
     def draw(self) -> None:
         """Draw the current sample's pictures now, and the strip after them."""

@@ -352,6 +352,69 @@ def test_a_slider_that_a_browser_rounds_leaves_the_threshold_alone(inspector):
     assert inspector.decisions.thresholds[0] == slider.value
 
 
+class Handle:
+    """A slider as ipywidgets shows it in a browser: told of a change, it answers with its value at the nearest step.
+
+    What comes in one message is followed in its order, and a value that comes before the ends is cut off at the old.
+    """
+
+    def __init__(self, slider):
+        self.slider, self.answers = slider, []
+        self.model = slider.get_state(("min", "max", "step", "value"))
+        self.ends = [self.model[name] for name in ("min", "max", "step")]
+        slider._send = self.hear
+
+    def hear(self, message, buffers=None):
+        told = {name: value for name, value in message["state"].items() if name in self.model}
+        if message["method"] != "update":
+            return
+        self.model |= told
+        for name in told:
+            if name != "value":
+                self.ends = [self.model[end] for end in ("min", "max", "step")]
+            low, high, step = self.ends
+            value = min(max(low + round((self.model["value"] - low) / step) * step, low), high)
+            if value != self.model["value"]:
+                self.model["value"] = value
+                self.answers.append(value)
+
+    def answer(self):
+        for _ in range(20):
+            if self.answers:
+                self.slider.set_state({"value": self.answers.pop(0)})
+        assert self.answers == []
+
+
+def test_what_a_browser_answers_to_another_method_in_focus_moves_no_threshold(first, second, tmp_path):
+    second = replace(second, maps=100 * first.maps)
+    inspector = inspect({"one": first, "two": second}, notes=tmp_path / "notes.csv", threshold={"one": 0.5, "two": 50})
+    inspector.decisions.own[1] += 0.123  # between two steps, as 50 is
+    decisions, control = inspector.decisions, inspector.controls
+    before = [*decisions.thresholds, *decisions.own]
+    handles = [Handle(slider) for slider in (control.threshold, control.mask_threshold)]
+    for method in (1, 0, 1):
+        control.method.value = method
+        for handle in handles:
+            handle.answer()
+        assert [*decisions.thresholds, *decisions.own] == before
+    inspector.set_threshold(500)  # beyond the slider, which ends at the highest score and a little
+    handles[0].answer()
+    assert decisions.thresholds[1] == 500
+
+
+def test_what_a_browser_answers_to_the_method_s_window_is_no_window_of_the_reviewer(tmp_path):
+    samples = make_samples([{"image": str(write(tmp_path / "x.png", np.full((64, 64), 99, np.uint8)))}], tmp_path)
+    images = ImageSet(samples, size=64, window=(10.3, 200))
+    inspector = inspect(Predictions([1.0], None, samples, images.settings), notes=tmp_path / "notes.csv")
+    handles = [Handle(slider) for slider in (inspector.controls.level, inspector.controls.width)]
+    inspector.draw()
+    assert all(handle.answers for handle in handles)  # 105.15 and 189.7 lie between two steps
+    for handle in handles:
+        handle.answer()
+    inspector.draw()
+    assert inspector._look.window == (10.3, 200)
+
+
 def test_the_threshold_opens_at_the_best_f1_and_says_that_it_is_an_oracle(first, tmp_path):
     inspector = inspect(first, notes=tmp_path / "notes.csv")
     assert inspector.decisions.thresholds == [pytest.approx(0.4)]  # one false alarm, nothing missed
