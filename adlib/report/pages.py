@@ -192,6 +192,7 @@ def _run_row(record: dict, titles: dict[str, str], pages: dict[str, str]) -> dic
     values = [record["metrics"].get(name) for name in INDEX_METRICS]
     shown = [compared(record, name) for name in INDEX_METRICS]
     return {
+        "key": record["key"],
         "title": titles[record["key"]],
         "href": pages.get(record["key"], ""),
         "metrics": [
@@ -205,6 +206,7 @@ def _run_row(record: dict, titles: dict[str, str], pages: dict[str, str]) -> dic
 
 def _failed_row(record: dict, titles: dict[str, str], pages: dict[str, str]) -> dict:
     return {
+        "key": record["key"],
         "title": titles[record["key"]],
         "href": pages.get(record["key"], ""),
         "kind": record["kind"],

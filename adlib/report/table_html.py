@@ -345,5 +345,6 @@ def _linked(text: str, keys: list[str], method: str, dataset: str, category: str
         return f'<a href="{escape(home)}html/runs/{escape(keys[0])}.html">{escape(text)}</a>'
     of = category.partition("/")[0]
     place = dataset if category == "average" else f"{dataset}/{of}," if of else f"{dataset},"
-    query = urlencode({"find": f"{method} on {place}"}, quote_via=quote)
+    # The words stand in the filter's field; runs of another setting, table or study have them as well: the keys tell.
+    query = urlencode({"find": f"{method} on {place}", "runs": ".".join(keys)}, quote_via=quote)
     return f'<a href="{escape(home)}index.html?{escape(query)}#runs" title="{len(keys)} runs">{escape(text)}</a>'

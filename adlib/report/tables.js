@@ -103,7 +103,8 @@ function makeSortable(table) {
   reach(0);
 }
 
-// A field above a list: rows stay that have all of its words, the first ones of them until one asks for more.
+// A field above a list: rows stay that have all of its words, the first ones of them until one asks for more. A number
+// leads to the rows of its own runs alone, by their keys: other runs may be called alike.
 function makeFilterable(table) {
   const body = table.tBodies[0];
   for (const row of body.rows) row.text = row.textContent.toLowerCase();
@@ -111,6 +112,8 @@ function makeFilterable(table) {
   const count = document.createElement("output");
   const more = document.createElement("button");
   const label = document.createElement("label");
+  const address = new URLSearchParams(location.search);
+  let own = address.get("runs")?.split(".");
   let limit = AT_ONCE;
   field.type = "search";
   more.type = "button";
@@ -118,18 +121,26 @@ function makeFilterable(table) {
   table.refresh = () => {
     const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
     let found = 0;
+    let others = 0;
     for (const row of body.rows) {
-      const fits = wanted.every((word) => row.text.includes(word));
+      const named = wanted.every((word) => row.text.includes(word));
+      const fits = named && (!own || own.includes(row.dataset.run));
       found += fits;
+      others += named && !fits;
       const hidden = !fits || found > limit;
       if (row.hidden !== hidden) row.hidden = hidden;
     }
-    count.textContent = `${found} of ${body.rows.length}` + (found > limit ? `, the first ${limit} shown` : "");
-    more.textContent = `Show all ${found}`;
-    more.hidden = found <= limit;
+    count.textContent = `${found} of ${body.rows.length}` + (own ? ", the runs of that number" : "") +
+      (found > limit ? `, the first ${limit} shown` : "");
+    more.textContent = `Show all ${found + others}`;
+    more.hidden = found <= limit && !others;
   };
-  field.addEventListener("input", table.refresh);
+  field.addEventListener("input", () => {
+    own = null;
+    table.refresh();
+  });
   more.addEventListener("click", () => {
+    own = null;
     limit = Infinity;
     table.refresh();
     field.focus();
@@ -138,7 +149,7 @@ function makeFilterable(table) {
   line.className = "adlib-filter";
   line.append(label, " ", count, " ", more);
   table.closest(".adlib-scroll").before(line);
-  field.value = new URLSearchParams(location.search).get("find") ?? ""; // the tables' averages link to their runs
+  field.value = address.get("find") ?? ""; // the tables' averages link to their runs
   table.refresh();
 }
 

@@ -119,6 +119,9 @@ def test_an_average_leads_to_its_runs_and_a_number_to_its_page(page):
     assert average.inner_text() == "80.00"
     average.click()
     expect(page.locator(".adlib-filter input").first).to_have_value("patchcore on cxr_ad")
+    runs = [f"patchcore on cxr_ad/{category}, seed 0" for category in ("CDIP", "DC", "UB")]
+    assert shown(page, 0) == runs  # of 250 that are called so
+    expect(page.locator(".adlib-filter output").first).to_have_text("3 of 250, the runs of that number")
     page.get_by_role("button", name="Show all").click()
     page.locator("#list-of-runs a", has_text="cxr_ad/UB").click()
     expect(page).to_have_title("patchcore on cxr_ad/UB, seed 0")

@@ -299,8 +299,11 @@ def test_numbers_link_to_the_run_or_to_the_list_of_their_runs(tmp_path):
     assert row(table, "UB")["runs"] == f"{cells[0]['key']} {cells[1]['key']}"
     page = show_comparison(table, "image_auroc").data
     assert f'<a href="../html/runs/{cells[2]["key"]}.html">80.00</a>' in page
-    assert '<a href="../index.html?find=patchcore%20on%20cxr_ad%2FUB%2C#runs" title="2 runs">90.00 ± 0.00</a>' in page
-    assert '<a href="../index.html?find=patchcore%20on%20cxr_ad#runs" title="3 runs">80.00</a>' in page
+    first, second, third = (each["key"] for each in cells)
+    of_seeds = f"find=patchcore%20on%20cxr_ad%2FUB%2C&amp;runs={first}.{second}"
+    assert f'<a href="../index.html?{of_seeds}#runs" title="2 runs">90.00 ± 0.00</a>' in page
+    of_all = f"find=patchcore%20on%20cxr_ad&amp;runs={first}.{second}.{third}"
+    assert f'<a href="../index.html?{of_all}#runs" title="3 runs">80.00</a>' in page
     assert ">70.00<br>" in page
 
 
@@ -323,10 +326,11 @@ def test_links_to_several_runs_find_the_titles_that_these_have_in_the_list(tmp_p
     assert not row(table, "CFP16")["joint"]
     for category, runs in (("UB", joint), ("CFP16", alone), ("average", joint + alone)):
         page = show_comparison(table[table["category"] == category], "image_auroc").data
-        (query,) = set(re.findall(r'index\.html\?find=([^"]*)#runs', page))
+        ((query, keys),) = set(re.findall(r'index\.html\?find=([^"]*)&amp;runs=([^"]*)#runs', page))
         words = unquote(query).lower().split()
         found = {key for key, title in titles.items() if all(word in title.lower() for word in words)}
         assert found == {each["key"] for each in runs}
+        assert set(keys.split(".")) == found
 
 
 @pytest.mark.parametrize(
