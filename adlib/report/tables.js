@@ -112,6 +112,7 @@ function makeFilterable(table) {
   const count = document.createElement("output");
   const more = document.createElement("button");
   const label = document.createElement("label");
+  const part = document.createElement("p"); // on paper, where no field says that these are not all
   const address = new URLSearchParams(location.search);
   let own = address.get("runs")?.split(".");
   let limit = AT_ONCE;
@@ -132,6 +133,8 @@ function makeFilterable(table) {
     }
     count.textContent = `${found} of ${body.rows.length}` + (own ? ", the runs of that number" : "") +
       (found > limit ? `, the first ${limit} shown` : "");
+    const by = field.value ? `, filtered by “${field.value}”` : "";
+    part.textContent = found < body.rows.length || found > limit ? `${count.textContent}${by}` : "";
     more.textContent = `Show all ${found + others}`;
     more.hidden = found <= limit && !others;
   };
@@ -148,7 +151,8 @@ function makeFilterable(table) {
   const line = document.createElement("p");
   line.className = "adlib-filter";
   line.append(label, " ", count, " ", more);
-  table.closest(".adlib-scroll").before(line);
+  part.className = "adlib-part";
+  table.closest(".adlib-scroll").before(line, part);
   field.value = address.get("find") ?? ""; // the tables' averages link to their runs
   table.refresh();
 }

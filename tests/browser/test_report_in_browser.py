@@ -151,6 +151,7 @@ def test_the_page_fits_narrow_screens_and_paper_and_is_dark_where_wanted(page):
     page.emulate_media(media="print")
     assert page.evaluate(TOO_WIDE, A4) == []
     assert page.locator(".adlib-filter").first.is_hidden()
+    assert page.locator(".adlib-part").first.inner_text() == "250 of 250, the first 200 shown"
     page.emulate_media(media="screen", color_scheme="dark")
     ink, paper = page.evaluate(
         "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
