@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import pandas as pd
 from IPython.display import HTML
 
-from adlib.report.known_answers import known_answers
+from adlib.report.known_answers import JUDGED, known_answers
 from adlib.report.labels import metric_label, place_label, row_label
 from adlib.report.ranks import best
 from adlib.report.table_notes import (
@@ -203,6 +203,8 @@ class _View:
             keys = [key for key in dict.fromkeys(judged["key"]) if key in set(" ".join(beside["runs"]).split())]
             text = _linked(f"{mark} {number}", keys, method, lowest["dataset"], "average", self.home)
             more = f"<br><small>lowest of {len(judged)}</small>" if len(judged) > 1 else ""
+            wanted = mine[(mine["metric"] == metric) & mine["state"].isin(JUDGED)]
+            more = " (partly)" * (len(wanted) > len(judged)) + more  # others failed, or are to do
             kind = "known found" if mark == "✓" else "known failed"
             return f'<td class="{kind}" title="at least {100 * lowest["floor"]:g}">{text}{more}</td>'
 

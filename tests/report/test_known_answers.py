@@ -131,6 +131,14 @@ def test_failed_runs_are_named_and_those_to_do_are_counted(tmp_path):
 RANDOM = {"kind": "random", "seed": 0}
 
 
+def test_a_known_answer_of_some_of_the_runs_alone_says_so(tmp_path):
+    done, failed = leave(tmp_path, "padim", metrics_of()), leave(tmp_path, "cfa", None) | {"method": "padim", "seed": 1}
+    plan(tmp_path, [done, failed])
+    index = render_report(tmp_path).read_text()
+    assert index.count("✓ 100.00 (partly)</td>") == 2  # of images, of pixels
+    assert "1 of 2 found what was drawn" in index
+
+
 def test_a_method_without_the_weights_that_it_needs_is_a_dash_and_counts_neither_way(tmp_path):
     cells = [leave(tmp_path, "adaclip", metrics_of(-1), weights=RANDOM), leave(tmp_path, "patchcore", metrics_of())]
     cells = [cell | {"paper": "cxr_ad", "table": "II", "dataset": "cxr_ad", "category": "DC"} for cell in cells]
