@@ -89,7 +89,9 @@ def _draw_pro(axis, pixels: Curves, area: float) -> None:
     """Up to the false-positive rate at which AUPRO ends, the area tinted."""
     x, y = _thinned(*pixels.line("pro"))
     axis.plot(x, y, color=NORMAL, linewidth=1.6)
-    axis.fill_between(x, y, where=x <= PRO_LIMIT, color=NORMAL, alpha=0.15, linewidth=0)
+    inside = x <= PRO_LIMIT  # and the limit itself, since the next point may lie far beyond
+    below = np.append(x[inside], PRO_LIMIT), np.append(y[inside], np.interp(PRO_LIMIT, x, y))
+    axis.fill_between(*below, color=NORMAL, alpha=0.15, linewidth=0)
     best = pixels.best_f1()
     if pixels.fpr[best] <= PRO_LIMIT:
         _mark(axis, pixels.fpr[best], pixels.pro[best], "o")

@@ -247,6 +247,17 @@ def test_curves_show_the_share_of_anomalous_images_and_mark_what_lies_within_the
         assert len([line for line in drawn.axes[2].lines if line.get_marker() == "o"]) == marked
 
 
+def test_the_tint_below_the_pro_curve_ends_where_the_area_does(monkeypatch):
+    masks = np.zeros((2, 4, 4), bool)
+    masks[1, 0] = True
+    monkeypatch.setattr(Predictions, "masks", property(lambda self: masks))
+    monkeypatch.setattr(Predictions, "judges_pixels", True)
+    found = _predictions([0, 1], [0, 1], maps=masks.astype(np.float32))  # called without any normal pixel, or with all
+    axis = run_curves(found, {"image_auroc": 1.0, "image_ap": 1.0, "aupro": 1.0}).axes[2]
+    (tint,) = axis.collections
+    assert tint.get_paths()[0].get_extents().bounds == pytest.approx((0, 0, 0.3, 1))
+
+
 def test_a_missing_interval_says_why():
     assert interval_text({"low": 0.5, "high": 0.75, "std": 0.1}) == "0.5000 to 0.7500"
     assert interval_text({"low": None, "high": None, "reason": "one <image>"}) == "none: one <image>"
