@@ -299,6 +299,10 @@ def test_inspector_as_an_app(browser, workplace, tmp_path, screenshots):
         assert names == told
         fits_one_screen(page, screenshots, "app", 1280, 800)
         assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+        for method in (1, 0):  # each opens at its best F1, and no slider moves it
+            page.locator(".adlib-method select").select_option(index=method)
+            page.wait_for_timeout(2000)
+            expect(page.locator(".adlib-oracle")).to_have_count(1)
         use_inspector(page, focused(workplace))
         photograph(page, screenshots, "app")
         page.reload(timeout=PATIENT)
