@@ -126,6 +126,7 @@ class Detector:
     images_: dict | None = None  # settings of the ImageSet that fit has seen; None for files of versions before
     why_no_graph: str = ""  # a sentence why the method cannot be exported (adlib.export); "" where that can be tried
     threshold_: dict | None = None  # adlib.screening.Threshold as plain values, where one was chosen
+    category_: str = ""  # what images show of which it is not said: of one's own images the one kind that was learned
     done_in_parts: dict[str, dict[str, int]] = {}  # by the last "fit" and "predict", where a GPU's memory was short
     makers: list[dict] = []  # who had a part in a fit that keeps a checkpoint, this process first (Unfinished)
     told: dict = {}  # origin and choices as a file has them, for a loaded detector
@@ -249,7 +250,7 @@ class Detector:
         self.seed_ = seed
         self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
         self.fitted_, self.chosen_epoch, self.makers, self.told = False, None, [], {}
-        self.images_, self.threshold_ = images.settings, None
+        self.images_, self.threshold_, self.category_ = images.settings, None, ""
         with shortages() as found:
             self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
         self.done_in_parts = {"fit": found}
@@ -277,11 +278,12 @@ class Detector:
         self.device_ = choose_device(device)
         self.to(self.device_)
         items = images.tiles()
+        told = items.samples.assign(category=items.samples["category"].replace("", self.category_))
         mosaic = None if items is images else Mosaic(images.whole, images.tile)
         scores, maps, parts = [], None, Parts("images were scored {} at a time")
         with shortages() as found, torch.inference_mode(), freed_memory_kept(self.device_.type == "cpu"):
             for start, batch in self.batches(items, batch_size, progress, "predict"):
-                rows = items.samples.iloc[start : start + len(batch)]
+                rows = told.iloc[start : start + len(batch)]
                 for part_scores, part_maps in self._scored(batch, rows, parts):
                     scores.append(part_scores)
                     if part_maps is not None:
@@ -402,15 +404,15 @@ class Detector:
     def save(self, path: str | Path) -> Path:
         """Write parameters and learned tensors to one .safetensors file; returns its path.
 
-        With them go how images are prepared (`images_`) and the threshold, if one was chosen (`threshold_`, as of
-        adlib.screening): all that a detector needs for tomorrow's images; what it tells of its fit (`origin`,
-        `choices`); and a checksum, by which `load_model` notices a damaged file.
+        With them go how images are prepared (`images_`), what they show (`category_`) and the threshold, if one was
+        chosen (`threshold_`, as of adlib.screening): all that a detector needs for tomorrow's images; what it tells of
+        its fit (`origin`, `choices`); and a checksum, by which `load_model` notices a damaged file.
         """
         self.check_fitted()
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"name": self.name, "parameters": self.parameters, "seed": self.seed_}
-        about |= {"images": self.images_, "threshold": self.threshold_}
+        about |= {"images": self.images_, "threshold": self.threshold_, "category": self.category_}
         about |= {"told": {name: getattr(self, name) for name in TOLD}}
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state().items()}
         text = json.dumps(about, default=str)

@@ -144,7 +144,7 @@ def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True)
     )
     if not normal.empty:
         held = screening.scores_of(model, normal, run.image_settings, run.device, progress)
-    model.threshold_ = screening.choose_threshold(held, rate).plain()
+    model.threshold_, model.category_ = screening.choose_threshold(held, rate).plain(), samples["category"].iat[0]
     return model, held, samples
 
 
@@ -176,6 +176,7 @@ def new_threshold(
     """
     _need_images_settings(model)
     samples = own_samples(Run("folder", str(Path(folder).expanduser()), model.name, settings={"items": items}))
+    samples = samples.assign(category="")  # whatever the folder is called, they show what the detector has learned
     if set(samples["split"]) != {"train"}:
         parts = [select(samples, split=split, label=0) for split in ("val", "test")]
         samples = next((part for part in parts if len(part)), None)

@@ -107,6 +107,7 @@ def load_model(path: str | Path):
         model = create_model(about["name"], **about["parameters"])
         model.seed_ = about["seed"]
         model.images_, model.threshold_ = about.get("images"), about.get("threshold")
+        model.category_ = about.get("category", "")
         model.told = about.get("told", {"origin": {}})  # files of versions before do not say
         model.device_ = torch.device("cpu")
         model.set_state(state)
@@ -126,6 +127,8 @@ def _about(text: str, path: Path) -> dict:
         raise InputError("its description holds no name, parameters and seed")
     if not all(isinstance(about.get(key), dict | None) for key in ("images", "threshold", "told")):
         raise InputError("its description of images, threshold and fit is damaged")
+    if not isinstance(about.get("category", ""), str):
+        raise InputError("its description of what images show is damaged")
     return about
 
 

@@ -307,7 +307,8 @@ class OneNIP(FeatureReconstruction, PastingDetector):
     def prompts_of(self, samples) -> torch.Tensor:
         """The prompts' features for rows of a samples table: float [B, C, h, w]."""
         known = list(self.prompt_names_)
-        for category in samples["category"]:
+        categories = samples["category"].replace("", known[0]) if len(known) == 1 else samples["category"]
+        for category in categories:
             if category not in known:
                 raise InputError(
                     f"onenip has no prompt for category {category!r}; it has one for {', '.join(known)}. Fit it on "
@@ -321,7 +322,7 @@ class OneNIP(FeatureReconstruction, PastingDetector):
                 "onenip compares a tile with that of the same place in its prompt: give it images of "
                 f"{height} x {width} pixels with tile={list(self.images_['tile'])}, as those that it was fitted on."
             )
-        pairs = zip(samples["category"], shown, strict=True)
+        pairs = zip(categories, shown, strict=True)
         return self.prompts_[[known.index(category) * len(places) + places.index(place) for category, place in pairs]]
 
     def places(self) -> list[str]:

@@ -1,5 +1,6 @@
 """AdaCLIP: towers, prompts, fusion and losses by hand, the authors' checkpoints, and the way to zero-shot runs."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,9 @@ from adlib import ImageSet, InputError, create_model, evaluate, load_model, load
 from adlib.features import clip_towers
 from adlib.features.clip_towers import ClipTowers, tokenise
 from adlib.features.prompts import OFFICIAL_NAMES, HybridPrompts, sentences
+from adlib.findings import list_images
 from adlib.models.adaclip import LabelledImages, class_names, dice_loss, fused_feature
+from adlib.own_images import fit_own, new_threshold, own_run
 from adlib.runs import Recorder, Run
 from adlib.runs.plan import plan, read_profile
 from adlib.samples import select
@@ -314,6 +317,19 @@ def test_the_authors_prompts_need_no_training(official, trees, run):
     assert isinstance(model.towers_.image_layers[0].mlp.gelu, nn.GELU)  # under which they were trained
     assert len(model.origin["prompts"]["sha256"]) == 64
     assert model.predict(target.images("test"), device="cpu", progress=False).maps.shape == (6, 64, 64)
+
+
+def test_images_of_ones_own_show_what_was_learned_wherever_they_lie(official, trees, tmp_path):
+    settings = SMALL | {"size": 64, "prompts": str(official[0])}
+    model, _, samples = fit_own(own_run(trees[1] / "thing", "adaclip", settings, device="cpu"), 0.5, 2, progress=False)
+    test = select(samples, split="test")
+    expected = model.predict(ImageSet(test, **model.images_), device="cpu", progress=False).scores
+    loaded = load_model(model.save(tmp_path / "model.safetensors"))
+    listed = ImageSet(list_images(test["image"]), **loaded.images_)  # of which nobody says what they show
+    assert np.array_equal(loaded.predict(listed, device="cpu", progress=False).scores, expected)
+    folders = [shutil.copytree(trees[1] / "thing" / "train" / "good", tmp_path / name) for name in ("thing", "monday")]
+    one, other = (new_threshold(loaded, folder, 0.5, device="cpu", progress=False).score for folder in folders)
+    assert one == other
 
 
 def test_other_files_than_the_authors_are_refused(official, trees, tmp_path):

@@ -1,5 +1,7 @@
 """UniAD, OneNIP and CRAD: masks, streams, losses, memory by hand; prompts; one model of several categories."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -290,6 +292,17 @@ def test_an_image_without_a_prompt_is_refused(joint, splits):
         joint.predict(unknown, device="cpu", progress=False)
     with pytest.raises(InputError, match="it must be told the images' categories"):
         joint.score_batch(splits[1].pixels(0)[None])
+
+
+def test_the_only_prompt_is_that_of_images_whose_category_nobody_names(joint, splits):
+    alone = copy.copy(joint)
+    alone.prompt_names_, alone.prompts_ = {"reversed": joint.prompt_names_["reversed"]}, joint.prompts_[:1]
+    images = ImageSet(select(splits[1].samples, category="reversed"), size=64)
+    unnamed = ImageSet(images.samples.assign(category=""), size=64)
+    found = [alone.predict(each, device="cpu", progress=False).scores for each in (images, unnamed)]
+    assert np.array_equal(*found)
+    with pytest.raises(InputError, match="no prompt for category 'stripes'; it has one for reversed"):
+        alone.predict(splits[1], device="cpu", progress=False)
 
 
 @pytest.fixture(scope="module")
