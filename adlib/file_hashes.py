@@ -114,7 +114,11 @@ def is_path(text: str) -> bool:
 
 
 def content(value):
-    """A parameter's value; of the path of a file or a folder, a hash of what is in it."""
+    """A parameter's value; of the path of a file or a folder, a hash of its content. In lists and dictionaries too."""
+    if isinstance(value, dict):
+        return {name: content(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [content(one) for one in value]
     if isinstance(value, str) and is_path(value):
         path = Path(value).expanduser()
         return folder_hash(path) if path.is_dir() else file_hash(path) if path.is_file() else value

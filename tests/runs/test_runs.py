@@ -135,6 +135,14 @@ def test_key_follows_the_content_of_a_teacher_and_of_textures(tree, tmp_path, mo
     assert len(keys) == 4
 
 
+def test_key_follows_the_content_of_files_that_a_parameter_names_by_category(tree, tmp_path):
+    prompt, keys = tmp_path / "prompt.png", []
+    for place, content in ((prompt, b"one"), (prompt, b"two"), (tmp_path / "moved.png", b"two")):
+        place.write_bytes(content)
+        keys.append(run_on(tree, method="onenip", settings={"weights": "random", "prompts": {"thing": str(place)}}).key)
+    assert keys[0] != keys[1] == keys[2]
+
+
 def test_weights_that_are_nowhere_yet_are_fetched_before_the_key_is_asked_for(tree, tmp_path, monkeypatch):
     monkeypatch.delenv("ADLIB_WEIGHTS", raising=False)
     here, asked = tmp_path / "w.safetensors", []
