@@ -280,6 +280,12 @@ class UFlow(FeatureFlow):
         norms = None if self.backbone.startswith("cait") else ScaleNorms(shapes)
         return UFlowNet([channels for channels, _, _ in shapes], self.steps, norms)
 
+    def weight_files(self, fetch=False):
+        files = super().weight_files(fetch)
+        if self.backbone.startswith("cait"):
+            return files
+        return {name: file for name, file in files.items() if name == self.backbone}  # there is no second network
+
     @property
     def side_multiple(self) -> int:
         return 1 if self.backbone.startswith("cait") else 32

@@ -247,6 +247,14 @@ def test_transformers_refuse_weights_that_are_not_theirs():
         create_model("uflow").build_backbone("weights.safetensors", 0)
 
 
+def test_beside_a_resnet_no_weights_of_a_second_network_are_asked_for():
+    networks = ["cait_m48_448.fb_dist_in1k", "cait_s24_224.fb_dist_in1k"]
+    assert list(create_model("uflow").weight_files()) == networks
+    assert list(create_model("uflow", **R18 | {"weights": "bundled"}).weight_files()) == ["resnet18.tv_in1k"]
+    same = create_model("uflow", **R18 | {"weights": "bundled"}, second_backbone="resnet18.tv_in1k")
+    assert list(same.weight_files()) == ["resnet18.tv_in1k"]
+
+
 @pytest.mark.parametrize("name", ["fastflow", "uflow", "msflow"])
 def test_features_kept_in_memory_change_no_number(name, train):
     settings = R18 | {"epochs": 1, "batch_size": 2} | ({"blocks": (1, 1, 1)} if name == "msflow" else {"steps": 1})
