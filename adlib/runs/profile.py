@@ -14,7 +14,7 @@ from adlib.errors import InputError, did_you_mean
 from adlib.models import list_models, usable_models
 from adlib.phantoms.plain import DIFFICULTIES
 from adlib.runs.environment import REPOSITORY
-from adlib.runs.settings import DATA_SETTINGS, IMAGE_SETTINGS, read_yaml
+from adlib.runs.settings import DATA_SETTINGS, IMAGE_SETTINGS, absolute_paths, read_yaml
 from adlib.training_set import TRAINING_SETTINGS
 
 PROFILES = REPOSITORY / "nbconfig" / "profiles"
@@ -70,7 +70,9 @@ def list_profiles() -> list[str]:
 
 
 def read_profile(name: str, data: str | Path | None = None, seeds: int | None = None) -> Profile:
-    """A profile by name or by the path of a YAML file; data and seeds override what it says."""
+    """A profile by name or by the path of a YAML file; data and seeds override what it says. Its paths are relative to
+    the working folder, as those of the command line.
+    """
     file = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
     if not file.is_file():
         known = list_profiles()
@@ -84,8 +86,10 @@ def read_profile(name: str, data: str | Path | None = None, seeds: int | None = 
         profile = Profile(_name_of(file), **content)
     except (TypeError, ValueError, OSError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{file} is not a profile: {str(error) or 'it is nested too deeply'}.") from error
-    if data is not None:
-        profile.data = str(Path(data).expanduser().resolve())
+    # A run's notebook has another working folder: paths are as on the command line, from here.
+    if data is not None or profile.data not in ("", "phantoms"):
+        profile.data = str(Path(profile.data if data is None else data).expanduser().resolve())
+    profile.settings, profile.methods = absolute_paths(profile.settings), absolute_paths(profile.methods)
     if seeds is not None:
         profile.seeds, profile.insisted = seeds, True
     _check_names(profile, file)

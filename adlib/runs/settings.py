@@ -151,6 +151,15 @@ def _plain_value(value):
     return _number(_absolute(value)) if isinstance(value, str) else value
 
 
+def absolute_paths(value):
+    """A value whose paths of files, or of folders written with a "/", are absolute; in lists and dictionaries too."""
+    if isinstance(value, list):
+        return [absolute_paths(one) for one in value]
+    if isinstance(value, dict):
+        return {name: absolute_paths(one) for name, one in value.items()}
+    return _absolute(value) if isinstance(value, str) else value
+
+
 def _absolute(text: str) -> str:
     return str(Path(text).expanduser().resolve()) if is_path(text) else text
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import finished_record, make_tree
+from conftest import finished_record, make_tree, write
 
 import adlib
 from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
@@ -318,6 +318,28 @@ def test_numbers_of_a_profile_are_read_as_those_on_the_command_line(tmp_path):
     profile = read_profile(str(file))
     assert profile.settings == {"learning_rate": 0.001, "size": 100, "tile": ["1:00", "064"], "crop": None}
     assert profile.methods == {"crad": {"epochs": 2, "blocks": 2, "recovery": False}}
+
+
+def test_paths_of_a_profile_are_read_as_those_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_tree(tmp_path / "sets" / "cxr_ad", "UB")
+    prompt, file = write(tmp_path / "prompts" / "UB.png", np.zeros((8, 8), np.uint8)), tmp_path / "mine" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(
+        "data: sets\nsettings: {weights: mine/w.safetensors}\n"
+        "methods: {onenip: {prompts: {UB: prompts/UB.png}}, draem: {textures: ./prompts}, glass: {hypothesis: mine}}\n"
+    )
+    profile = read_profile(str(file))
+    assert profile.data == str(tmp_path / "sets")
+    assert profile.settings == {"weights": str(file.parent / "w.safetensors")}
+    assert profile.methods["onenip"] == {"prompts": {"UB": str(prompt)}}
+    assert profile.methods["draem"] == {"textures": str(prompt.parent)}
+    assert profile.methods["glass"] == {"hypothesis": "mine"}  # a word, though there is a folder of that name
+    file.write_text("data: ~/sets\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_profile(str(file)).data == str(tmp_path / "sets")
+    assert read_profile("smoke").data == "phantoms"
+    assert read_profile("smoke", data="phantoms").data == str(tmp_path / "phantoms")
 
 
 def test_a_setting_of_a_wrong_kind_names_the_profile(tmp_path):
