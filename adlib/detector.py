@@ -196,6 +196,8 @@ class Detector:
     def warnings(self) -> list[str]:
         """What a reader must know of the features before believing the numbers."""
         weights = self.parameters.get("weights")
+        if self.parameters.get("backbone") == "none":  # then no network has any
+            return []
         if weights == "random" and self.facts.needs:
             return [f"Random weights: it needs {self.facts.needs}; what is drawn at random cannot find anything."]
         return [_WEIGHTS_WARNINGS[weights]] if weights in _WEIGHTS_WARNINGS else []

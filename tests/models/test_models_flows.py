@@ -488,6 +488,12 @@ def test_encoder_statistics_drift_only_if_asked(train):
         assert not any(module.training for module in model.backbone_.modules())
 
 
+def test_where_no_network_is_pretrained_weights_are_no_reason_to_warn():
+    for weights in ("bundled", "random", "pretrained"):
+        assert create_model("pyramidflow", backbone="none", weights=weights).warnings == []
+        assert bool(create_model("pyramidflow", weights=weights).warnings) == (weights != "pretrained")
+
+
 def test_flips_keep_the_pixels():
     torch.manual_seed(0)
     batch = torch.rand(16, 3, 4, 4)
