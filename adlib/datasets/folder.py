@@ -58,11 +58,16 @@ def samples(
         root's name. masks: the folder of their masks, named as in a tree; without one no pixels are scored.
     items: as in load_samples.
     Raises InputError for a CSV without the column `image` or `split`, with unknown columns or missing files, for a
-    folder that is missing or empty, an option of another kind, and for all that adlib.datasets.mvtec_tree refuses.
+    folder that is missing or empty, an option of another kind or of another layout, and for all that
+    adlib.datasets.mvtec_tree refuses.
     """
     for option, place in {"normal": normal, "abnormal": abnormal, "normal_test": normal_test, "masks": masks}.items():
         if place is not None and not isinstance(place, str | Path):
             raise InputError(f"{option}={place!r} must be the path of a folder, as text.")
+    named = "normal_names" if normal_names else "unknown_names" if unknown_names else ""
+    if named and (root.is_file() or normal is not None or abnormal is not None):
+        says = "the list says" if root.is_file() else "normal and abnormal say"
+        raise InputError(f"{named} is of a tree's folders; here {says} what each image is: leave it out.")
     if normal is not None or abnormal is not None:
         if normal is None or abnormal is None:
             raise InputError("normal and abnormal belong together: give both folders.")

@@ -96,6 +96,18 @@ def test_names_of_normal_folders_can_be_given(thing):
         load_samples("folder", thing, normal_name="i.O.")
 
 
+@pytest.mark.parametrize("option", ["normal_names", "unknown_names"])
+def test_names_of_folders_are_refused_where_something_else_says_what_images_are(thing, option):
+    lines = ["image,split,label", "train/good/000.png,train,0", "test/square/000.png,test,1"]
+    (thing / "list.csv").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=f"{option} is of a tree's folders; here the list says"):
+        load_samples("folder", thing / "list.csv", **{option: "square"})
+    two = {"normal": "train", "abnormal": "test/square"}
+    assert set(load_samples("folder", thing, **two)["label"]) == {0, 1}
+    with pytest.raises(InputError, match=f"{option} is of a tree's folders; here normal and abnormal say"):
+        load_samples("folder", thing, **two, **{option: "square"})
+
+
 @pytest.mark.parametrize("name", ["0", "1", "01", "yes", "no"])
 def test_a_folder_may_be_called_as_a_number_or_as_yes(thing, name):
     for split in ("train", "test"):
