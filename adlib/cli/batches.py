@@ -55,11 +55,11 @@ def run(
     from adlib.runs.execute import execute
     from adlib.runs.failures import NotebookFailed
     from adlib.runs.run import Run
-    from adlib.runs.settings import parse_settings
+    from adlib.runs.settings import parse_settings, said_once
     from adlib.runs.store import Store
 
     root, folders = place_of_two(dataset, root, normal, abnormal)
-    values = parse_settings([*(set_ or []), *(settings or [])]) | folders
+    values = said_once(parse_settings(set_ or []), parse_settings(settings or []), folders)
     this = Run(dataset, str(root.expanduser().resolve()), method, category, values, seed, device)
     this.check()
     store = Store(out.expanduser().resolve() / "runs")

@@ -24,7 +24,7 @@ def check(
     """Open every file of a dataset: counts beside the published ones, bad files, masks, duplicates by content."""
     from adlib.datasets.check import check as check_dataset
     from adlib.datasets.folder import place_of_two
-    from adlib.runs.settings import DATA_SETTINGS, parse_settings
+    from adlib.runs.settings import DATA_SETTINGS, parse_settings, said_once
 
     root, folders = place_of_two(dataset, root, normal, abnormal)
     options = parse_settings(set_ or [])
@@ -32,7 +32,7 @@ def check(
         raise InputError(
             f"--set {unknown[0]}: check knows {', '.join(DATA_SETTINGS)}.{did_you_mean(unknown[0], DATA_SETTINGS)}"
         )
-    findings = check_dataset(dataset, root, category, size=size, crop=crop, **options | folders)
+    findings = check_dataset(dataset, root, category, size=size, crop=crop, **said_once(options, folders))
     print("images: train / test normal / test anomalous")
     print(findings.counts.to_string())
     for remark in findings.remarks:

@@ -44,6 +44,20 @@ def parse_settings(pairs: list[str]) -> dict:
     return settings
 
 
+def said_once(*places: dict) -> dict:
+    """Settings from several places of one command line, whose order is not known there.
+
+    Raises InputError for a name that has different values in two of them: which one was meant cannot be told.
+    """
+    joined: dict = {}
+    for given in places:
+        for name in joined.keys() & given.keys():
+            if joined[name] != given[name]:
+                raise InputError(f"{name} is set twice, to {joined[name]!r} and to {given[name]!r}: say it once.")
+        joined |= given
+    return joined
+
+
 def _read_value(text: str, name: str, pair: str):
     """A setting's value from the text behind "="."""
     import yaml

@@ -42,6 +42,7 @@ def test_lists():
         (["check", "mvtecad", "--root", "tests"], "Did you mean 'mvtec_ad'?"),
         (["table", "cxr_ad", "--format", "latx"], "Did you mean 'latex'?"),
         (["run", "folder", "patchcore", "--root", "tests", "--set", "size"], "expected name=value"),
+        (["run", "folder", "padim", "size=64", "--root", "tests", "--set", "size=128"], "size is set twice, to 128"),
         (["reproduce", "nature"], "Unknown paper 'nature'"),
         (["reproduce", "--profile", "paper"], "needs data: give --data DIR"),
         (["table", "cxr_ad", "IX"], "no benchmark table 'IX'"),
