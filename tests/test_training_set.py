@@ -187,6 +187,16 @@ def test_real_defects_join_every_category_of_a_joint_run_and_the_test_stays_as_i
     assert run.key != printed(prints, category="", train_real=4).key
 
 
+@pytest.mark.parametrize("method", ["supersimplenet", "mixed_supervised"])
+def test_what_is_told_of_the_files_is_told_of_those_that_join_too(prints, method):
+    real = {"train_real": 2} if method == "supersimplenet" else {}
+    samples = printed(prints, method, mask_rule="nonzero", items=r"(\d+)", **real).samples
+    joined = samples[(samples["split"] == "train") & samples["defect"].isin(["area", "points"])]
+    assert set(samples["mask_rule"]) == {"nonzero"}
+    assert joined["item"].tolist() == joined["image"].str.extract(r"(\d+)\.\w+$")[0].tolist()
+    assert samples["item"].notna().all()
+
+
 def test_a_real_defect_is_shown_at_the_patches_scale(prints):
     run = printed(prints, train_real=1)
     images = run.images("train")

@@ -123,9 +123,7 @@ def load_samples(
         raise InputError(f"{min(options)} is for the dataset 'folder' alone: {name} has a layout of its own.")
     if name == "folder":
         options["items"] = items
-    samples = name_items(module.samples(root, category, **options), items)
-    if mask_rule is not None:
-        samples = samples.assign(mask_rule=check_rule(mask_rule))
+    samples = as_told(module.samples(root, category, **options), mask_rule, items)
     if (drawn := phantom_root(samples)) and drawn not in (root, *root.parents):  # a list of files that lie elsewhere
         check_phantom(drawn)
     return samples
@@ -164,6 +162,12 @@ def unlike_published(name: str, samples: pd.DataFrame, category: str | None = No
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     told = "Not the published images: train / test normal / test anomalous, and in brackets as published: "
     return f"{told}{', '.join(found[:3])}{more}."
+
+
+def as_told(samples: pd.DataFrame, mask_rule: str | None = None, items: str | None = None) -> pd.DataFrame:
+    """Samples with what `load_samples` is told of their files, in the columns `mask_rule` and `item`."""
+    samples = name_items(samples, items)
+    return samples if mask_rule is None else samples.assign(mask_rule=check_rule(mask_rule))
 
 
 def training_defects(name: str, samples: pd.DataFrame) -> pd.DataFrame:

@@ -49,7 +49,7 @@ class Run:
             )
         samples = self.all_samples
         if "train_real" in self.training_settings:
-            samples = pd.concat([samples, self._real_defects()], ignore_index=True)
+            samples = self._as_told(pd.concat([samples, self._real_defects()], ignore_index=True))
             samples["middle"] = samples["middle"].fillna(0).astype(int)
         return choose_training_images(samples, self.seed, **self.training_settings)
 
@@ -87,7 +87,13 @@ class Run:
 
         samples = self.loaded_samples
         supervised = getattr(model_class(self.method), "training_samples", None)
-        return supervised(self.dataset, samples) if supervised else samples
+        return self._as_told(supervised(self.dataset, samples)) if supervised else samples
+
+    def _as_told(self, samples: pd.DataFrame) -> pd.DataFrame:
+        """Samples of which some have joined the loaded ones: what is told of files is told of theirs, too."""
+        from adlib.datasets import as_told
+
+        return as_told(samples, *map(self.data_settings.get, ("mask_rule", "items")))
 
     def check_settings(self) -> None:
         """Raise InputError for what cannot be run on any data: an unknown method, parameter or device, a setting of a
