@@ -238,10 +238,11 @@ class AdaCLIP(Detector):
         quick = self.prompts is None if self.quick_gelu is None else self.quick_gelu
         self.towers_ = ClipTowers(self.towers, weights, quick, self.seed_)
         layers = len(self.towers_.image_layers)
-        if layers < 4 or not 1 <= self.prompt_depth <= min(layers, len(self.towers_.text_layers)):
-            raise InputError(
-                f"prompt_depth={self.prompt_depth}: {self.towers} has {layers} layers, needed are 4 or more."
-            )
+        most = min(layers, len(self.towers_.text_layers))
+        if layers < 4:
+            raise InputError(f"{self.towers} has {layers} layers; needed are 4 or more.")
+        if self.prompt_depth > most:
+            raise InputError(f"prompt_depth={self.prompt_depth}: the smaller tower of {self.towers} has {most} layers.")
         self.taps_ = tuple(layers // 4 * quarter for quarter in (1, 2, 3, 4))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed_)

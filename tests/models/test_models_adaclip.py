@@ -347,6 +347,12 @@ def test_other_files_than_the_authors_are_refused(official, trees, tmp_path):
             create_model("adaclip", **SMALL, **settings).fit(images, device="cpu", progress=False)
 
 
+def test_more_prompts_than_layers_are_refused_with_how_many_there_are(trees):
+    images = ImageSet(select(load_samples("folder", trees[0]), split="test"), 64)
+    with pytest.raises(InputError, match="prompt_depth=5: the smaller tower of tiny has 4 layers"):
+        create_model("adaclip", **SMALL, prompt_depth=5).fit(images, device="cpu", progress=False)
+
+
 def test_position_embedding_is_made_smaller_by_plain_bicubic():
     """Half way between two nodes the cubic kernel (a = -3/4) weighs its four neighbours -3/32, 19/32, 19/32, -3/32."""
     towers = ClipTowers("tiny", "random")
