@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from adlib.errors import InputError
@@ -311,8 +312,8 @@ class Run:
     @cached_property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the numbers: phantom data, images that are not as many as the set's
-        publication counts, pictures that were not read, items in training and test, random weights, validation images
-        that were passed over.
+        publication counts, pictures that were not read, items in training and test, random weights, a crop that is the
+        method's own, validation images that were passed over.
         """
         from adlib.datasets import left_out, unlike_published
         from adlib.samples import phantom_facts
@@ -321,7 +322,8 @@ class Run:
         texts = data_warnings(self.samples, self.dataset, left_out(*data), self.create_model().warnings)
         # A phantom has its own numbers, and says that it is one.
         unlike = "" if phantom_facts(self.samples) else unlike_published(self.dataset, self.loaded_samples, data[3])
-        return [*([unlike] if unlike else []), *texts, *self._auxiliary_warnings(), *self._validation_warnings()]
+        own = [*self._auxiliary_warnings(), *self._crop_warnings(), *self._validation_warnings()]
+        return [*([unlike] if unlike else []), *texts, *own]
 
     def _auxiliary_warnings(self) -> list[str]:
         """A sentence for each set that a zero-shot method learned from and that is drawn, or not as published."""
@@ -336,6 +338,19 @@ class Run:
             elif unlike := unlike_published(name, samples):
                 texts.append(f"Learned from {name}. {unlike}")
         return texts
+
+    def _crop_warnings(self) -> list[str]:
+        """A sentence if the size is set above the method's own and its crop is not: less of each image is seen then."""
+        from adlib.models import model_class
+
+        usual, now = model_class(self.method).image_defaults, self.image_settings
+        shares = [np.prod(np.ones(2) * one["crop"] / one["size"]) for one in (usual, now) if one["crop"]]
+        if "crop" in self.settings or len(shares) < 2 or shares[1] >= shares[0]:
+            return []
+        return [
+            f"At most {shares[1]:.0%} of each image is seen: size={now['size']} is set, and crop={now['crop']} is "
+            f"{self.method}'s own, for size={usual['size']}. Set crop too, or crop=none."
+        ]
 
     def _validation_warnings(self) -> list[str]:
         """A sentence if there are validation images and the method holds out training images instead."""

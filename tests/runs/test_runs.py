@@ -83,6 +83,21 @@ def test_a_run_says_that_it_passes_validation_images_over(tmp_path):
     assert run_on(tree, method="stfpm", settings={}).selection_images is None
 
 
+def test_a_run_says_how_little_a_larger_size_leaves_of_an_image_to_the_methods_own_crop(tree):
+    def said(method="patchcore", **settings):
+        settings = {"backbone": "resnet18.tv_in1k", "weights": "random"} | settings
+        return [text for text in run_on(tree, method=method, settings=settings).warnings if "crop" in text]
+
+    assert said(size=512) == [
+        "At most 19% of each image is seen: size=512 is set, and crop=224 is patchcore's own, for size=256. Set crop "
+        "too, or crop=none."
+    ]
+    assert said(size=[512, 448], sides="both")[0].startswith("At most 22% of each image is seen: size=[512, 448] is")
+    for usual in ({}, {"size": 256}, {"size": 240}, {"size": 512, "crop": 448}, {"size": 512, "crop": None}):
+        assert said(**usual) == []
+    assert said("stfpm", size=512) == []
+
+
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"settings": SETTINGS | {"size": 32}}, {"settings": {}}])
 def test_key_differs_for_other_work(tree, changes):
     assert run_on(tree, **changes).key != run_on(tree).key
