@@ -116,10 +116,10 @@ def nothing_to_judge(folder: str | Path, images: ImageSet) -> str:
 
 def rate_and_folds(quantile: float, held_out: float) -> tuple[float, int]:
     """What `fit_own` is told for the share of normal images that shall pass, and the share that is kept from learning
-    at a time. Raises InputError, with the name, for what is no number between 0 and 1.
+    at a time: no more than half, since each image is kept once. Raises InputError, with the name, for other numbers.
     """
-    between = Annotated[float, Range(0, 1, above=True, below=True)]
-    return 1 - checked("quantile", quantile, between), round(1 / checked("held_out", held_out, between))
+    between, at_most_half = (Annotated[float, Range(0, high, above=True, below=high == 1)] for high in (1, 0.5))
+    return 1 - checked("quantile", quantile, between), round(1 / checked("held_out", held_out, at_most_half))
 
 
 def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True):

@@ -74,6 +74,7 @@ def test_what_the_notebook_asks_for_becomes_a_rate_and_parts():
         (1, 0.25, "quantile=1 must be a number in"),
         (0.9, 0, "held_out=0 must be a number in"),
         (0.9, None, "held_out=None must be a number in"),
+        (0.9, 0.75, r"held_out=0.75 must be a number in \(0, 0.5\]"),  # that would be one part, and none to learn from
     ):
         with pytest.raises(InputError, match=sentence):
             rate_and_folds(quantile, held_out)

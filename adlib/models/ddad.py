@@ -143,6 +143,8 @@ class DDAD(Detector):
             raise InputError(f"step={step} must divide {TIMES} and start={start}, which must lie below {TIMES}.")
         if len(stages) < 2:
             raise InputError(f"stages={stages} must be two at least: the first one does not count in the score.")
+        if any(reduced & (reduced - 1) for reduced in attention):
+            raise InputError(f"attention={attention} must be powers of 2: each level of the UNet halves the images.")
         groups = min(32, width)
         if any(width * factor % heads or width * factor % groups for factor in multipliers):
             raise InputError(

@@ -33,6 +33,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from adlib.detector import Facts, PixelsOnly
+from adlib.errors import InputError
 from adlib.features.patch_embedding import pooled_embedding
 from adlib.images import ImageSet
 from adlib.models.simplenet import SimpleNet
@@ -261,7 +262,9 @@ class GLASS(PastingDetector, SimpleNet):
         learning_rate: Positive = 1e-4,
         smoothing: NotNegative = 4.0,
         cache_gib: NotNegative = 2.0,
-    ): ...
+    ):
+        if shell[0] > shell[1]:
+            raise InputError(f"shell={shell} must be the nearest and the farthest distance, in this order.")
 
     def fit_images(self, images, val, progress):
         synthetic = self.synthetic_images(images, self.seed_)

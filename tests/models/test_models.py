@@ -555,6 +555,8 @@ def test_smooth_agrees_with_scipy():
         ("patchcore", {"coreset_limit": 1, "image_score": "reweighted"}, "than a score asks for, 2"),
         ("riad", {"cells": (4, 4)}, r"cells=\(4, 4\) must be different from each other"),
         ("fastflow", {"kernels": ()}, r"kernels=\(\) must be"),
+        ("glass", {"shell": (1.0, 0.5)}, r"shell=\(1.0, 0.5\) must be the nearest and the farthest"),
+        ("ddad", {"attention": (8, 12)}, r"attention=\(8, 12\) must be powers of 2"),
     ],
 )
 def test_settings_that_would_be_another_one_are_refused(name, settings, said):
