@@ -91,7 +91,7 @@ class IADInpainting(GANomaly):
         self.side_ = images.shape[0]
         self.build()
         self.to(self.device_)
-        pairs = SyntheticImages(images, ANOMALIES[self.anomalies](), self.probability, self.seed_, keep_normal=True)
+        pairs = self.synthetic_images(images, self.seed_)
         self.losses_ = {
             "reconstruction": self.train_phase(
                 images, self.epochs, self.learning_rate, self.loss_weights, "reconstruction", progress
@@ -101,6 +101,10 @@ class IADInpainting(GANomaly):
             ),
         }
         self.diversity_ = self.diversity(images)
+
+    def synthetic_images(self, images, seed):
+        """Of the second phase; for adlib.report.training_preview, too."""
+        return SyntheticImages(images, ANOMALIES[self.anomalies](), self.probability, seed, keep_normal=True)
 
     def train_phase(self, dataset, epochs: int, learning_rate: float, loss_weights, stage: str, progress: bool):
         """Batches of normal images are restored to themselves, those of pairs to the normal image of each pair."""

@@ -147,6 +147,7 @@ class MixedSupervised(Detector):
     name = "mixed_supervised"
     facts = Facts("supervised classifier", 2025, "labelled synthetic and real defects, or neither", outlines=False)
     accepts_anomalous = True
+    feature_synthesis = "Changed in training: drawn defects in half of the normal images, real ones in place of some."
 
     def __init__(
         self,

@@ -234,17 +234,19 @@ class OneNIP(FeatureReconstruction, PastingDetector):
         return super().choices | ({"prompts": self.prompt_names_} if hasattr(self, "prompt_names_") else {})
 
     def fit_images(self, images, val, progress):
-        pieces = CutPaste3Way(CutPaste(jitter=0.4, hue=0.1), CutPasteScar(jitter=0.4, hue=0.1))
-        texture = TexturePaste(
-            self.texture_source(), (0.0, 0.8), exponents=(1, 5), rotation=5.0, among=ONENIP_OPERATIONS
-        )
-        synthetic = SyntheticImages(images, PasteEither(pieces, texture), 1.0, self.seed_, keep_normal=True)
-        prompted = PromptedImages(synthetic)
+        prompted = PromptedImages(self.synthetic_images(images, self.seed_))
         self.build_for_images(images)
         self.prompt_names_ = self.choose_prompts(images)
         self.prompts_ = self.features_of_prompts(images)
         self.train_on(prompted, [*self.restoration_.parameters(), *self.refiner_.parameters()], progress)
         self.scale_ = self.scale_of_distances(prompted)
+
+    def synthetic_images(self, images, seed):
+        pieces = CutPaste3Way(CutPaste(jitter=0.4, hue=0.1), CutPasteScar(jitter=0.4, hue=0.1))
+        texture = TexturePaste(
+            self.texture_source(), (0.0, 0.8), exponents=(1, 5), rotation=5.0, among=ONENIP_OPERATIONS
+        )
+        return SyntheticImages(images, PasteEither(pieces, texture), 1.0, seed, keep_normal=True)
 
     def make_networks(self, channels, grid):
         transformer = (self.neighbours, self.width, self.heads, self.hidden, self.encoder_layers, self.decoder_layers)

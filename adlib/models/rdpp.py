@@ -194,7 +194,7 @@ class RDPP(RD4AD):
         distilled = [*self.bottleneck_.parameters(), *self.decoder_.parameters()]
         self.losses_ = train(
             self,
-            SyntheticImages(images, SimplexPatch(), probability=1.0, seed=self.seed_, keep_normal=True),
+            self.synthetic_images(images, self.seed_),
             self.losses,
             self.trained(),
             [
@@ -208,6 +208,10 @@ class RDPP(RD4AD):
             precision=self.precision,
             progress=progress,
         )
+
+    def synthetic_images(self, images, seed):
+        """For adlib.report.training_preview, too."""
+        return SyntheticImages(images, SimplexPatch(), probability=1.0, seed=seed, keep_normal=True)
 
     def build(self, weights):
         super().build(weights)

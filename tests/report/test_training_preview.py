@@ -17,6 +17,8 @@ PASTING = {
     "destseg": (R18 | {"student_steps": 1, "segmentation_width": 32, "rotation": 5.0}, "distillation_loss"),
     "draem": ({"reconstruction_width": 4, "segmentation_width": 4, "epochs": 1, "batch_size": 4}, "losses"),
     "glass": (R18 | {"embedding_size": 32, "hidden": 16, "hypothesis": "manifold", "epochs": 1}, "losses"),
+    "onenip": (R18 | {"stages": (1, 2), "width": 16, "heads": 2, "hidden": 16, "epochs": 1}, "loss"),
+    "rdpp": (R18 | {"epochs": 1}, "losses"),
     "realnet": (R18 | {"stages": (1, 2), "channels": (64,) * 4, "selection_batches": 1, "epochs": 1}, "losses"),
 }
 
@@ -59,6 +61,13 @@ def test_the_preview_shows_what_the_first_epoch_sees(name, train):
         assert torch.equal(batch["mask"][found.index(True)], mask)
     for normal, mask, seen in columns:
         assert torch.equal(normal[~mask], seen[~mask])
+
+
+def test_methods_that_draw_anomalies_later_or_otherwise_are_not_said_to_learn_from_images_as_they_are(train):
+    second = training_preview(create_model("iad_inpainting", probability=1.0), train, count=4)
+    assert any(mask.any() and not torch.equal(normal, seen) for normal, mask, seen in pictures(second))
+    mixed = training_preview(create_model("mixed_supervised"), train, count=2)
+    assert "drawn defects in half of the normal images" in mixed.get_supxlabel()
 
 
 def test_the_preview_of_images_with_tiles_shows_tiles(train):
