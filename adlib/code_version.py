@@ -111,8 +111,15 @@ def _head() -> str:
     return next((line.split()[0][:12] for line in packed if line.endswith(f" {name}")), "")
 
 
+def packages_text(code: dict) -> str:
+    """Which other packages had a part, as adlib.plugins.package_code says: "lab 1.0 (0123456789ab)"; "" for none."""
+    return ", ".join(f"{name} ({digits})" for name, digits in code.get("packages", {}).items())
+
+
 def code_text(code: dict) -> str:
-    """What `code` found, for people: "0.1.0 at 0123456789ab with uncommitted changes"; says what is not known."""
+    """What `code` found, for people: "0.1.0 at 0123456789ab with uncommitted changes"; says what is not known, and
+    which other packages gave method or data set.
+    """
     text = code.get("version") or "of an unknown version"
     if code.get("commit"):
         text += f" at {code['commit']}"
@@ -120,4 +127,5 @@ def code_text(code: dict) -> str:
         text += " with uncommitted changes" + (f" ({code['changes']})" if code.get("changes") else "")
     if code.get("dirty") is None or not code.get("commit"):
         text += f" (unknown: {code.get('unknown') or 'commit or changes'})"
-    return text
+    packages = packages_text(code)
+    return f"{text}, with {packages}" if packages else text

@@ -9,6 +9,7 @@ means that the module lab.blur is to adlib.models what adlib/models/blur.py woul
 anything; a package that cannot be used is said to be so, and why, where it is used or listed (`broken`).
 """
 
+import hashlib
 from collections.abc import Callable, Collection
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -19,6 +20,7 @@ from types import ModuleType
 from adlib.errors import InputError
 
 GROUPS = ("adlib.models", "adlib.datasets", "adlib.phantoms", "adlib.papers")
+CODE = (".py", ".yaml", ".csv")  # suffixes of what a package computes with, as of adlib itself
 
 
 @cache
@@ -69,6 +71,40 @@ def _tried(group: str, name: str, use: Callable):
 
 def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else "of unknown name"
+
+
+def package_code(method: str, dataset: str = "") -> dict[str, dict[str, str]]:
+    """{"packages": {"lab 1.0": 12 hexadecimal digits of its files}} of the packages that give a method and a data set;
+    {} where adlib has both itself. What they compute with is no part of adlib's own version or commit.
+
+    As of the first time that this process asks, so ask when work begins.
+    """
+    found = _package_code("adlib.models", method) | _package_code("adlib.datasets", dataset)
+    return {"packages": dict(sorted(found.items()))} if found else {}
+
+
+@cache
+def _package_code(group: str, name: str) -> dict[str, str]:
+    entries = _named(group).get(name, [])
+    if len(entries) != 1 or (_own_folder(group) / f"{name}.py").is_file():  # nobody's, or adlib's own
+        return {}
+    (entry,) = entries
+    label = f"{_package(entry)} {entry.dist.version}" if entry.dist else _package(entry)
+    spec = find_spec(entry.module.partition(".")[0])
+    if spec is None:
+        return {label: "not found"}
+    digest = hashlib.sha256()
+    for folder in map(Path, spec.submodule_search_locations or [Path(spec.origin).parent]):
+        files = folder.rglob("*") if spec.submodule_search_locations else [Path(spec.origin)]
+        for file in sorted(file for file in files if file.suffix in CODE and file.is_file()):
+            if not any(part.startswith(".") for part in file.relative_to(folder).parts):
+                place = file.relative_to(folder).as_posix()
+                digest.update(f"\0{place}\0".encode(errors="surrogateescape") + file.read_bytes())
+    return {label: digest.hexdigest()[:12]}
+
+
+def _own_folder(group: str) -> Path:
+    return Path(__file__).parent / group.removeprefix("adlib.")
 
 
 def broken(group: str, own: Collection[str], use: Callable[[str], object]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from adlib.runs.plan import (
     write_plan,
 )
 from adlib.runs.record import FAILED
+from adlib.runs.standing import of_other_code
 from adlib.runs.store import Store
 from adlib.runs.titles import stored_titles
 from adlib.runs.workers import Workers
@@ -36,13 +37,14 @@ PHANTOMS = environment.REPOSITORY / "data" / "phantoms"
 class Outcome:
     """index: the report's first page; done: finished runs; failures: one line per failed run or notebook, and
     per page that the report lacks; known: what the runs on plain phantoms found of what was drawn
-    (adlib.report.known_answers).
+    (adlib.report.known_answers); other_code: a sentence where finished runs are of other code than this.
     """
 
     index: Path
     done: int
     failures: list[str]
     known: Verdict
+    other_code: str = ""
 
 
 def make_plan(names: list[str], profile: Profile, processes: int = 1) -> list[Cell]:
@@ -88,12 +90,12 @@ def reproduce(
     if not all(map(papers.is_study, names)):
         notebooks += [(notebook, {"out": str(out)} if reads else {}) for notebook, reads in papers.ACROSS.items()]
     failures += execute_all(notebooks, out / "notebooks", jobs, progress)
-    done = len(records) - sum(record["status"] == FAILED for record in records)
+    pairs = [(record, run) for record, run in zip(records, runs, strict=True) if record["status"] != FAILED]
     index = render_report(out, environment.available_cpus())
     pages = [f"html/{notebook}.html" for notebook, _ in notebooks]
     pages += [f"html/runs/{record['key']}.html" for record in records if record["status"] != FAILED]
     failures += [f"{page}: the report lacks this page" for page in pages if not (out / page).is_file()]
-    return Outcome(index, done, failures, verdict(known_answers(out, names)))
+    return Outcome(index, len(pairs), failures, verdict(known_answers(out, names)), of_other_code(pairs))
 
 
 def cache_for(names: list[str], given: str) -> str:

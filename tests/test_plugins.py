@@ -47,7 +47,7 @@ def visible(monkeypatch):
         forget()
 
     def forget() -> None:
-        for cached in (plugins._named, is_surrogate):
+        for cached in (plugins._named, plugins._package_code, is_surrogate):
             cached.cache_clear()
         for name in [name for name in sys.modules if name.split(".")[0] in ("lab", "bad")]:
             del sys.modules[name]
@@ -74,6 +74,36 @@ def test_a_package_adds_a_method_a_dataset_and_a_paper(lab):
         done = command_line(listing)
         assert any(line.startswith(expected) for line in done.stdout.splitlines()), done.stdout
         assert done.stderr == ""
+
+
+def test_two_states_of_a_package_are_told_apart_in_records_tables_and_before_a_run_is_taken_for_done(lab, tmp_path):
+    from adlib.code_version import code_text
+    from adlib.report.provenance import code_sentence
+    from adlib.runs.record import failure
+    from adlib.runs.run import Run
+    from adlib.runs.schema import record_problem
+    from adlib.runs.standing import done_before, of_other_code
+
+    run = Run("bolts", str(make_tree(tmp_path / "bolts", "hex")), "mean_image", "hex")
+    first = failure(run, "error", "it failed")
+    assert re.fullmatch("[0-9a-f]{12}", first["code"]["packages"]["lab 1.0"])
+    assert record_problem(first, run.key) == ""
+    assert done_before(first, run).endswith("nothing was computed anew.") and of_other_code([(first, run)]) == ""
+    module = lab / "site" / "lab" / "mean_image.py"
+    module.write_text(module.read_text().replace("return maps", "return -maps"))
+    plugins._package_code.cache_clear()  # as in the next process
+    second = failure(run, "error", "it failed")
+    assert second["key"] == first["key"]
+    assert "2 states of adlib" in code_sentence(code_text(record["code"]) for record in (first, second))
+    sentence = done_before(first, run)
+    assert all(record["code"]["packages"]["lab 1.0"] in sentence for record in (first, second))
+    assert f"`adlib runs {run.key} --rerun`" in sentence
+    assert of_other_code([(first, run), (second, run)]).startswith("1 of 2 runs were done before by other code")
+
+
+def test_of_adlibs_own_methods_no_package_is_recorded(lab):
+    assert plugins.package_code("patchcore", "mvtec_ad") == {}
+    assert set(plugins.package_code("patchcore", "bolts")["packages"]) == {"lab 1.0"}
 
 
 @pytest.mark.slow

@@ -56,6 +56,7 @@ def run(
     from adlib.runs.failures import NotebookFailed
     from adlib.runs.run import Run
     from adlib.runs.settings import parse_settings, said_once
+    from adlib.runs.standing import done_before
     from adlib.runs.store import Store
 
     root, folders = place_of_two(dataset, root, normal, abnormal)
@@ -63,6 +64,8 @@ def run(
     this = Run(dataset, str(root.expanduser().resolve()), method, category, values, seed, device)
     this.check()
     store = Store(out.expanduser().resolve() / "runs")
+    this.fetch_weights()  # before its key is asked for
+    before = store.record(this.key)
     with shared_cache(out, cache) as folder:
         conditions = Conditions(cache=folder, cache_limit=parse_bytes(cache_limit, "--cache-limit"))
         try:
@@ -78,6 +81,8 @@ def run(
         raise typer.Exit(2 if record["kind"] == "wrong input" else 1)
     for name, value in record["metrics"].items():
         print(f"{name:24} {metric_text(name, value)}")
+    if record == before:
+        print(done_before(record, this), file=sys.stderr)
     print_warnings(record["warnings"])
 
 
@@ -160,6 +165,8 @@ def reproduce(
         print("\nadlib: interrupted; finished runs are kept, call again to go on.", file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"{outcome.done} runs done, {len(outcome.failures)} failures.")
+    if outcome.other_code:
+        print(f"warning: {outcome.other_code}", file=sys.stderr)
     for failure in outcome.failures:
         print(f"failed: {failure}", file=sys.stderr)
     for line in outcome.known.lines:

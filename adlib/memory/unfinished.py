@@ -20,9 +20,9 @@ class Unfinished:
 
     file: where notes are written, or None. about: plain values that must be equal for a note to be gone on from.
     interval: seconds between two notes. A note is written beside and renamed, so that it is always whole.
-    makers: who computes, this process first: version, commit, dirty, changes (adlib.code_version), torch, device. They
-    need not be equal, but every note has them, and what is read adds, with a warning, the others that had a part in it;
-    {} is one of versions that did not say.
+    makers: who computes, this process first: version, commit, dirty, changes, packages (adlib.code_version,
+    adlib.plugins), torch, device. They need not be equal, but every note has them, and what is read adds, with a
+    warning, the others that had a part in it; {} is one of versions that did not say.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ def mixture(other: dict, ours: dict) -> str:
     """A sentence: what another has begun under other conditions was gone on with."""
     if not other:
         return "Resumed from unknown code: the checkpoint does not say which adlib, torch and device wrote it."
-    parts = {"code": ("version", "commit", "dirty", "changes"), "torch": ("torch",), "device": ("device",)}
+    parts = {"code": ("version", "commit", "dirty", "changes", "packages"), "torch": ("torch",), "device": ("device",)}
     differ = [part for part, names in parts.items() if any(other.get(name) != ours.get(name) for name in names)]
     said = [f"adlib {code_text(one)}, torch {one.get('torch')}, {one.get('device')}" for one in (other, ours)]
     return f"Resumed from other {' and '.join(differ)}: the checkpoint is of {said[0]}; it was gone on with {said[1]}."

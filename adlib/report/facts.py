@@ -11,6 +11,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from adlib import papers
+from adlib.code_version import packages_text
 from adlib.report.banner import banner
 from adlib.report.labels import metric_label, metric_text
 from adlib.report.provenance import profile_sentence
@@ -104,7 +105,8 @@ def record_table(record: Mapping) -> HTML:
     shared = {
         name.replace("_", " "): f"{value} {UNITS.get(name, '')}".strip() for name, value in record["shared"].items()
     }
-    facts = {"key": record["key"]} | decided | times | memory | shared | record["environment"] | record["code"]
+    code = record["code"] | ({"packages": packages} if (packages := packages_text(record["code"])) else {})
+    facts = {"key": record["key"]} | decided | times | memory | shared | record["environment"] | code
     return fact_table({name.replace("_", " "): value for name, value in facts.items()})
 
 

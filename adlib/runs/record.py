@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from adlib.files import write_text
+from adlib.plugins import package_code
 from adlib.runs import environment
 from adlib.runs.run import Run
 from adlib.runs.schema import STATUSES, VERSION, checksum
@@ -29,7 +30,7 @@ class Recorder:
     def __init__(self, run: Run):
         self.run = run
         self.started = _now()
-        environment.code()  # that of now, whatever becomes of the files while the run goes on
+        code_of(run)  # that of now, whatever becomes of the files while the run goes on
         self.seconds: dict[str, float] = {}
         self.folder: Path | None = None  # where checkpoints lie
         self.found: dict[str, tuple] = {}  # by name: predictions, and what was found of them
@@ -145,7 +146,7 @@ class Recorder:
             "peak_memory_mib": round(environment.peak_memory_mib()),
             "peak_gpu_memory_mib": environment.peak_gpu_memory_mib(model.device_),
             "environment": environment.versions() | environment.hardware(model.device_) | _asked(),
-            "code": environment.code(),
+            "code": code_of(self.run),
             "started": self.started,
             "ended": _now(),
         }
@@ -293,9 +294,14 @@ def failure(run: Run, kind: str, reason: str, key: str = "", fingerprint: str = 
         "kind": kind,
         "reason": reason,
         "environment": environment.versions() | _asked(),
-        "code": environment.code(),
+        "code": code_of(run),
         "ended": _now(),
     }
+
+
+def code_of(run: Run) -> dict:
+    """Which code does a run: adlib's (adlib.code_version.code), and `packages`, what gives its method or data set."""
+    return environment.code() | package_code(run.method, run.dataset)
 
 
 def write_record(folder: Path, record: dict) -> None:

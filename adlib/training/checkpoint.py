@@ -10,6 +10,7 @@ from adlib.detector import Detector
 from adlib.file_hashes import content, file_hash
 from adlib.images import ImageSet
 from adlib.memory.unfinished import Unfinished
+from adlib.plugins import package_code
 from adlib.samples import fingerprint
 
 
@@ -68,7 +69,8 @@ def unfinished_fit(detector: Detector, dataset: Dataset, **training) -> Unfinish
     if detector.checkpoint_ is None:
         return Unfinished(None)
     if not detector.makers:
-        by = {name: value for name, value in code().items() if name in ("version", "commit", "dirty", "changes")}
+        known = code() | package_code(detector.name)
+        by = {name: known[name] for name in ("version", "commit", "dirty", "changes", "packages") if name in known}
         detector.makers.append(by | {"torch": str(torch.__version__), "device": detector.device_.type})
     about = about_training(detector, dataset, **training)
     return Unfinished(detector.checkpoint_, about, detector.checkpoint_interval, detector.makers)
