@@ -6,7 +6,7 @@ regions.csv    a line per region: image, left, top, width, height, area, score
 maps/          NAME.tiff, the map over the picture, float32; NAME.png, the picture with the map as heat
 masks/         NAME.png, 255 where the map reaches the threshold
 
-Boxes, areas, maps and masks are in pixels of the picture as stored.
+Boxes, areas, maps and masks are in pixels of the picture at full size, turned as its EXIF or TIFF orientation asks.
 """
 
 import csv
@@ -29,7 +29,7 @@ from adlib.decoding import resizing
 from adlib.decoding.pictures import image_shape, read_image
 from adlib.detector import choose_device
 from adlib.errors import InputError
-from adlib.files import check_writable, replacing
+from adlib.files import check_writable, is_unicode, replacing
 from adlib.images import ImageSet
 from adlib.samples import UNKNOWN, make_samples
 
@@ -147,9 +147,11 @@ def write_findings(
 
     model: fitted or loaded; its threshold decides, and without one nothing is called anomalous. maps: write maps and
     masks too. An image that cannot be read has its reason in the column `error`, and the others are done.
-    The tables appear when all is done. Raises InputError for a detector whose file does not say how images are
-    prepared, or that gives no finite numbers; for a device that is not here; and where maps would be written among the
-    images, or would replace files that are no findings.
+    The tables appear when all is done. Maps and masks of images that the tables in their place named, and that were not
+    written anew, are deleted with these: they are another detector's, or other images'.
+    Raises InputError for a detector whose file does not say how images are prepared, or that gives no finite numbers;
+    for a device that is not here; and where maps would be written among the images, or would replace files that are no
+    findings.
     """
     if model.images_ is None:
         raise InputError("This detector was saved by an adlib that did not keep how images are prepared: fit it anew.")
@@ -163,6 +165,7 @@ def write_findings(
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror}.") from error
     _refuse_others(out, names if maps else [])
+    earlier, written = _earlier(out), set()
     with ExitStack() as stack:
         opened = {name: stack.enter_context(_table(out / name)) for name in TABLES}
         scores, regions = (csv.writer(opened[name]) for name in ("scores.csv", "regions.csv"))
@@ -174,14 +177,18 @@ def write_findings(
             for row, found in _findings(model, samples, device):
                 image = samples["image"].iat[row]
                 said = _one(image, found, threshold, model.images_, out / "maps" if maps else None, names[row])
+                if maps and not said["error"]:
+                    written |= _pictures(out, names[row], found.maps is not None, threshold.get("map") is not None)
                 opened["scores.json"].write((",\n" if row else "\n") + json.dumps(said))
                 each = said | {"regions": len(said["regions"])}
                 scores.writerow([each[name] for name in SCORES])
-                regions.writerows([image, *region.values()] for region in said["regions"])
+                regions.writerows([said["image"], *region.values()] for region in said["regions"])
                 counts[0] += bool(said["anomalous"])
                 counts[1] += bool(said["error"])
                 bar.update()
         opened["scores.json"].write("\n]}\n")
+        for file in earlier - written:
+            file.unlink(missing_ok=True)
     return Summary(len(samples), *counts)
 
 
@@ -205,6 +212,23 @@ def _refuse_others(out: Path, names: list[str]) -> None:
         for file in (out / "maps" / f"{name}.png", out / "masks" / f"{name}.png"):
             if file.exists() and not (out / "maps" / f"{name}.tiff").exists():
                 raise InputError(f"{file} is there and no finding of adlib's: it would be lost. Choose another place.")
+
+
+def _earlier(out: Path) -> set[Path]:
+    """The maps and masks of the findings that lie in a folder, as its scores.csv names them; without one none."""
+    try:
+        with (out / "scores.csv").open(encoding="utf-8", newline="") as table:
+            images = [row["image"] for row in csv.DictReader(table)]
+        names = [name for name in file_names(images) if ".." not in Path(name).parts]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # nothing there, or edited into something else
+        return set()
+    return set().union(*(_pictures(out, name) for name in names if (out / "maps" / f"{name}.tiff").exists()))
+
+
+def _pictures(out: Path, name: str, maps: bool = True, masks: bool = True) -> set[Path]:
+    """The files of one image's map and mask."""
+    of_map = {out / "maps" / f"{name}.tiff", out / "maps" / f"{name}.png"}
+    return (of_map if maps else set()) | ({out / "masks" / f"{name}.png"} if maps and masks else set())
 
 
 @contextmanager
@@ -233,9 +257,9 @@ def _findings(model, samples: pd.DataFrame, device: str) -> Iterator[tuple[int, 
 def _one(image: str, found, threshold: dict, settings: dict, folder: Path | None, name: str) -> dict:
     """What is said of one image, and its pictures written."""
     limit = threshold.get("score")
-    said = {"image": image, "score": None, "threshold": limit, "anomalous": None, "regions": [], "error": ""}
+    said = {"image": _unicode(image), "score": None, "threshold": limit, "anomalous": None, "regions": [], "error": ""}
     if isinstance(found, InputError):
-        return said | {"error": str(found)}
+        return said | {"error": _unicode(str(found))}
     if not (np.isfinite(found.scores).all() and (found.maps is None or np.isfinite(found.maps).all())):
         raise InputError(
             f"The detector's score or map of {image} is no finite number: what it learned is damaged, or its training "
@@ -256,6 +280,11 @@ def _one(image: str, found, threshold: dict, settings: dict, folder: Path | None
                 mask = 255 * (laid >= threshold["map"]).astype(np.uint8)
             _write_picture(folder.with_name("masks") / f"{name}.png", mask)
     return said
+
+
+def _unicode(text: str) -> str:
+    """A text as tables can hold it: bytes of a file's name that are no Unicode are spelled out."""
+    return text if is_unicode(text) else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _heat(image: str, laid: np.ndarray, threshold: dict, settings: dict) -> np.ndarray:

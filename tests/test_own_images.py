@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from html import unescape
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import command_line, make_tree, write
 from adlib import ImageSet, InputError, load_model
 from adlib.detector import Detector
 from adlib.figures import show_seen
+from adlib.files import read_json
 from adlib.findings import file_names, find_regions, list_images, map_on_picture, passed_over, write_findings
 from adlib.own_images import (
     bench,
@@ -274,6 +276,47 @@ def test_findings_are_complete_and_an_unreadable_image_stops_no_other(detector, 
     assert (laid.shape, laid.dtype) == (shape, np.float32)
     assert cv2.imread(str(tmp_path / "out" / "masks" / "good" / "000.png"), cv2.IMREAD_UNCHANGED).shape == shape
     assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_a_name_that_is_no_unicode_stops_no_other(detector, tree, tmp_path):
+    place = tmp_path / "new"
+    shutil.copytree(tree / "test" / "good", place)
+    try:
+        (place / os.fsdecode(b"lat\xe4.png")).write_bytes((place / "000.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system has no such names")
+    said = write_findings(detector, list_images([place]), tmp_path / "out", device="cpu", progress=False)
+    assert said.unreadable == 1 and said.images == 1 + len(list(place.glob("0*.png")))
+    with (tmp_path / "out" / "scores.csv").open(encoding="utf-8", newline="") as table:
+        (refused,) = [row for row in csv.DictReader(table) if row["error"]]
+    assert refused["image"].endswith("lat\\udce4.png") and "rename it" in refused["error"]
+    findings = read_json(tmp_path / "out" / "scores.json")["findings"]
+    assert refused["image"] in [one["image"] for one in findings]
+
+
+def test_no_map_or_mask_of_earlier_findings_stays_beside_the_new_ones(detector, tree, tmp_path):
+    place, out = tmp_path / "new", tmp_path / "out"
+    shutil.copytree(tree / "test" / "square", place)
+    names = sorted(file.stem for file in place.iterdir())
+
+    def there() -> list[str]:
+        return sorted(file.relative_to(out).as_posix() for file in out.glob("ma*/*"))
+
+    def find(maps=True) -> None:
+        write_findings(detector, list_images([place]), out, maps, device="cpu", progress=False)
+
+    find()
+    assert there() == sorted(
+        f"{kind}.{suffix}".replace("NAME", name)
+        for name in names
+        for kind, suffix in (("maps/NAME", "tiff"), ("maps/NAME", "png"), ("masks/NAME", "png"))
+    )
+    (out / "masks" / "mine.png").write_bytes(b"mine")
+    (place / f"{names[0]}.png").write_bytes(b"")  # it cannot be read any more
+    find()
+    assert not [name for name in there() if names[0] in name] and f"maps/{names[1]}.tiff" in there()
+    find(maps=False)
+    assert there() == ["masks/mine.png"]
 
 
 def test_two_at_once_into_one_folder_do_not_mix_their_tables(detector, tree, tmp_path):
