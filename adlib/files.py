@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -148,9 +149,12 @@ def replacing(file: Path) -> Iterator[Path]:
         yield partial
         partial.chmod(0o644)
         partial.replace(file)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink()
+        # Libraries in Rust, as safetensors, raise errors of their own where the system refused to write.
+        if not isinstance(error, OSError) and (number := re.search(r"\(os error (\d+)\)", str(error))):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
         raise
 
 

@@ -1,12 +1,14 @@
 """Reading what others left, and writing whole files: what is refused, and what a failure leaves behind."""
 
 import csv
+import errno
 import io
 import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors import SafetensorError
 
 from adlib.datasets.folders import content_hash
 from adlib.datasets.lists import read_list
@@ -88,6 +90,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     with pytest.raises(OSError, match="No space left"):
         write_text(tmp_path / "page.html", "after")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "before")]
+
+
+def test_a_full_disk_is_an_error_of_the_system_whatever_the_library_calls_it(tmp_path):
+    with pytest.raises(OSError, match="No space left on device") as raised, replacing(tmp_path / "w"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert raised.value.errno == errno.ENOSPC and raised.value.filename == str(tmp_path / "w")
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_cell_of_a_csv_begins_a_formula_and_all_come_back():

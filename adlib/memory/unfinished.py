@@ -1,8 +1,10 @@
 """How far a long computation is, in a file that the next process goes on from where this one is killed."""
 
+import errno
 import json
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -66,15 +68,35 @@ class Unfinished:
         return self.file is not None and time.monotonic() - self.noted_at >= self.interval
 
     def note(self, **state) -> None:
-        """Write tensors and plain values."""
+        """Write tensors and plain values, as `save_progress` does."""
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_name(self.file.name + ".partial")
         known = {"about": self.about, "makers": self.makers, "shortages": noted_shortages()}
-        torch.save({name: json.dumps(value) for name, value in known.items()} | state, partial)
-        partial.replace(self.file)
+        save_progress({name: json.dumps(value) for name, value in known.items()} | state, self.file)
         self.noted_at = time.monotonic()
+
+
+def save_progress(content: dict, file: Path) -> None:
+    """Write tensors and plain values beside a file, then rename: it is always whole.
+
+    On a full disk the file stays as it was, and a warning says so: the computation goes on, which would otherwise be
+    lost for want of what was to save it. Raises OSError where the disk cannot be written for another reason.
+    """
+    partial = file.with_name(file.name + ".partial")
+    try:
+        with partial.open("wb") as stream:  # of a name, torch would not tell why it cannot be written
+            torch.save(content, stream)
+        partial.replace(file)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            partial.unlink()
+        why = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(why, OSError):
+            raise
+        if why.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise why from None
+        warnings.warn(f"{file} cannot be written ({why.strerror}): what is ended now has to begin anew.", stacklevel=3)
 
 
 def mixture(other: dict, ours: dict) -> str:

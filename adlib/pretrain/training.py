@@ -27,6 +27,7 @@ from adlib.features.backbones import build_network
 from adlib.features.weights import bundled_file, fill_from_file
 from adlib.file_hashes import file_hash
 from adlib.files import check_writable, replacing
+from adlib.memory.unfinished import save_progress
 from adlib.pretrain.collage import Collages
 from adlib.pretrain.lesson import Lesson
 from adlib.pretrain.photographs import Photographs
@@ -230,10 +231,8 @@ class _Stream(IterableDataset):
 
 
 def _save_checkpoint(file: Path, settings: dict, lesson: Lesson, optimiser, done: dict) -> None:
-    partial = file.with_name(file.name + ".partial")
     saved = {"settings": json.dumps(settings, sort_keys=True), "done": done}
-    torch.save(saved | {"lesson": lesson.taught_state(), "optimiser": optimiser.state_dict()}, partial)
-    partial.replace(file)
+    save_progress(saved | {"lesson": lesson.taught_state(), "optimiser": optimiser.state_dict()}, file)
 
 
 def _resume(file: Path, settings: dict, lesson: Lesson, optimiser) -> dict:

@@ -3,6 +3,7 @@
 import json
 import warnings
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 
 from adlib import ImageSet, InputError, load_samples
 from adlib.detector import Detector, joined_state, load_joined_state
+from adlib.memory.unfinished import save_progress
 from adlib.samples import select
 from adlib.synthesis import SyntheticImages
 from adlib.training.loop import TrainingDiverged, train
@@ -204,6 +206,27 @@ def test_who_resumes_what_the_same_code_began_is_told_nothing(images, tmp_path, 
     monkeypatch.setattr(torch, "__version__", "1.0")
     with pytest.warns(UserWarning, match="from other torch: .* torch 1.0, cpu.$"):
         Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk here is always full")
+def test_a_full_disk_takes_the_checkpoint_and_not_the_training(images, tmp_path):
+    expected = Rebuilder().fit(images, device="cpu").net_.state_dict()
+    interrupted(images, tmp_path / "c", "cpu")
+    before = (tmp_path / "c").read_bytes()
+    (tmp_path / "c.partial").symlink_to("/dev/full")
+    with pytest.warns(UserWarning, match=r"c cannot be written \(No space left on device\)"):
+        save_progress({"x": torch.zeros(9)}, tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == before and not (tmp_path / "c.partial").exists()
+    (tmp_path / "c.partial").symlink_to("/dev/full")  # once more, of the first step
+    with pytest.warns(UserWarning, match="No space left on device"):
+        resumed = Rebuilder().fit(images, device="cpu", checkpoint=tmp_path / "c")
+    assert all(value.equal(expected[name]) for name, value in resumed.net_.state_dict().items())
+
+
+def test_a_checkpoint_that_cannot_be_written_for_another_reason_is_an_error(tmp_path):
+    (tmp_path / "c.partial").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save_progress({"x": torch.zeros(9)}, tmp_path / "c")
 
 
 def test_what_does_not_say_who_began_it_is_unknown(images, tmp_path):
