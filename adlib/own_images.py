@@ -27,7 +27,7 @@ from adlib.parameters import Range, checked
 from adlib.runs import Run
 from adlib.runs.run import data_warnings
 from adlib.runs.settings import given_settings
-from adlib.samples import UNKNOWN, make_samples, name_items, select
+from adlib.samples import UNKNOWN, is_copy, is_picture, make_samples, name_items, select
 from adlib.training_set import choose_training_images
 
 WHOLE = {"crop": None, "sides": "both", "fit": "pad"}  # nothing is cut off, nothing is squashed
@@ -95,11 +95,34 @@ def own_warnings(run: Run, samples: pd.DataFrame | None = None) -> list[str]:
     pictures that were not read, items in training and test. samples: as `own_samples` gave them, if they are there.
     """
     samples = own_samples(run) if samples is None else samples
+    copies = _copies_said(samples)
     if pictures := _flat_pictures(run):
         unread = left_out_below(Path(run.root), map(str, pictures))
     else:
         unread = left_out(run.dataset, run.root, run.loaded_samples, run.category or None, run.data_settings)
-    return data_warnings(samples, "your images", unread)
+    return [*data_warnings(samples, "your images", unread), *copies]
+
+
+def _for_threshold(samples: pd.DataFrame) -> pd.DataFrame:
+    """The normal images of train, val and test, in this order, each once: a detector that has learned an image knows
+    its copy, and a copy is no further image of which anything could be promised.
+    """
+    normal = pd.concat([select(samples, split=split, label=0) for split in ("train", "val", "test")], ignore_index=True)
+    return normal[~is_copy(normal)].reset_index(drop=True)
+
+
+def _copies_said(samples: pd.DataFrame) -> list[str]:
+    """A sentence if normal images are copies of one another."""
+    normal = samples[(samples["label"] == 0) & is_picture(samples)]
+    lacking = sorted(set(normal["image"]) - set(_for_threshold(samples)["image"]))
+    if not lacking:
+        return []
+    number = (
+        f"{len(lacking)} of {len(normal)} normal images are copies of others"
+        if len(lacking) > 1
+        else f"One of {len(normal)} normal images is a copy of another"
+    )
+    return [f"{number}, byte by byte, such as {lacking[0]}: for the threshold each picture counts once."]
 
 
 def model_warnings(model) -> list[str]:
@@ -136,9 +159,10 @@ def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True)
     _check_learns_here(run)
     samples = own_samples(run)
     screening.images_needed(rate)  # a wrong rate is said before anything is learned
-    training, normal = select(samples, split="train"), select(samples, split="val", label=0)
+    once = _for_threshold(samples)
+    training, normal = select(samples, split="train"), select(once, split="val")
     if normal.empty:
-        held = screening.cross_fit(run.create_model, samples, run.image_settings, folds, run.seed, run.device, progress)
+        held = screening.cross_fit(run.create_model, once, run.image_settings, folds, run.seed, run.device, progress)
     model = run.create_model().fit(
         ImageSet(training, **run.image_settings), device=run.device, seed=run.seed, progress=progress
     )
@@ -178,10 +202,12 @@ def new_threshold(
     samples = own_samples(Run("folder", str(Path(folder).expanduser()), model.name, settings={"items": items}))
     samples = samples.assign(category="")  # whatever the folder is called, they show what the detector has learned
     if set(samples["split"]) != {"train"}:
-        parts = [select(samples, split=split, label=0) for split in ("val", "test")]
+        samples = _for_threshold(samples)
+        parts = [select(samples, split=split) for split in ("val", "test")]
         samples = next((part for part in parts if len(part)), None)
         if samples is None:
             raise InputError(f"{folder} holds no normal images in val or test: the detector has seen those in train.")
+    samples = _for_threshold(samples)
     found = screening.choose_threshold(screening.scores_of(model, samples, model.images_, device, progress), rate)
     model.threshold_ = found.plain()
     return found

@@ -146,6 +146,22 @@ def is_picture(samples: pd.DataFrame) -> np.ndarray:
     return (samples["mirror"] == "").to_numpy() if "mirror" in samples else np.ones(len(samples), bool)
 
 
+def is_copy(samples: pd.DataFrame) -> np.ndarray:
+    """bool [N]: which rows' files are byte by byte those of a row above, mirrored alike: links and exports made twice.
+    Of one item that is named several images may be equal, for it counts once in any case.
+
+    Raises InputError for a file that cannot be read.
+    """
+    places = [file_and_inside(image) for image in samples["image"]]
+    hashes = file_hashes(file for file, _ in places)
+    mirrors = samples["mirror"] if "mirror" in samples else [""] * len(samples)
+    names = [(hashes[file], inside, mirror) for (file, inside), mirror in zip(places, mirrors, strict=True)]
+    contents = pd.Series(pd.factorize(pd.Series(names, dtype=object))[0])
+    named = samples["item"].to_numpy() if "item" in samples else np.full(len(samples), "")
+    first = named[contents.drop_duplicates().index][contents]
+    return contents.duplicated().to_numpy() & ((named == "") | (named != first))
+
+
 def name_items(samples: pd.DataFrame, pattern: str | None) -> pd.DataFrame:
     """Samples with the column `item` as the names of their files tell it; unchanged without a pattern.
 

@@ -141,6 +141,24 @@ def test_pictures_that_are_left_out_are_named_before_anything_is_learned(tree, t
     assert [text for text in torn if "items have images in training and in another split" in text]
 
 
+def test_a_copy_of_a_normal_image_is_no_further_one_for_the_threshold(tree, tmp_path):
+    parts, number = tmp_path / "parts", len(list((tree / "train" / "good").iterdir()))
+    shutil.copytree(tree / "train" / "good", parts / "train" / "good")
+    plain = fit_own(own_run(parts, settings=SETTINGS, device="cpu"), rate=0.2, folds=2, progress=False)[0].threshold_
+    for file in sorted((parts / "train" / "good").iterdir()):
+        shutil.copy(file, file.with_name(f"z{file.name}"))
+    (parts / "train" / "good" / "zz.png").symlink_to(parts / "train" / "good" / "000.png")
+    run = own_run(parts, settings=SETTINGS, device="cpu")
+    (said,) = own_warnings(run)
+    assert said.startswith(f"{number + 1} of {2 * number + 1} normal images are copies of others")
+    model, held, samples = fit_own(run, rate=0.2, folds=2, progress=False)
+    assert len(samples) == 2 * number + 1 and model.threshold_ == plain and len(held.scores) == number
+    shutil.copytree(tree / "train" / "good", parts / "val" / "good")  # which the detector has learned
+    assert fit_own(run, rate=0.2, folds=2, progress=False)[0].threshold_ == plain
+    flat = new_threshold(model, parts / "train" / "good", 0.2, "cpu", False)
+    assert flat.held_out == number
+
+
 def test_fit_warns_of_pictures_that_it_leaves_out(tree, tmp_path):
     shutil.copytree(tree / "train" / "good", tmp_path / "parts")
     shutil.copy(tree / "train" / "good" / "000.png", tmp_path / "parts" / "x.gif")
