@@ -35,6 +35,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_sessionfinish():
+    """At the end it is garbage as well: libraries would call it leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def real() -> Path:
     """The folder of real images beside the repository (or ADLIB_REAL); tests that need it skip without it."""
