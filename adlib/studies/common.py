@@ -116,8 +116,11 @@ def item_names(samples: pd.DataFrame) -> pd.Series:
 
 
 def plain_log(axis) -> None:
-    """Plain numbers along a logarithmic matplotlib axis: 0.1, 0.2, 0.5, 1 ..."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Plain numbers along a logarithmic matplotlib axis, on which all is drawn: 0.1, 0.2, 0.5, 1 ..., or more of them
+    where it spans less than a decade, since one number alone gives no scale.
+    """
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high >= 10 * low else (1, 1.5, 2, 3, 4, 6, 8)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

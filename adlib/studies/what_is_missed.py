@@ -207,7 +207,7 @@ def recall_by(table: pd.DataFrame, name: str, parts: int = 3) -> pd.DataFrame:
             edges = np.unique(np.quantile(one, np.arange(1, parts) / parts))
             part = pd.Series(np.searchsorted(edges, mine[name], side="right"), mine.index)
         for value, inside in mine.groupby(part):
-            label = value if name == "kind" else f"{inside[name].min():.2g} to {inside[name].max():.2g}"
+            label = value if name == "kind" else f"{_plain(inside[name].min())} to {_plain(inside[name].max())}"
             recall = share_of(inside["found"], drawn_by(inside))
             row = {"dataset": dataset, "part": label, "defects": len(inside.drop_duplicates(DEFECT))}
             row["images"] = inside["image"].nunique()
@@ -296,7 +296,7 @@ def conclusions(table: pd.DataFrame) -> list[str]:
             told = f"makes defects {verdict} likely to be found" if verdict else "is not shown to matter"
             said.append(
                 f"{dataset}: {row.property} {told}, the others being equal: the odds change by a factor of "
-                f"{row.odds:.2g} {row.change} (95 % interval {row.low:.2g} to {row.high:.2g})."
+                f"{_plain(row.odds)} {row.change} (95 % interval {_plain(row.low)} to {_plain(row.high)})."
             )
     return said
 
@@ -340,6 +340,11 @@ def _found_and_missed(dataset: str, mine: pd.DataFrame) -> list[str]:
     names = ", ".join(f"{name} {number}" for name, number in alone.items())
     lone = f"Found by one method alone: {names}." if names else "No defect is found by one method alone."
     return [missed, f"{dataset}: {best}. {lone}"]
+
+
+def _plain(value: float) -> str:
+    """Two digits that count, all those before the point: 0.027, 2.3, 120."""
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.2g}"
 
 
 def _percent(share: float) -> str:
@@ -395,8 +400,8 @@ def points(table: pd.DataFrame) -> pd.DataFrame:
     found = defects(table)
     found = found.assign(share=found["finders"] / found["methods"]).sort_values("share", kind="stable")
     labels = [
-        f"{row.dataset}/{row.category} {Path(row.image).stem}, {row.kind}, {row.area:.2g} %: found by {row.finders} of "
-        f"{row.methods}" + (f", {row.alone} alone" if row.alone else "")
+        f"{row.dataset}/{row.category} {Path(row.image).stem}, {row.kind}, {_plain(row.area)} %: found by "
+        f"{row.finders} of {row.methods}" + (f", {row.alone} alone" if row.alone else "")
         for row in found.itertuples()
     ]
     return found.assign(label=labels)[["label", "dataset", "category", "image"]]
@@ -452,5 +457,5 @@ def _draw(axis, defect) -> None:
     axis.add_patch(plt.Rectangle(box[:2] - 0.5, *(box[2:] - box[:2]), fill=False, edgecolor="#ee7733", linewidth=1.5))
     axis.set_xlim(max(-0.5, middle[0] - reach), min(width - 0.5, middle[0] + reach))
     axis.set_ylim(min(height - 0.5, middle[1] + reach), max(-0.5, middle[1] - reach))
-    who = f"\n{defect.alone}" if defect.alone else ""
-    axis.set_title(f"{defect.dataset}: {defect.kind}\n{Path(defect.image).stem}, {defect.area:.2g} %{who}", fontsize=7)
+    who, where = f"\n{defect.alone}" if defect.alone else "", f"{defect.dataset}: {defect.kind}"
+    axis.set_title(f"{where}\n{Path(defect.image).stem}, {_plain(defect.area)} %{who}", fontsize=7)

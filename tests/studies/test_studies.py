@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import matplotlib.pyplot as plt
 import pytest
 import yaml
 from conftest import REPOSITORY, make_tree
@@ -16,6 +17,7 @@ from adlib.runs.plan import adapted, plan, read_profile
 from adlib.runs.record import write_json
 from adlib.runs.store import Store
 from adlib.studies import study_banner
+from adlib.studies.common import plain_log
 
 
 @pytest.mark.parametrize("name", list_studies())
@@ -51,6 +53,16 @@ def test_the_banner_of_a_study_names_the_profile_as_those_of_papers_do(tmp_path)
     file = tmp_path / "plans" / f"{name}.json"
     write_json(file, json.loads(file.read_text()) | {"profile": "paper"})
     assert "Real data, trained weights." in study_banner(name, tmp_path).data
+
+
+@pytest.mark.parametrize(("low", "high"), [(60, 150), (72, 140), (30, 180), (0.06, 0.15), (3, 40), (0.1, 100)])
+def test_a_logarithmic_axis_has_two_numbers_at_least_and_not_too_many(low, high):
+    figure, axis = plt.subplots()
+    axis.semilogy([low, high])
+    plain_log(axis.yaxis)
+    bottom, top = axis.get_ylim()
+    assert 2 <= sum(bottom <= place <= top for place in axis.get_yticks()) <= 10
+    plt.close(figure)
 
 
 def test_an_unknown_study_is_told_the_near_one():

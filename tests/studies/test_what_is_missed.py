@@ -201,6 +201,8 @@ def test_recall_is_told_by_kind_and_in_parts_with_as_many_defects():
     assert parts["recall"].tolist() == [0, 100, 100]
     assert parts["defects"].tolist() == [2, 2, 2]
     assert study.recall_by(table, "kind")["recall"].tolist() == pytest.approx([100 * 4 / 6])
+    contrasts = study.recall_by(table.assign(contrast=[0.012, 9, 10, 99.4, 120, 1234]), "contrast")["part"]
+    assert contrasts.tolist() == ["0.012 to 9", "10 to 99", "120 to 1234"]
 
 
 def test_the_model_sees_that_area_decides_and_that_nothing_else_varies():
