@@ -122,11 +122,12 @@ def _binned(title: str, column: str, defects: pd.DataFrame, alarms: pd.DataFrame
     inner = np.unique(np.quantile(known[column], np.arange(1, PARTS) / PARTS)) if len(known) >= 2 * PARTS else []
     inner = [edge for edge in inner if (known[column] < edge).any()]
     counted = np.searchsorted(inner, alarms[column].dropna().to_numpy(float), side="right")
-    rows = []
+    unknown, others = defects[defects[column].isna()], int(alarms[column].isna().sum())
+    lacks, rows = len(unknown) or others, []
     for part, row in enumerate(recall_by_size(known[column], known["found"], [0.0, *inner, math.inf])):
         low, high = row["size_from"], row["size_to"]
         if not inner:
-            text = "all"
+            text = "defined" if lacks else "all"
         elif part == 0:
             text = f"below {name(high)}"
         else:
@@ -134,8 +135,7 @@ def _binned(title: str, column: str, defects: pd.DataFrame, alarms: pd.DataFrame
         found = {title: text, "defects": row["n"], "found": row["found"], "missed": row["n"] - row["found"]}
         found["recall % (95 % interval)"] = share(row["found"], row["n"])
         rows.append(found | {"false-alarm regions": int((counted == part).sum())})
-    unknown, others = defects[defects[column].isna()], int(alarms[column].isna().sum())
-    if len(unknown) or others:  # nothing lies around them, or nothing but black: counted all the same
+    if lacks:  # nothing lies around them, or nothing but black: counted all the same
         number, hit = len(unknown), int(unknown["found"].sum())
         found = {title: "undefined", "defects": number, "found": hit, "missed": number - hit}
         rows.append(found | {"recall % (95 % interval)": share(hit, number), "false-alarm regions": others})

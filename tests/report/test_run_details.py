@@ -37,6 +37,13 @@ def test_few_normal_images_cannot_show_that_a_rate_lies_below_a_limit():
     assert found["ours below 7 (loose)"] == "yes"
 
 
+@pytest.mark.parametrize(("alarms", "answer"), [(0, "yes"), (1, "no")])
+def test_a_rate_at_the_limit_is_not_below_it_and_as_many_images_as_reach_it_can_tell(alarms, answer):
+    rows = [("fpr", None, 5.0 * alarms), ("tn", None, 20 - alarms), ("fp", None, alarms)]
+    table = pd.DataFrame([("none 0", *row) for row in rows], columns=["setting", "metric", "published", "ours"])
+    assert below_limits(table, "fpr", {"loose": 5.0}).loc["none 0", "ours below 5 (loose)"] == answer
+
+
 def test_a_rate_is_that_of_its_counts_with_all_digits():
     """ISP-AD's Table 3 prints 0.6 for 11 of 1,915, which is 0.574."""
     rows = [("fpr", 0.6, None), ("tn", 1904, None), ("fp", 11, None)]
