@@ -279,7 +279,9 @@ def _beside(view: _View, cell: dict) -> str:
         return _ours(view, cell, aupro, title)
     difference = round(cell["difference"], _digits(cell)) + 0.0  # never -0.00
     text = f"{difference:+.{_digits(cell)}f}"
-    over = ' title="over the categories that both have"' if cell["category"] == "average" else ""
+    # Of a whole average it is to the printed one, which may be no mean of the printed categories.
+    whole = abs(cell["difference"] - (cell["ours"] - cell["published"])) < 1e-9
+    over = "" if whole else ' title="over the categories that both have"'
     level = agreement(cell)
     if level is None:
         return _ours(view, cell, f"<br><small{over}>{text}</small>{aupro}", title)

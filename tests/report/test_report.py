@@ -186,6 +186,24 @@ def test_an_average_of_nothing_but_halves_is_marked_and_never_the_best(tmp_path,
     assert "average" not in {key[1] for key in best(table, "ours") if key[3] == "patchcore"}
 
 
+def test_a_difference_over_some_categories_says_so_and_one_of_whole_averages_does_not(tmp_path):
+    said = '<small title="over the categories that both have">'
+    cells = [leave_run(tmp_path, name, 0.9) for name in ("UB", "DC", "CDIP", "CFP16", "CFP20")]
+    for there, times in ((cells[:2], 1), (cells, 0)):
+        leave_plan(tmp_path, there)
+        table = comparison("cxr_ad", "II", tmp_path)
+        assert show_comparison(table, "image_auroc").data.count(said) == times
+    whole = row(table, "average")
+    assert whole["difference"] == pytest.approx(90 - whole["published"])
+
+
+def test_warnings_are_those_of_the_tables_that_are_asked_for(tmp_path):
+    drawn = leave_run(tmp_path, "DC", 0.9, phantom={"seed": 0})
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9), drawn | {"table": "III"}])
+    assert warnings_of("cxr_ad", tmp_path, ["II"]) == []
+    assert warnings_of("cxr_ad", tmp_path, ["III"]) == warnings_of("cxr_ad", tmp_path) == ["Phantom data: drawn."]
+
+
 def test_a_mean_that_lacks_what_is_undefined_is_marked_and_never_the_best(tmp_path):
     found = [
         leave_run(tmp_path, "UB", None),
