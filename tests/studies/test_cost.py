@@ -69,6 +69,11 @@ def test_who_is_as_good_as_a_trivial_baseline_is_no_better():
     assert study.beside_trivial(found, trivial)[0].endswith("No better: padim (70.0), stfpm (60.0).")
 
 
+def test_what_costs_more_and_is_as_good_is_beaten(tmp_path):
+    stored(tmp_path, padim=[(0.80, 1)], stfpm=[(0.80, 4)])
+    assert edge(tmp_path).set_index("method")["beaten_by"].to_dict() == {"padim": "", "stfpm": "padim"}
+
+
 def test_one_slow_run_is_the_most_that_a_method_costs_and_not_its_cost(tmp_path):
     stored(tmp_path, padim=[(0.80, 1), (0.82, 2), (0.81, 9)])
     (row,) = study.methods(study.spent(tmp_path)).to_dict("records")

@@ -49,6 +49,12 @@ def test_photographs_of_one_item_have_no_interval(tmp_path):
         assert np.isnan(found.loc["random", "low"]) == lacks
 
 
+def test_a_data_set_on_which_features_are_as_good_is_none_on_which_they_are_better(tmp_path):
+    store_study(tmp_path, study.NAME, [run(name, kind, GOOD) for name in ("a", "b") for kind in ("bundled", "random")])
+    found = study.across(study.comparisons(study.runs(tmp_path), replicates=20)).set_index("features")
+    assert found.loc["random", ["datasets", "better"]].tolist() == [2, 0]
+
+
 def test_images_are_those_that_both_have_tested(tmp_path):
     runs = [run("miic", "bundled", BAD), run("miic", "random", GOOD)]
     runs[1]["predictions"] = runs[1]["predictions"].select([3, 2, 0])

@@ -98,6 +98,16 @@ def test_a_pair_is_the_same_whichever_method_comes_first(tmp_path):
     assert found[0] == pytest.approx(found[1]) and found[0][0] < 50 < found[0][2]
 
 
+def test_of_several_seeds_the_first_is_compared(tmp_path):
+    place = {"dataset": "three_cad", "category": "cloth"}
+    padim = [
+        place | {"method": "padim", "seed": seed, "predictions": predictions(of)}
+        for seed, of in ((1, POOR), (0, PERFECT))
+    ]
+    store_study(tmp_path, study.NAME, [*padim, place | {"method": "stfpm", "predictions": predictions(POOR)}])
+    assert study.comparisons(tmp_path, replicates=50)[["better", "difference"]].to_numpy().tolist() == [["padim", 50]]
+
+
 def test_images_of_one_kind_alone_are_no_pair(tmp_path):
     place = {"dataset": "three_cad", "category": "cloth"}
     runs = {"padim": predictions(PERFECT), "stfpm": predictions(POOR)}
