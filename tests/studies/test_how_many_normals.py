@@ -95,6 +95,13 @@ def test_a_small_number_does_not_count_where_a_larger_one_fails(out):
     assert math.isnan(study.enough(table, margin=1).set_index("method").loc["padim", "images"])
 
 
+def test_draws_that_are_all_alike_claim_no_interval(tmp_path):
+    store_study(tmp_path, study.NAME, runs({("padim", None): [90, 91, 92], ("padim", 4): [90, 91, 92]}))
+    (said,) = study.conclusions(study.enough(study.losses(study.learning_curve(tmp_path))))
+    assert "4 of 9 normal images are enough for these test images." in said
+    assert "alike in all 3 draws, which have no spread for an interval" in said and "95 %" not in said
+
+
 def test_all_images_under_another_number_are_no_smaller_number():
     rows = [(math.nan, 9, 0.0), (20.0, 9, 0.0), (4.0, 4, 3.0)]  # asked, images, loss
     table = pd.DataFrame(rows, columns=["asked", "images", "loss"]).assign(dataset="folder", method="padim", seeds=3)

@@ -98,6 +98,17 @@ def test_a_pair_is_the_same_whichever_method_comes_first(tmp_path):
     assert found[0] == pytest.approx(found[1]) and found[0][0] < 50 < found[0][2]
 
 
+def test_two_that_rank_images_alike_are_correlated_by_one(tmp_path):
+    place, scores = {"dataset": "three_cad", "category": "cloth"}, PERFECT - 6 * (PERFECT == 12)
+    runs = {"padim": scores, "stfpm": 2 * scores}
+    store_study(
+        tmp_path, study.NAME, [place | {"method": name, "predictions": predictions(of)} for name, of in runs.items()]
+    )
+    found = study.comparisons(tmp_path, replicates=50)
+    assert found["correlation"].tolist() == pytest.approx([1])
+    assert "are correlated by 1.00, in the one pair" in study.pair_conclusions(found)[1]
+
+
 def test_of_several_seeds_the_first_is_compared(tmp_path):
     place = {"dataset": "three_cad", "category": "cloth"}
     padim = [

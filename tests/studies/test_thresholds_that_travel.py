@@ -49,6 +49,13 @@ def test_several_foreign_lights_call_an_image_by_their_share():
     assert middle["label"].str.contains("normal: called by").sum() == len(NORMAL)
 
 
+def test_one_normal_image_lends_no_threshold():
+    for normal, lends in ((1, False), (2, True)):
+        bright = table().query(f"place == 'dim' or label == 1 or score < {100 + normal}")
+        found = study.decisions(bright, rate=0.1)
+        assert ("dim" in set(found[found["rule"] == "another light"]["place"])) == lends
+
+
 def test_the_promise_is_that_of_the_fewest_normal_images_that_chose():
     seven = table()[lambda rows: (rows["label"] == 1) | (rows["score"] % 100 < 7)]  # of five parts some leave 5, some 6
     found = study.decisions(seven, rate=0.1)

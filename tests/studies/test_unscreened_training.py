@@ -74,6 +74,22 @@ def test_conclusions_follow_the_numbers(out):
     assert "the lowest share that is shown to cost something" in said
 
 
+def test_contrast_is_in_units_of_the_maps_of_normal_images(out):
+    found = next(study.common_predictions(study.runs(out)))[1][0.0].select([0, 6])  # a normal one and a defect
+    maps, mask = np.stack([np.arange(1024.0).reshape(32, 32)] * 2), np.zeros((2, 32, 32), bool)
+    mask[1, :2] = True
+    middle, high = np.percentile(maps[0], [50, 99])
+    maps[1, :2] = middle + 3 * (high - middle)
+    found.maps, found.__dict__["masks"] = maps, mask
+    assert np.isnan(study.contrast(found)[0]) and study.contrast(found)[1] == pytest.approx(3)
+
+
+def test_defects_that_fade_stand_out_less_and_those_that_fade_most_come_first(out):
+    labels = study.points(study.runs(out))["label"].tolist()
+    lost = [float(label.rpartition("stands out by ")[2].partition(" less")[0]) for label in labels]
+    assert min(lost) > 0 and lost == sorted(lost, reverse=True)
+
+
 def test_a_share_of_less_than_one_image_is_no_level(out):
     run = {"method": "stfpm", "dataset": "folder", "category": "thing", "settings": {"train_contamination": 0.01}}
     store_study(out / "few", study.NAME, [run])

@@ -9,6 +9,7 @@ from PIL import Image
 from stored import run_notebook, store_study
 
 from adlib import Predictions
+from adlib.metrics.bootstrap import draw_counts
 from adlib.predictions import drop_maps
 from adlib.samples import file_fingerprints, make_samples
 from adlib.studies import study_banner
@@ -192,6 +193,22 @@ def test_a_share_of_defects_is_drawn_by_images():
     assert share == 0.5
     assert math.isnan(low)
     assert math.isnan(high)
+
+
+def test_the_interval_of_a_share_holds_95_of_100_draws_of_images():
+    values = pd.Series(np.arange(40) % 3 == 0)
+    share, low, high = study.share_of(values, pd.Series(np.arange(40)), seed=7)
+    drawn = draw_counts(np.zeros(40, int), 2 * study.REPLICATES, 7) @ values.to_numpy() / 40
+    assert (share, low, high) == pytest.approx((14 / 40, *np.quantile(drawn, [0.025, 0.975])))
+
+
+def test_the_samples_to_open_begin_with_those_that_most_miss():
+    labels = study.points(given({"a": [1, 0, 0], "b": [1, 0, 1]}))["label"].tolist()
+    assert [label.partition(": ")[2] for label in labels] == [
+        "found by 0 of 2",
+        "found by 1 of 2, b alone",
+        "found by 2 of 2",
+    ]
 
 
 def test_recall_is_told_by_kind_and_in_parts_with_as_many_defects():
