@@ -47,6 +47,18 @@ def one_mean(*categories: str, average: str) -> dict:
     return row
 
 
+@pytest.mark.parametrize(("others", "doubted"), [(4, 0), (5, 1)])
+def test_an_outlier_takes_five_others(others, doubted):
+    rows = [f"1 m{number} miic a image_auroc {90 + number} -" for number in range(others)]
+    assert len(outliers(cells(*rows, "1 padim miic a image_auroc 50 -"))) == doubted
+
+
+@pytest.mark.parametrize(("categories", "compared"), [(2, 0), (3, 1)])
+def test_rows_are_copies_of_each_other_only_over_three_categories(categories, compared):
+    rows = [f"1 {name} miic c{place} image_auroc 9{place} -" for name in ("a", "b") for place in range(categories)]
+    assert [row["agrees"] for row in copied_rows(cells(*rows))] == [False] * compared
+
+
 def test_a_printed_total_is_no_category_of_an_average():
     rows = [f"1 - miic {place} images {value} -" for place, value in (("a", 10), ("b", 30), ("total", 40))]
     (row,) = means(cells(*rows, "1 - miic average images 20 -"))

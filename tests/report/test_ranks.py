@@ -122,7 +122,9 @@ def test_means_that_differ_by_rounding_alone_are_tied():
 
 def test_tau_of_phantoms_is_marked():
     rows = [("x", method, value, value) for value, method in enumerate("abc")]
-    assert rank_agreement(cells(rows, phantom=True))["phantom"].tolist() == [True]
+    found = rank_agreement(cells(rows, phantom=True))
+    assert found["phantom"].tolist() == [True]
+    assert math.isnan(found["tau"].iat[0]) and found["reason"].iat[0] == "ours are of drawn data"
 
 
 def test_settings_of_one_method_are_ranked_like_methods_but_are_no_block():
@@ -245,6 +247,12 @@ def test_pictures_say_what_they_show_and_what_not():
     assert "the methods differ" in figure.axes[0].get_title(loc="left")
     shown = rank_heat_map(pd.DataFrame({"x": [1.0, NAN], "y": [NAN, 0.5]}, index=["a", "b"]), "Published")
     assert sorted(text.get_text() for text in shown.axes[0].texts) == ["0.50", "1.00", "–", "–"]
+
+
+def test_a_picture_says_what_is_found_at_the_tests_own_level():
+    for alpha, said in ((0.05, "the methods differ"), (0.001, "no difference found")):
+        test = rank_test(wide([[9, 8, 7]] * 4), alpha)  # p is 0.018
+        assert said in critical_difference_diagrams({"p": test}, "Published").axes[0].get_title(loc="left")
 
 
 def test_pictures_of_nothing_stand():

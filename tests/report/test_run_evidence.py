@@ -125,6 +125,28 @@ def test_images_of_unknown_label_change_nothing_on_the_page():
     assert operating_thresholds(unsure) == operating_thresholds(sure)
 
 
+def test_a_dark_defect_has_the_contrast_of_a_bright_one():
+    mask = np.zeros((16, 16), bool)
+    mask[4:8, 4:8] = True
+    found = [next(iter(measured_regions(mask, mask, np.where(mask, grey, 0.5))))[2] for grey in (0.25, 0.75)]
+    assert found == pytest.approx([0.5, 0.5])
+
+
+def test_the_third_panel_is_of_regions_and_only_there_where_maps_outline_defects():
+    masks = np.zeros((2, 10, 10), bool)
+    masks[1, 0, 0] = masks[1, 4:6, 4:8] = True  # of 1 and of 8 pixels: the small one is found, or half of the regions
+    maps = np.zeros((2, 10, 10), np.float32)
+    maps[1, 0, 0] = 2
+    predictions = _predictions([0, 1], [0, 1], maps=maps)
+    predictions.__dict__ |= {"masks": masks}
+    areas = dict.fromkeys(("image_auroc", "image_ap", "aupro"), 0.5)
+    panel = run_curves(predictions, areas).axes[2]
+    assert panel.lines[0].get_ydata().tolist()[:3] == [0, 0, 0.5]
+    explaining = replace(predictions, outlines=False)
+    explaining.__dict__ |= {"masks": masks}
+    assert len(run_curves(explaining, areas).axes) == 2
+
+
 def test_an_alarm_as_large_as_a_bins_edge_lies_in_the_bin_of_such_defects():
     defects = pd.DataFrame({"area": range(1, 8), "contrast": 1.0, "found": True})  # edges at 3 and 5
     alarms = pd.DataFrame({"area": [2, 3, 3, 5], "contrast": 1.0, "found": True})

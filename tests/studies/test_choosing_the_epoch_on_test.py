@@ -36,6 +36,20 @@ def test_an_epoch_that_is_better_on_all_images_is_no_hindsight(tmp_path):
     assert values(tmp_path) == pytest.approx({"last": 0, "best on test": 100, "other test images": 100})
 
 
+def test_the_best_of_several_is_neither_the_shortest_nor_the_longest(tmp_path):
+    store_study(tmp_path, study.NAME, [run(1, BAD), run(2, GOOD), run(4, BAD)])
+    found = values(tmp_path)
+    assert (found["last"], found["best on test"]) == (0, 100)
+
+
+def test_images_of_unknown_label_choose_nothing(tmp_path):
+    runs = [run(2, GOOD), run(4, BAD)]
+    for each in runs:
+        each["predictions"].samples["label"] = [0, 0, 1, -1]
+    store_study(tmp_path, study.NAME, runs)
+    assert values(tmp_path) == {"last": 0, "best on test": 100}
+
+
 def test_an_epoch_that_is_as_good_by_luck_gains_nothing_on_other_images(tmp_path):
     # Each epoch tells all pairs but those with one of the normal images, or one of the defects: 2 of 4 pairs, or 3.
     store_study(tmp_path, study.NAME, [run(2, [0, 3, 1, 2]), run(4, [3, 0, 1, 2])])
