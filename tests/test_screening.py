@@ -244,6 +244,13 @@ def test_images_of_one_item_are_never_on_both_sides_of_a_cross_fit(tmp_path):
     assert choose_threshold(found, 0.2).held_out == 2
 
 
+def test_a_normal_image_is_doubted_beyond_three_interquartile_ranges():
+    for highest, doubted in ((15.0, 0), (25.0, 1)):  # quartiles at 2.25 and 6.75: the fence is at 20.25
+        names = tuple(f"{number}.png" for number in range(10))
+        held = HeldOut(np.array([*range(9), highest]), None, None, "drawn", names)
+        assert len(doubtful_normals(held)) == doubted
+
+
 def test_an_item_counts_once_by_its_highest_image_and_the_promise_says_items(tmp_path):
     things = np.repeat(np.arange(6), 4)  # six items in four photographs each
     scores = (things + np.tile([0, 0.25, 0.5, 0.75], 6)).astype(np.float32)

@@ -125,6 +125,13 @@ def test_images_of_unknown_label_change_nothing_on_the_page():
     assert operating_thresholds(unsure) == operating_thresholds(sure)
 
 
+@pytest.mark.parametrize(("defects", "bins"), [(5, 1), (6, 3)])
+def test_bins_take_two_defects_each(defects, bins):
+    table = pd.DataFrame({"area": range(1, defects + 1), "contrast": 1.0, "found": True})
+    (shown,) = _read(_binned("size", "area", table, table[:0], "{:.0f}".format))
+    assert len(shown) == bins
+
+
 def test_a_dark_defect_has_the_contrast_of_a_bright_one():
     mask = np.zeros((16, 16), bool)
     mask[4:8, 4:8] = True

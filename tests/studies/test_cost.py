@@ -69,6 +69,20 @@ def test_who_is_as_good_as_a_trivial_baseline_is_no_better():
     assert study.beside_trivial(found, trivial)[0].endswith("No better: padim (70.0), stfpm (60.0).")
 
 
+@pytest.mark.parametrize(
+    ("worse", "shown"),
+    [
+        ([(0.500, 8), (0.501, 9)], True),
+        ([(0.500, 1.1), (0.501, 9)], False),  # its faster run is faster than the other's slower one
+        ([(0.799, 8), (0.801, 9)], False),  # it may be as good
+    ],
+)
+def test_who_is_beaten_is_shown_where_neither_values_nor_times_overlap(tmp_path, worse, shown):
+    stored(tmp_path, padim=[(0.800, 1), (0.801, 1.2)], stfpm=worse)
+    found = edge(tmp_path).set_index("method").loc["stfpm"]
+    assert (found["beaten_by"], found["shown"]) == ("padim", shown)
+
+
 def test_what_costs_more_and_is_as_good_is_beaten(tmp_path):
     stored(tmp_path, padim=[(0.80, 1)], stfpm=[(0.80, 4)])
     assert edge(tmp_path).set_index("method")["beaten_by"].to_dict() == {"padim": "", "stfpm": "padim"}
