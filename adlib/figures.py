@@ -343,7 +343,8 @@ def score_histogram(predictions: Predictions, thresholds: dict[str, float] | Non
     thresholds: lines to draw, by what they are called; from a line on images are called anomalous.
     """
     figure, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
-    bins = np.histogram_bin_edges(predictions.scores, 40)
+    # In float64: of scores that are equal but for their last digits float32 has too few numbers between.
+    bins = np.histogram_bin_edges(predictions.scores.astype(float), 40)
     for label, name, colour in ((0, "normal", NORMAL), (1, "anomalous", ANOMALOUS), (UNKNOWN, "unknown", "0.6")):
         scores = predictions.scores[predictions.samples["label"] == label]
         if label == UNKNOWN and not len(scores):

@@ -73,6 +73,13 @@ def test_a_histogram_shows_its_thresholds_by_name_and_value(predictions):
     assert [line.get_xdata()[0] for line in axis.lines] == [0.5, 0.75]
 
 
+def test_scores_that_are_equal_but_for_their_last_digits_have_a_histogram(predictions):
+    predictions.scores[:] = np.float32(1)
+    predictions.scores[0] = np.nextafter(np.float32(1), np.float32(2))
+    axis = figures.score_histogram(predictions).axes[0]
+    assert sum(bar.get_height() for bar in axis.patches) == len(predictions.scores)
+
+
 def test_heat_maps_carry_a_bar_of_their_values_and_no_index_gives_a_sentence(predictions):
     drawn = figures.show_predictions(predictions, [4, 5])
     assert len(drawn.axes) == 5
