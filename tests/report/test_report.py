@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import finished_record
+from IPython.display import HTML
 
+import adlib
 from adlib import InputError
 from adlib.cli.stored import table as print_table
 from adlib.papers import protocol
@@ -41,7 +43,7 @@ from adlib.report.ranks import best
 from adlib.report.table_html import table_page
 from adlib.report.table_notes import agreement, code_line, shared_runs
 from adlib.report.table_text import long_form, table_text, wide_form
-from adlib.runs import Run, Store
+from adlib.runs import Run, Store, environment
 from adlib.runs.record import failure, write_json, write_record
 from adlib.runs.titles import stored_titles
 
@@ -145,6 +147,18 @@ def test_a_table_in_the_terminal_says_what_the_page_says_in_red(tmp_path, capsys
 def test_one_seed_that_is_far_off_moves_the_mean(tmp_path):
     leave_plan(tmp_path, [leave_run(tmp_path, "UB", score, seed) for seed, score in enumerate((0.9, 0.9, 0.6))])
     assert row(comparison("cxr_ad", "II", tmp_path), "UB")["ours"] == pytest.approx(80)
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_the_page_across_papers_tells_runs_that_cannot_be_compared_from_none(tmp_path, done):
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9)])
+    notebook = nbformat.read(environment.notebook("60_across_papers"), 4)
+    (source,) = [cell.source for cell in notebook.cells if "compared =" in cell.source]
+    names = {"adlib": adlib, "HTML": HTML, "cells": comparison("cxr_ad", "II", tmp_path), "done": done}
+    names["no_number"] = HTML("No run of ours is done.")
+    *before, last = source.splitlines()
+    exec("\n".join(before), names)
+    assert ("could be compared yet" in eval(last, names).data) == done
 
 
 def test_averages_are_subtracted_over_the_same_categories_and_counts_never(tmp_path):
