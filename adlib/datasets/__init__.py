@@ -48,6 +48,8 @@ class Facts:
     get: str  # how to get it, and how to lay it out
     # category -> (train, test normal, test anomalous), as published
     counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    # category -> (train, test), of a set whose publication does not tell normal test images from anomalous ones
+    totals: dict[str, tuple[int, int]] = field(default_factory=dict)
     unknown: str = ""  # what the publication does not say
     # (address, SHA-256 or its beginning or "", bytes or 0) of what adlib.datasets.fetch may download; empty where a
     # form must be filled in, or no direct address is known
@@ -130,21 +132,24 @@ def load_samples(
 
 
 def beside_published(name: str, samples: pd.DataFrame, category: str | None = None) -> pd.DataFrame:
-    """Per category the counts "train / test normal / test anomalous" as found and as published, and whether it
-    `agrees`, as all do of a set without published counts, with which to disagree.
+    """Per category the counts "train / test normal / test anomalous" as found and as published ("train / test in all"
+    of a set with totals alone), and whether it `agrees`, as all do of a set without either, with which to disagree.
 
     samples: as `load_samples` gave them for the same name and category.
     """
-    published = facts(name).count_table()
+    found, published, unit = count(samples), facts(name).count_table(), ""
+    if totals := facts(name).totals:
+        published, unit = pd.DataFrame.from_dict(totals, orient="index", columns=["train", "test"]), " in all"
+        found = found.assign(test=found["test_normal"] + found["test_anomalous"])
     known = len(published) > 0
     if category is not None:  # named as in the samples: some sets know a category by two names
         published = published[published.index.isin(samples["category"])]
-    columns = ["train", "test_normal", "test_anomalous"]
+    columns = list(published)
 
     def text(table: pd.DataFrame) -> pd.Series:
-        return table[columns].astype(int).astype(str).agg(" / ".join, axis=1) if len(table) else pd.Series()
+        return table[columns].astype(int).astype(str).agg(" / ".join, axis=1) + unit if len(table) else pd.Series()
 
-    both = pd.DataFrame({"found": text(count(samples)), "published": text(published)}).fillna("none")
+    both = pd.DataFrame({"found": text(found), "published": text(published)}).fillna("none")
     both["agrees"] = (both["found"] == both["published"]) | (not known)
     return both.rename_axis("category")
 

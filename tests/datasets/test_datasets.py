@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import make_tree, write
 
-from adlib import InputError, list_datasets, load_samples, phantoms
+from adlib import InputError, list_datasets, load_samples, papers, phantoms
 from adlib.datasets import facts, isp_ad
 from adlib.datasets.check import check
 
@@ -237,6 +237,15 @@ def test_check_of_one_category_disagrees_as_the_whole_set_does(tmp_path):
     for category in (None, "widget"):
         row = check("mvtec_ad", root, category, progress=False).counts.loc["widget"]
         assert (row["published"], row["agrees"]) == ("none", False)
+
+
+def test_check_compares_totals_where_a_publication_counts_no_more(tmp_path):
+    make_tree(tmp_path / "cloth", "subclass1", train=5, normal=2, anomalous=1, size=8)
+    row = check("texture_ad", tmp_path, progress=False).counts.loc["cloth"]
+    assert row.to_dict() == {"found": "5 / 3 in all", "published": "4569 / 1714 in all", "agrees": False}
+    for product, (train, test) in facts("texture_ad").totals.items():  # as the paper's protocol has them
+        stated = papers.stated("texture_ad", product)
+        assert (stated["train"], stated["test"]) == (train, test)
 
 
 def test_check_compares_counts_and_warns_of_dark_16_bit_images(tmp_path):
