@@ -183,7 +183,13 @@ def test_average_says_when_categories_are_missing(tmp_path):
     found = row(comparison("cxr_ad", "II", tmp_path), "average")
     assert found["ours"] == pytest.approx(80)
     assert found["state"] == "partly"
-    assert "80.00 (partly)<br>" in show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    assert "80.00 (partly)<br>" in page
+    said = "the difference is over the categories that both have"  # else 80.00 less 56.58 should stand below
+    assert said in page
+    assert (
+        said not in show_comparison(comparison("cxr_ad", "II", tmp_path).query("category == 'UB'"), "image_auroc").data
+    )
 
 
 @pytest.mark.parametrize("missing", ["", "no data", "not in this profile"])
