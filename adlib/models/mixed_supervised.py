@@ -200,6 +200,21 @@ class MixedSupervised(Detector):
         own[fewer] = hasattr(self, "real_") and self.defects != "none" and injected < (self.number or 0)
         return super().warnings + [sentence for sentence, holds in own.items() if holds]
 
+    def check_images(self, images):
+        super().check_images(images)
+        self._real_defects(images.samples, 0)  # whatever the seed, there are some or none
+
+    def _real_defects(self, samples, seed: int) -> np.ndarray:
+        """Rows of the real defects to inject. Raises InputError where some are asked for and there are none."""
+        real = choose_real(samples, self.defects, self.number, seed)
+        if self.number and self.defects != "none" and not len(real):
+            # A table's row is called by the number, and would show what was learned without any.
+            raise InputError(
+                f"number={self.number}, but the training images hold no real defect (ISP-AD's are read where "
+                "real_defects lies beside the HDF5 file of supervised patches): give both, or defects=none."
+            )
+        return real
+
     def fit_images(self, images, val, progress):
         stream, held_out = self.streams(images, val)
         self.build(self.weights)
@@ -247,13 +262,7 @@ class MixedSupervised(Detector):
         how = {"augmentation": AUGMENTATIONS[self.augmentation], "seed": self.seed_}
         how["synthesise"] = self.drawn_ = bool(self.synthetic and not synthetic.any())
         shuffle_seed = self.seed_ if self.shuffle_seed is None else self.shuffle_seed
-        real = choose_real(samples, self.defects, self.number, shuffle_seed)
-        if self.number and self.defects != "none" and not len(real):
-            # A table's row is called by the number, and would show what was learned without any.
-            raise InputError(
-                f"number={self.number}, but the training images hold no real defect (ISP-AD's are read where "
-                "real_defects lies beside the HDF5 file of supervised patches): give both, or defects=none."
-            )
+        real = self._real_defects(samples, shuffle_seed)
         self.real_ = samples["image"].iloc[real].tolist()
         if not self.synthetic and not (len(real) and self.probability):
             raise InputError("synthetic=False leaves nothing anomalous to learn from: inject real defects.")

@@ -83,6 +83,19 @@ def test_without_supervised_patches_drawn_defects_are_said_and_no_number_of_real
         fitted(defects="mixed", number=10)
 
 
+def test_rows_that_lack_their_real_defects_are_known_before_anything_is_run(tmp_path):
+    make_tree(tmp_path, "LSM-1", size=32)
+
+    def check(**settings):
+        values = {"weights": "random", "size": 32, "crop": None} | settings
+        Run("isp_ad", str(tmp_path), "mixed_supervised", "LSM-1", values, device="cpu").check()
+
+    check(defects="none")
+    for settings in ({"defects": "mixed", "number": 172}, {"defects": "area", "number": 10}):
+        with pytest.raises(InputError, match="the training images hold no"):
+            check(**settings)
+
+
 def test_two_supervised_files_are_one_too_many(tmp_path):
     root = draw("isp_ad", tmp_path, size=32, counts={"ASM": (1, 1, 1, 1)}, supervised=2)
     (root / "ASM" / "another.h5").touch()
