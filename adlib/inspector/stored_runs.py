@@ -11,6 +11,7 @@ from adlib.errors import InputError
 from adlib.predictions import Predictions
 from adlib.report.banner import banner
 from adlib.runs.changed_files import change_warning
+from adlib.runs.one_place import in_one_place
 from adlib.runs.record import FAILED, FINISHED
 from adlib.runs.standing import compared
 from adlib.runs.store import Store
@@ -135,7 +136,7 @@ def load_runs(out: str | Path, records: list[dict]) -> dict[str, Predictions]:
     """name -> Predictions of stored runs, ready for `adlib.inspect`; the maps stay on disk."""
     store = Store(Path(out) / "runs")
     folders = [store.path(record["key"]) / "predictions" for record in records]
-    return {name: Predictions.load(folder) for name, folder in zip(run_names(records), folders, strict=True)}
+    return dict(zip(run_names(records), in_one_place(map(Predictions.load, folders)), strict=True))
 
 
 def notes_file(out: str | Path) -> Path:

@@ -8,6 +8,7 @@ import pandas as pd
 from adlib.errors import InputError
 from adlib.rounding import rounded_text
 from adlib.runs.changed_files import changed_files
+from adlib.runs.one_place import in_one_place
 from adlib.runs.selection import one_key
 from adlib.runs.standing import dash
 from adlib.runs.store import Store
@@ -69,7 +70,7 @@ def compare_runs(
         if lacks := dash(record):
             raise InputError(f"The run {key} {lacks}, and its were drawn at random: its numbers stand for nothing.")
     titles = stored_titles(records)
-    one, other = _shared(*(Predictions.load(folder).known for folder in folders), keys)
+    one, other = _shared(*(each.known for each in in_one_place(map(Predictions.load, folders))), keys)
     warning = _other_pictures(store, keys, folders)
     labels, things = one.samples["label"].to_numpy(), items(one.samples)
     found = compare_images(labels, one.scores, other.scores, replicates, seed, items=things)

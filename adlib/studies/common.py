@@ -21,6 +21,7 @@ from adlib.report.run_details import ALL, finished_cells
 from adlib.report.tables import profile_of
 from adlib.report.trivial_rows import trivial_part
 from adlib.runs.changed_files import change_warning
+from adlib.runs.one_place import in_one_place
 from adlib.runs.store import Store
 
 LEVEL = 0.95  # of every interval
@@ -44,8 +45,9 @@ def first_predictions(study: str, out: str | Path) -> Iterator[tuple[str, str, s
     A run on all categories together gives one of each. Maps are read when they are first looked at.
     """
     store, seen = Store(Path(out) / "runs"), set()
-    for cell, record in sorted(finished_cells(study, out), key=lambda pair: pair[0]["seed"]):
-        found = Predictions.load(store.path(record["key"]) / "predictions").known
+    pairs = sorted(finished_cells(study, out), key=lambda pair: pair[0]["seed"])
+    loaded = in_one_place(Predictions.load(store.path(record["key"]) / "predictions") for _, record in pairs)
+    for (cell, _), found in zip(pairs, (each.known for each in loaded), strict=True):
         for category in found.samples["category"].unique():
             key = cell["dataset"], category, cell["method"]
             if key not in seen:

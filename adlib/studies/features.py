@@ -21,6 +21,7 @@ from adlib.predictions import Predictions
 from adlib.report.labels import IMAGE_METRICS, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import read_plan
+from adlib.runs.one_place import in_one_place
 from adlib.runs.store import Store
 from adlib.samples import items
 from adlib.studies.common import mean_interval
@@ -59,7 +60,8 @@ def comparisons(
         raise InputError(f"reference = {reference!r} is none of the features; these are {', '.join(known)}.{near}")
     rows = []
     for place, mine in table.groupby(PLACE, sort=False):
-        found = {row.features: Predictions.load(row.predictions).known for row in mine.itertuples()}
+        loaded = in_one_place(map(Predictions.load, mine["predictions"]))
+        found = {features: each.known for features, each in zip(mine["features"], loaded, strict=True)}
         if reference not in found:
             continue
         base, here = found.pop(reference), dict(zip(PLACE, place, strict=True))

@@ -20,6 +20,7 @@ from adlib.figures import OUTLINE
 from adlib.predictions import Predictions, evaluate
 from adlib.report.labels import RANKING_METRICS, check_metric, metric_label
 from adlib.report.run_details import finished_cells
+from adlib.runs.one_place import in_one_place
 from adlib.runs.store import Store
 from adlib.studies.differences import change, differences, interval_text
 
@@ -53,7 +54,8 @@ def common_predictions(table: pd.DataFrame) -> Iterator[tuple[dict, dict[float, 
     draw: dataset, method, category, seed. The images are in the same order at every share.
     """
     for draw, mine in table.groupby(DRAW, sort=False):
-        found = {row.share: _of_category(row) for row in mine.itertuples()}
+        loaded = in_one_place(map(Predictions.load, mine["predictions"]))
+        found = {row.share: _of_category(row, each) for row, each in zip(mine.itertuples(), loaded, strict=True)}
         common = set.intersection(*(set(each.samples["image"]) for each in found.values()))
         yield (
             dict(zip(DRAW, draw, strict=True)),
@@ -61,9 +63,9 @@ def common_predictions(table: pd.DataFrame) -> Iterator[tuple[dict, dict[float, 
         )
 
 
-def _of_category(row) -> Predictions:
+def _of_category(row, predictions: Predictions) -> Predictions:
     """The images of known label of a run's category: a run on several has those of others too."""
-    found = Predictions.load(row.predictions).known
+    found = predictions.known
     return found.select((found.samples["category"] == row.category).to_numpy())
 
 

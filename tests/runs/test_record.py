@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from adlib.report.banner import banner
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.changed_files import changed_files
 from adlib.runs.execute import _complete
+from adlib.runs.one_place import in_one_place
 from adlib.runs.paired import Comparison, compare_runs
 from adlib.runs.record import write_record
 from adlib.runs.schema import record_problem
@@ -355,6 +357,25 @@ def stored_again(store, record, seed):
 def change(file):
     """Turn a picture upside down."""
     Image.open(file).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(file)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_runs_are_compared_across_a_move_of_their_data(stored, gone, tmp_path):
+    store, folder = stored
+    record = json.loads((folder / "record.json").read_text())
+    root = Path(record["run"]["root"])
+    shutil.copytree(root, tmp_path / "moved" / root.name)
+    if gone:
+        shutil.rmtree(root)
+    record["run"]["root"] = str(tmp_path / "moved" / root.name)
+    other = stored_again(store, record, 7)
+    found = compare_runs(store, folder.name, other, pixels=True, replicates=100)
+    assert found.images == 8 and found.warning == "" and (found.table["difference"] == 0).all()
+    one, two = in_one_place(Predictions.load(store.path(key) / "predictions") for key in (folder.name, other))
+    place = tmp_path / "moved" if gone else root
+    for column in ("image", "mask"):
+        assert one.samples[column].equals(two.samples[column])
+        assert all(Path(name).is_relative_to(place) for name in one.samples[column] if name)
 
 
 def test_runs_that_saw_other_pictures_in_files_of_one_name_are_not_compared(stored):
