@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import REPOSITORY, command_line, make_tree
 
@@ -192,6 +193,34 @@ def test_a_package_draws_the_phantom_of_its_dataset(tmp_path, visible):
     visible(install(tmp_path / "site", files, {"adlib.phantoms": {"bolts": "bad.drawn"}}, "bad"))
     assert "bolts" in list_phantoms()
     assert (draw("bolts", tmp_path / "bolts", seed=3) / "drawn.txt").read_text() == "3 8"
+
+
+def test_the_samples_of_a_package_are_held_to_what_a_samples_table_is(lab, tmp_path, monkeypatch):
+    import lab.bolts as bolts
+
+    root = make_tree(make_tree(tmp_path / "bolts", "hex"), "bolt")
+    plain = load_samples("bolts", root)
+    assert plain.equals(bolts.samples(root))  # its order too, by which runs are known
+    for change, sentence in (
+        (lambda table: pd.concat([table, table.tail(1)]), "is listed twice"),
+        (lambda table: table.assign(defect="good"), "is labelled 1 but named good"),
+        (lambda table: table.assign(split="exam"), "has a split that is none of train, val, test"),
+        (lambda table: table.drop(columns="group"), "group is missing"),
+        (lambda table: table.to_dict("records"), "has to return a samples table"),
+        (lambda table: None, "it returned NoneType"),
+    ):
+        monkeypatch.setattr(bolts, "samples", lambda *_, change=change: change(plain))
+        with pytest.raises(InputError, match=sentence):
+            load_samples("bolts", root)
+    for change in (
+        lambda table: table.assign(image=table["image"].map(Path), mask=table["mask"].replace("", float("nan"))),
+        lambda table: table.astype(dict.fromkeys(("split", "category", "defect"), "category")),
+        lambda table: table.assign(label=table["label"].astype(bool)),
+    ):
+        monkeypatch.setattr(bolts, "samples", lambda *_, change=change: change(plain))
+        assert load_samples("bolts", root).equals(plain)
+    monkeypatch.setattr(bolts, "samples", lambda *_: plain.assign(operator="me"))
+    assert load_samples("bolts", root)["operator"].eq("me").all()
 
 
 def test_an_unknown_dataset_is_still_unknown():

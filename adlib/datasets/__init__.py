@@ -15,7 +15,16 @@ import pandas as pd
 from adlib import plugins
 from adlib.decoding.masks import check_rule
 from adlib.errors import InputError, did_you_mean
-from adlib.samples import check_phantom, count, name_items, phantom_root
+from adlib.samples import (
+    COLUMNS,
+    OPTIONAL,
+    check_columns,
+    check_phantom,
+    count,
+    make_samples,
+    name_items,
+    phantom_root,
+)
 
 _NAMES = [
     "btad",
@@ -125,10 +134,27 @@ def load_samples(
         raise InputError(f"{min(options)} is for the dataset 'folder' alone: {name} has a layout of its own.")
     if name == "folder":
         options["items"] = items
-    samples = as_told(module.samples(root, category, **options), mask_rule, items)
+    samples = module.samples(root, category, **options)
+    samples = as_told(samples if name in _NAMES else _checked(name, samples, root), mask_rule, items)
     if (drawn := phantom_root(samples)) and drawn not in (root, *root.parents):  # a list of files that lie elsewhere
         check_phantom(drawn)
     return samples
+
+
+def _checked(name: str, given, root: Path) -> pd.DataFrame:
+    """The samples of a data set of another's, as `make_samples` would have them, in the order and with the further
+    columns that it gives: nobody else looks whether an image is listed twice, say, and would count twice.
+    """
+    if not isinstance(given, pd.DataFrame):
+        raise InputError(
+            f"samples(root, category) of the dataset {name!r} has to return a samples table, which "
+            f"adlib.samples.make_samples makes of dictionaries; it returned {type(given).__name__}."
+        )
+    check_columns(given)
+    made = make_samples(given.to_dict("records"), root)
+    made = made.iloc[pd.Index(made["image"]).get_indexer(given["image"].astype(str))].reset_index(drop=True)
+    more = {column: given[column].to_numpy() for column in given if column not in (*COLUMNS, *OPTIONAL)}
+    return made.assign(**more)
 
 
 def beside_published(name: str, samples: pd.DataFrame, category: str | None = None) -> pd.DataFrame:
