@@ -246,6 +246,7 @@ class Detector:
             deleted when fit is done. Others ignore it.
         keep_checkpoint: not deleted then, so that whoever is killed later, while scoring, need not fit again.
         """
+        need_images(images)
         self.check_images(images)
         torch.manual_seed(seed)
         self.device_ = choose_device(device)
@@ -271,6 +272,7 @@ class Detector:
         Of no images there are no scores, and maps [0, H, W] by a method that has some.
         """
         self.check_fitted()
+        need_images(images)
         self.check_seen(images)
         if not len(images):
             maps = np.zeros((0, *images.shape), np.float32) if self.facts.maps else None
@@ -292,6 +294,7 @@ class Detector:
                         if maps is None:
                             maps = room_for_maps((len(images), *images.shape))
                         if mosaic is None:
+                            self._need_maps_of(part_maps.shape[1:], images.shape)
                             maps[start : start + len(part_maps)] = part_maps
                         else:
                             mosaic.add(part_maps, start, maps)
@@ -308,10 +311,33 @@ class Detector:
         """Scores float32 [n] and maps [n, H, W] of a batch, in as many parts as the GPU's memory asks for."""
 
         def work(part: slice):
-            scores, maps = self.score_samples(part_of(batch, part), rows.iloc[part])
+            scored = self.score_samples(part_of(batch, part), rows.iloc[part])
+            scores, maps = self._as_promised(scored, len(rows.iloc[part]))
             return scores.float().cpu().numpy(), None if maps is None else maps.float().cpu().numpy()
 
         return parts.of(work, len(batch))
+
+    def _as_promised(self, scored, number: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What score_batch gave of so many images. Raises InputError for what it must not give, which numpy might
+        well spread over the images that follow.
+        """
+        pair = scored if isinstance(scored, tuple | list) else (scored,)
+        given = [tuple(one.shape) if isinstance(one, torch.Tensor) else type(one).__name__ for one in pair]
+        right = len(pair) == 2 and given[0] == (number,)
+        if not right or not (pair[1] is None or (len(given[1]) == 3 and given[1][0] == number)):
+            raise InputError(
+                f"score_batch of {type(self).__name__} ({type(self).__module__}) has to return two tensors, scores "
+                f"[{number}] and maps [{number}, H, W] (or None), of {number} images; it returned "
+                f"{' and '.join(map(str, given))}."
+            )
+        return pair[0], pair[1]
+
+    def _need_maps_of(self, given: tuple[int, ...], shape: tuple[int, int]) -> None:
+        if tuple(given) != tuple(shape):
+            raise InputError(
+                f"score_batch of {type(self).__name__} ({type(self).__module__}) has to return maps of the images' "
+                f"size, {shape[0]} x {shape[1]}; it returned {given[0]} x {given[1]}."
+            )
 
     def batches(
         self, images: ImageSet, batch_size: int, progress: bool, what: str, first: int = 0
@@ -495,6 +521,15 @@ class Detector:
             network.to(device)
         for name, tensor in self._learned(torch.Tensor).items():
             setattr(self, f"{name}_", tensor.to(device))
+
+
+def need_images(images: object) -> None:
+    """Raise InputError for what is no ImageSet: a table of samples, a folder, a part of an ImageSet that torch took."""
+    if not isinstance(images, ImageSet):
+        raise InputError(
+            f"Detectors take an adlib.ImageSet, not {type(images).__name__}: make one of the samples that it "
+            "shall hold, as ImageSet(samples, size=256)."
+        )
 
 
 class PixelsOnly(torch.utils.data.Dataset):

@@ -1,6 +1,7 @@
 """The table of methods: a row for each, and facts that agree with the methods themselves."""
 
 import inspect
+import re
 import subprocess
 import sys
 
@@ -112,3 +113,37 @@ def test_what_a_method_lacks_is_a_sentence(tmp_path):
 
     with pytest.raises(InputError, match=r"Nothing .* has to define score_batch\(self, batch\), which gives scores"):
         Nothing().score_batch(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (lambda maps: (maps.amax((1, 2)), maps[:, None]), "returned (3,) and (3, 1, 8, 8)"),
+        (lambda maps: (maps.amax((1, 2))[:, None], maps), "returned (3, 1) and (3, 8, 8)"),
+        (lambda maps: (maps, maps.amax((1, 2))), "returned (3, 8, 8) and (3,)"),
+        (lambda maps: (maps.max(), maps), "returned () and (3, 8, 8)"),
+        (lambda maps: maps.amax((1, 2)), "returned (3,)."),
+        (lambda maps: (maps.amax((1, 2)).tolist(), None), "returned list and NoneType"),
+        (lambda maps: (maps.amax((1, 2)), maps[:, :1, :1]), "maps of the images' size, 8 x 8; it returned 1 x 1"),
+    ],
+)
+def test_a_score_batch_that_returns_other_shapes_is_told_what_it_returned(given, sentence, tmp_path):
+    class Odd(Detector):
+        name = "odd"
+
+        def fit_images(self, images, val, progress):
+            self.mean_ = torch.zeros(())
+
+        def score_batch(self, batch):
+            return given(batch.mean(1))
+
+    images = ImageSet(load_samples("folder", make_tree(tmp_path, train=3, size=8)), size=8)
+    normal = ImageSet(images.samples[images.samples["split"] == "train"], size=8)
+    odd = Odd().fit(normal, device="cpu", progress=False)
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        odd.predict(normal, device="cpu", progress=False)
+    for images in (normal.samples, torch.utils.data.Subset(normal, [0]), None):
+        with pytest.raises(InputError, match=rf"take an adlib\.ImageSet, not {type(images).__name__}"):
+            odd.predict(images, device="cpu", progress=False)
+        with pytest.raises(InputError, match=r"take an adlib\.ImageSet"):
+            odd.fit(images, device="cpu", progress=False)
