@@ -90,12 +90,13 @@ def reproduce(
     if not all(map(papers.is_study, names)):
         notebooks += [(notebook, {"out": str(out)} if reads else {}) for notebook, reads in papers.ACROSS.items()]
     failures += execute_all(notebooks, out / "notebooks", jobs, progress)
-    pairs = [(record, run) for record, run in zip(records, runs, strict=True) if record["status"] != FAILED]
+    finished, planned = [record for record in records if record["status"] != FAILED], {run.key: run for run in runs}
+    pairs = [(record, planned[record["key"]]) for record in finished if record["key"] in planned]
     index = render_report(out, environment.available_cpus())
     pages = [f"html/{notebook}.html" for notebook, _ in notebooks]
     pages += [f"html/runs/{record['key']}.html" for record in records if record["status"] != FAILED]
     failures += [f"{page}: the report lacks this page" for page in pages if not (out / page).is_file()]
-    return Outcome(index, len(pairs), failures, verdict(known_answers(out, names)), of_other_code(pairs))
+    return Outcome(index, len(finished), failures, verdict(known_answers(out, names)), of_other_code(pairs))
 
 
 def cache_for(names: list[str], given: str) -> str:

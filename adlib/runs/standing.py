@@ -63,7 +63,7 @@ def done_before(record: dict, run: Run) -> str:
     if made := other_code(record, run):
         said += (
             f" Its numbers are of adlib {made}; this is adlib {code_text(code_of(run))}, which may give others: "
-            f"`adlib runs {record['key']} --rerun` does it again."
+            f"`adlib runs {record['key']} --rerun`, with the same --out, does it again."
         )
     return said
 
