@@ -79,5 +79,5 @@ def of_other_code(pairs: list[tuple[dict, Run]]) -> str:
     listed = "; ".join(f"adlib {made} ({count})" for made, count in sorted(found.items()))
     return (
         f"{sum(found.values())} of {len(pairs)} runs were done before by other code than this, and not again: "
-        f"{listed}. Its numbers may be others: `adlib runs --rerun` does runs again."
+        f"{listed}. Their numbers may be others: `adlib runs KEY --rerun` does them again."
     )
