@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ from adlib.files import replacing
 from adlib.gpu_memory import SHORT, Parts, part_of, shortages
 from adlib.images import ImageSet
 from adlib.kept_memory import freed_memory_kept
-from adlib.parameters import keeping
+from adlib.parameters import Range, checked, keeping
 from adlib.predictions import Predictions
 from adlib.samples import UNKNOWN
 from adlib.training_set import TRAINING_SETTINGS
@@ -239,7 +240,7 @@ class Detector:
         val: held-out normal images, for methods that need some; others ignore it. Who calls fit gives them: `adlib run`
             and `adlib fit` do not take the split "val" for it (Run.selection_images, own_images.fit_own).
         device: "auto" (CUDA where there is a device), "cpu", "cuda", "cuda:1" ...
-        seed: of all that is random. Same seed and machine, same result on a CPU.
+        seed: of all that is random, from 0 to 4294967295. Same seed and machine, same result on a CPU.
         checkpoint: a file in which methods that train keep their progress, and PatchCore its patches that exceed
             `memory` and its choice among them; a call that finds it resumes there, and ends as an uninterrupted one
             would have, with a warning if other code, another torch or another kind of device has begun it. It is
@@ -248,6 +249,7 @@ class Detector:
         """
         need_images(images)
         self.check_images(images)
+        seed = checked("seed", seed, Annotated[int, Range(0, 2**32 - 1)])  # which numpy's generators take, too
         torch.manual_seed(seed)
         self.device_ = choose_device(device)
         self.seed_ = seed

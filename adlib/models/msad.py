@@ -144,6 +144,8 @@ class MSAD(Detector):
         return self.features_.origin
 
     def fit_images(self, images, val, progress):
+        if self.neighbours > len(images):
+            raise InputError(f"neighbours={self.neighbours}, but there are {len(images)} training images in all.")
         self.build(self.weights)
         self.to(self.device_)
         self.view = random_view(images.shape)
@@ -186,8 +188,7 @@ class MSAD(Detector):
 
     def score_batch(self, batch):
         features = self.features_(batch)
-        neighbours = min(self.neighbours, len(self.memory_bank_))
         # At unit length the nearest is the one with the largest cosine; their distance, often tiny, is taken as a
         # difference, because 1 - cosine would lose its digits.
-        rows = (features @ self.memory_bank_.T).topk(neighbours).indices
+        rows = (features @ self.memory_bank_.T).topk(self.neighbours).indices
         return (features[:, None] - self.memory_bank_[rows]).square().sum((1, 2)), None

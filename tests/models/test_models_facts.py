@@ -147,3 +147,6 @@ def test_a_score_batch_that_returns_other_shapes_is_told_what_it_returned(given,
             odd.predict(images, device="cpu", progress=False)
         with pytest.raises(InputError, match=r"take an adlib\.ImageSet"):
             odd.fit(images, device="cpu", progress=False)
+    for seed in (1.5, True, -1, 2**32):  # a record would have named it, and torch drawn by another
+        with pytest.raises(InputError, match=rf"seed={seed} must be a whole number in \[0, 4294967295\]"):
+            odd.fit(normal, device="cpu", seed=seed, progress=False)

@@ -141,6 +141,7 @@ def test_wrong_settings_are_refused(train):
         ("riad", {"cells": (5,)}, "multiples of 80 pixels"),
         ("ddad", {"multipliers": (1, 1, 1, 1, 1, 1, 1)}, "multiples of 64 pixels"),
         ("ddad", {"border": 16}, "border=16 leaves nothing of images of 32 x 32"),
+        ("msad", {"neighbours": 99}, "neighbours=99, but there are .* training images in all"),
         ("msad", {"trained_layers": ("layer9",)}, "names none of resnet18.tv_in1k's layers conv1, .* layer3"),
     ):
         with pytest.raises(InputError, match=sentence):
