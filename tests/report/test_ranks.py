@@ -250,9 +250,11 @@ def test_pictures_say_what_they_show_and_what_not():
 
 
 def test_a_picture_says_what_is_found_at_the_tests_own_level():
-    for alpha, said in ((0.05, "the methods differ"), (0.001, "no difference found")):
+    for alpha, said, bars in ((0.05, "the methods differ", 2), (0.001, "no difference found", 0)):
         test = rank_test(wide([[9, 8, 7]] * 4), alpha)  # p is 0.018
-        assert said in critical_difference_diagrams({"p": test}, "Published").axes[0].get_title(loc="left")
+        axis = critical_difference_diagrams({"p": test}, "Published").axes[0]
+        assert said in axis.get_title(loc="left")
+        assert sum(line.get_linewidth() == 3.5 for line in axis.lines) == bars  # where nothing differs, none join
 
 
 def test_pictures_of_nothing_stand():
