@@ -161,6 +161,18 @@ def test_the_page_across_papers_tells_runs_that_cannot_be_compared_from_none(tmp
     assert ("could be compared yet" in eval(last, names).data) == done
 
 
+def test_of_several_seeds_none_lends_its_interval_and_one_on_drawn_data_is_enough(tmp_path):
+    own = {"intervals": {"image_auroc": {"low": 0.8, "high": 0.95, "std": 0.04}}}
+    seeds = [
+        leave_run(tmp_path, "UB", 0.9, seed, phantom=drawn, **own) for seed, drawn in ((0, None), (1, {"seed": 0}))
+    ]
+    for there, low, phantom in ((seeds[:1], 80, False), (seeds, math.nan, True)):
+        leave_plan(tmp_path, there)
+        found = row(comparison("cxr_ad", "II", tmp_path), "UB")
+        assert found["low"] == pytest.approx(low, nan_ok=True)
+        assert (found["phantom"], math.isnan(found["difference"])) == (phantom, phantom)
+
+
 def test_averages_are_subtracted_over_the_same_categories_and_counts_never(tmp_path):
     cells = [leave_run(tmp_path, "UB", 0.9), leave_run(tmp_path, "DC", 0.7), cell("CDIP", missing="no data")]
     leave_plan(
