@@ -41,7 +41,7 @@ from adlib.report.pages import render_report
 from adlib.report.printed_text import printed_text
 from adlib.report.ranks import best
 from adlib.report.table_html import table_page
-from adlib.report.table_notes import agreement, code_line, shared_runs
+from adlib.report.table_notes import agreement, code_line, legend, order_line, shared_runs
 from adlib.report.table_text import long_form, table_text, wide_form
 from adlib.runs import Run, Store, environment
 from adlib.runs.record import failure, write_json, write_record
@@ -171,6 +171,33 @@ def test_of_several_seeds_none_lends_its_interval_and_one_on_drawn_data_is_enoug
         found = row(comparison("cxr_ad", "II", tmp_path), "UB")
         assert found["low"] == pytest.approx(low, nan_ok=True)
         assert (found["phantom"], math.isnan(found["difference"])) == (phantom, phantom)
+
+
+def test_an_average_is_of_drawn_data_where_a_category_is_and_has_the_fewest_seeds(tmp_path):
+    real = [leave_run(tmp_path, "UB", 0.9, seed) for seed in (0, 1)]
+    leave_plan(tmp_path, [*real, leave_run(tmp_path, "DC", 0.9, phantom={"seed": 0})])
+    table = comparison("cxr_ad", "II", tmp_path)
+    assert (row(table, "average")["phantom"], row(table, "average")["seeds"]) == (True, 1)
+    assert order_line(table) != ""
+    leave_plan(tmp_path, [leave_run(tmp_path, "DC", 0.9, phantom={"seed": 0})])
+    assert order_line(comparison("cxr_ad", "II", tmp_path)) == ""  # no order is asked of drawn data
+
+
+def test_decisions_of_ours_are_called_an_oracles_where_there_are_some():
+    cell = {"metric": "mcc", "phantom": False, "state": "done", "difference": math.nan, "method": "padim"}
+    for ours, said in ((0.9, True), (math.nan, False)):
+        assert ("an oracle" in legend(pd.DataFrame([cell | {"ours": ours}]), None)) == said
+
+
+def test_metrics_by_category_are_percent_but_for_mcc():
+    table = category_table({name: {"image_auroc": 0.9, "mcc": 0.5, "tp": 7} for name in ("a", "b")})
+    assert table.loc["a"].to_dict() == {"image_auroc": 90, "mcc": 0.5}
+
+
+def test_runs_on_all_categories_are_said_to_be_of_all_their_images(tmp_path):
+    for category, said in (("UB", False), ("", True)):
+        leave_plan(tmp_path, [leave_run(tmp_path, category, 0.9)])
+        assert ("Runs on all categories: metrics over all" in show_runs("cxr_ad", tmp_path).data) == said
 
 
 def test_averages_are_subtracted_over_the_same_categories_and_counts_never(tmp_path):
