@@ -184,7 +184,8 @@ def test_an_average_is_of_drawn_data_where_a_category_is_and_has_the_fewest_seed
 
 
 def test_decisions_of_ours_are_called_an_oracles_where_there_are_some():
-    cell = {"metric": "mcc", "phantom": False, "state": "done", "difference": math.nan, "method": "padim"}
+    cell = {"category": "UB", "method": "padim", "metric": "mcc", "state": "done"}
+    cell |= {"phantom": False, "difference": math.nan}
     for ours, said in ((0.9, True), (math.nan, False)):
         assert ("an oracle" in legend(pd.DataFrame([cell | {"ours": ours}]), None)) == said
 
