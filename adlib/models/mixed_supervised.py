@@ -193,11 +193,12 @@ class MixedSupervised(Detector):
     @property
     def warnings(self) -> list[str]:
         partly = self.weights == "bundled" or "layer4" in (self.origin or {})
-        drawn = getattr(self, "drawn_", False)
+        drawn = bool(getattr(self, "drawn_", False))
         own = {PARTLY_RANDOM: partly, TEST_SELECTION: self.selection == "test", DRAWN_DEFECTS: drawn}
-        injected = len(getattr(self, "real_", []))
+        injected = len(self.choices["real defects"])
         fewer = f"Asked for {self.number} real defects, the training images hold {injected}: all of them are injected."
-        own[fewer] = hasattr(self, "real_") and self.defects != "none" and injected < (self.number or 0)
+        known = hasattr(self, "real_") or "choices" in self.told
+        own[fewer] = known and self.defects != "none" and injected < (self.number or 0)
         return super().warnings + [sentence for sentence, holds in own.items() if holds]
 
     def check_images(self, images):
@@ -260,7 +261,8 @@ class MixedSupervised(Detector):
         if self.selection == "training" and self.validation_share:
             count = min(max(1, count), len(patches) - 1)
         how = {"augmentation": AUGMENTATIONS[self.augmentation], "seed": self.seed_}
-        how["synthesise"] = self.drawn_ = bool(self.synthetic and not synthetic.any())
+        how["synthesise"] = bool(self.synthetic and not synthetic.any())
+        self.drawn_ = torch.tensor(how["synthesise"])  # for a loaded detector's warnings, too
         shuffle_seed = self.seed_ if self.shuffle_seed is None else self.shuffle_seed
         real = self._real_defects(samples, shuffle_seed)
         self.real_ = samples["image"].iloc[real].tolist()

@@ -12,7 +12,7 @@ from conftest import make_tree, untrained, write
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from adlib import ImageSet, InputError, create_model, load_samples
+from adlib import ImageSet, InputError, create_model, load_model, load_samples
 from adlib.features.backbones import build_network
 from adlib.features.weights import BUNDLED
 from adlib.models.mixed_supervised import DRAWN_DEFECTS, MixedSupervised, PatchClassifier, Patience, fill_classifier
@@ -430,12 +430,13 @@ def test_loss_is_the_cross_entropy_of_the_mean(train):
     assert [Path(name).parent.name for name in model.choices["real defects"]].count("points") == 3
 
 
-def test_asking_for_more_real_defects_than_there_are_is_said(train):
+def test_asking_for_more_real_defects_than_there_are_is_said(train, tmp_path):
     model = untrained("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 172})
     model.fit(train, device="cpu", progress=False)
     assert DRAWN_DEFECTS not in model.warnings  # its synthetic patches are on disk
     said = "Asked for 172 real defects, the training images hold 7: all of them are injected."
     assert said in model.warnings
+    assert load_model(model.save(tmp_path / "model.safetensors")).warnings == model.warnings
     assert len(model.choices["real defects"]) == 7
     enough = untrained("mixed_supervised", **QUICK | {"epochs": 0, "validation_share": 0, "number": 7})
     enough.fit(train, device="cpu", progress=False)

@@ -91,11 +91,7 @@ def test_a_folder_is_no_model(tmp_path):
         ("stfpm", {"epochs": 2, "batch_size": 2}),
         ("msad", {"weights": "bundled", "stage": 3, "epochs": 1}),
         ("efficientad", {"width": 8, "features": 8, "steps": 1, "penalty": "off"}),
-        pytest.param(
-            "mixed_supervised",
-            {"augmentation": "none", "epochs": 1, "first_cycle": 1, "number": 1, "defects": "none"},
-            marks=pytest.mark.slow,
-        ),
+        ("mixed_supervised", {"augmentation": "none", "epochs": 1, "first_cycle": 1, "number": 1, "defects": "none"}),
     ],
 )
 def test_a_loaded_detector_tells_of_its_fit_as_the_fitted_one_does(tmp_path, method, settings):
