@@ -1,6 +1,7 @@
 """Shared by all tests: small trees of images, where the real images may be, and who runs beside whom."""
 
 import contextlib
+import copy
 import gc
 import io
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+LARGE = 64 * 2**20  # bytes of a network of which no copy is kept
 # Processes that run tests side by side share the processors, instead of each taking all of them.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
@@ -56,6 +58,34 @@ def resnet18_weights(real) -> Path:
     if not file.is_file():
         pytest.skip(f"no weights at {file}")
     return file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def networks_drawn_once():
+    """Copies of timm's networks where one was made of the same arguments by the same random numbers: to draw them time
+    and again took an eighth of all tests' time.
+    """
+    import timm  # here, for the process that only hands out tests needs neither
+    import torch
+
+    make, kept = timm.create_model, {}
+
+    def create_model(*arguments, **named):
+        conditions = torch.get_default_device(), torch.get_default_dtype(), torch.is_inference_mode_enabled()
+        key = repr((arguments, named, conditions)), torch.get_rng_state().numpy().tobytes()
+        if key in kept:
+            network, drawn = kept[key]
+            torch.set_rng_state(drawn)
+            return copy.deepcopy(network)
+        network = make(*arguments, **named)
+        if sum(value.nbytes for value in network.parameters()) < LARGE:
+            kept[key] = copy.deepcopy(network), torch.get_rng_state()
+            if len(kept) > 12:
+                del kept[next(iter(kept))]
+        return network
+
+    with patch.object(timm, "create_model", create_model):
+        yield
 
 
 def command_line(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
