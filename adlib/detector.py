@@ -127,6 +127,7 @@ class Detector:
     images_: dict | None = None  # settings of the ImageSet that fit has seen; None for files of versions before
     why_no_graph: str = ""  # a sentence why the method cannot be exported (adlib.export); "" where that can be tried
     threshold_: dict | None = None  # adlib.screening.Threshold as plain values, where one was chosen
+    learned_files: list[str] | None = None  # picture_hashes of adlib.samples of what fit saw, where it was noted
     category_: str = ""  # what images show of which it is not said: of one's own images the one kind that was learned
     done_in_parts: dict[str, dict[str, int]] = {}  # by the last "fit" and "predict", where a GPU's memory was short
     makers: list[dict] = []  # who had a part in a fit that keeps a checkpoint, this process first (Unfinished)
@@ -256,6 +257,7 @@ class Detector:
         self.checkpoint_ = None if checkpoint is None else Path(checkpoint)
         self.fitted_, self.chosen_epoch, self.makers, self.told = False, None, [], {}
         self.images_, self.threshold_, self.category_ = images.settings, None, ""
+        self.learned_files = None
         with shortages() as found:
             self.fit_images(images.tiles(), None if val is None else val.tiles(), progress)
         self.done_in_parts = {"fit": found}
@@ -436,14 +438,15 @@ class Detector:
 
         With them go how images are prepared (`images_`), what they show (`category_`) and the threshold, if one was
         chosen (`threshold_`, as of adlib.screening): all that a detector needs for tomorrow's images; what it tells of
-        its fit (`origin`, `choices`); and a checksum, by which `load_model` notices a damaged file.
+        its fit (`origin`, `choices`); which files it learned, if that was noted (`learned_files`); and a checksum, by
+        which `load_model` notices a damaged file.
         """
         self.check_fitted()
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"name": self.name, "parameters": self.parameters, "seed": self.seed_}
         about |= {"images": self.images_, "threshold": self.threshold_, "category": self.category_}
-        about |= {"told": {name: getattr(self, name) for name in TOLD}}
+        about |= {"told": {name: getattr(self, name) for name in TOLD}, "learned_files": self.learned_files}
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.state().items()}
         text = json.dumps(about, default=str)
         with replacing(path) as partial:

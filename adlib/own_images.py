@@ -5,6 +5,7 @@ fit="pad", unless the settings say otherwise.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -27,7 +28,7 @@ from adlib.parameters import Range, checked
 from adlib.runs import Run
 from adlib.runs.run import data_warnings
 from adlib.runs.settings import given_settings
-from adlib.samples import UNKNOWN, is_copy, is_picture, make_samples, name_items, select
+from adlib.samples import UNKNOWN, is_copy, is_picture, make_samples, name_items, picture_hashes, select
 from adlib.training_set import choose_training_images
 
 WHOLE = {"crop": None, "sides": "both", "fit": "pad"}  # nothing is cut off, nothing is squashed
@@ -169,6 +170,8 @@ def fit_own(run: Run, rate: float = 0.05, folds: int = 4, progress: bool = True)
     if not normal.empty:
         held = screening.scores_of(model, normal, run.image_settings, run.device, progress)
     model.threshold_, model.category_ = screening.choose_threshold(held, rate).plain(), samples["category"].iat[0]
+    if model.facts.joint != "no target":  # then it has learned nothing from these
+        model.learned_files = sorted(set(picture_hashes(training)))
     return model, held, samples
 
 
@@ -208,9 +211,21 @@ def new_threshold(
         if samples is None:
             raise InputError(f"{folder} holds no normal images in val or test: the detector has seen those in train.")
     samples = _for_threshold(samples)
-    found = screening.choose_threshold(screening.scores_of(model, samples, model.images_, device, progress), rate)
+    held = screening.scores_of(model, samples, model.images_, device, progress)
+    found = screening.choose_threshold(replace(held, how=_how_held_out(model, samples)), rate)
     model.threshold_ = found.plain()
     return found
+
+
+def _how_held_out(model, samples: pd.DataFrame) -> str:
+    """Whether the detector has learned any of these images, as far as its file tells, in words."""
+    if model.learned_files is None:
+        return "which it must not have learned"
+    known = set(model.learned_files)
+    learned = sum(name in known for name in picture_hashes(samples))
+    if not learned:
+        return "held out of learning"
+    return f"{learned} of which it has learned, so that the threshold is too low: take images that it has not seen"
 
 
 def _need_images_settings(model) -> None:

@@ -152,14 +152,22 @@ def is_copy(samples: pd.DataFrame) -> np.ndarray:
 
     Raises InputError for a file that cannot be read.
     """
-    places = [file_and_inside(image) for image in samples["image"]]
-    hashes = file_hashes(file for file, _ in places)
     mirrors = samples["mirror"] if "mirror" in samples else [""] * len(samples)
-    names = [(hashes[file], inside, mirror) for (file, inside), mirror in zip(places, mirrors, strict=True)]
+    names = list(zip(picture_hashes(samples), mirrors, strict=True))
     contents = pd.Series(pd.factorize(pd.Series(names, dtype=object))[0])
     named = samples["item"].to_numpy() if "item" in samples else np.full(len(samples), "")
     first = named[contents.drop_duplicates().index][contents]
     return contents.duplicated().to_numpy() & ((named == "") | (named != first))
+
+
+def picture_hashes(samples: pd.DataFrame) -> list[str]:
+    """Of each row the SHA-256 of its image's file, and behind it the place inside, of pictures in an HDF5 file.
+
+    Raises InputError for a file that cannot be read.
+    """
+    places = [file_and_inside(image) for image in samples["image"]]
+    hashes = file_hashes(file for file, _ in places)
+    return [f"{hashes[file]}{inside}" for file, inside in places]
 
 
 def name_items(samples: pd.DataFrame, pattern: str | None) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from adlib.own_images import (
     whole_image_settings,
 )
 from adlib.report.own_page import write_page
+from adlib.samples import select
 
 SETTINGS = {"backbone": "resnet18.tv_in1k", "weights": "random", "size": 64, "coreset_ratio": 0.5}
 
@@ -474,6 +475,21 @@ def test_a_threshold_is_chosen_anew_on_images_that_were_not_learned(detector, tr
     assert (parts.held_out, parts.images) == (3, 6)
     assert new_threshold(detector, tree, 0.2, "cpu", progress=False).held_out == 4  # those of test/good
     assert detector.threshold_["held_out"] == 4
+
+
+def test_a_threshold_on_images_that_were_learned_says_so(detector, tree, tmp_path):
+    normal = shutil.copytree(tree / "train" / "good", tmp_path / "normal")
+    loaded = load_model(detector.save(tmp_path / "model.safetensors"))
+    number = len(list(normal.iterdir()))
+    write(normal / "new.png", np.full((40, 40), 100, np.uint8))
+    found = new_threshold(loaded, normal, 0.2, "cpu", progress=False)
+    assert f"from {number + 1} normal images ({number} of which it has learned" in found.sentences()[0]
+    write(tmp_path / "new" / "new.png", np.full((40, 40), 100, np.uint8))
+    assert new_threshold(loaded, tmp_path / "new", 0.2, "cpu", progress=False).how == "held out of learning"
+    loaded.learned_files = None  # as of files of versions before, and of detectors fitted in Python
+    assert "must not" in new_threshold(loaded, tmp_path / "new", 0.2, "cpu", progress=False).how
+    loaded.fit(ImageSet(select(own_samples(own_run(tree)), split="train"), **loaded.images_), "cpu")
+    assert loaded.learned_files is None
 
 
 def test_a_detector_that_does_not_say_how_images_are_prepared_is_told_so():

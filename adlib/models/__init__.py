@@ -107,7 +107,7 @@ def load_model(path: str | Path):
         model = create_model(about["name"], **about["parameters"])
         model.seed_ = about["seed"]
         model.images_, model.threshold_ = about.get("images"), about.get("threshold")
-        model.category_ = about.get("category", "")
+        model.category_, model.learned_files = about.get("category", ""), about.get("learned_files")
         model.told = about.get("told", {"origin": {}})  # files of versions before do not say
         model.device_ = torch.device("cpu")
         model.set_state(state)
