@@ -405,10 +405,12 @@ class Detector:
         """
         from adlib.features.backbones import check_backbone
 
-        name, weights = self.parameters.get("backbone"), self.parameters.get("weights", "random")
-        if name not in (None, "none"):
-            weights = weights if name in self.weight_files() else "random"
-            check_backbone(name, self.parameters.get("stages"), weights, fetch)
+        weights, files = self.parameters.get("weights", "random"), self.weight_files()
+        for parameter, name in self.parameters.items():
+            first = parameter == "backbone" and name not in (None, "none")
+            if first or (parameter.endswith("backbone") and name in files):
+                stages = self.parameters.get("stages") if first else None
+                check_backbone(name, stages, weights if name in files else "random", fetch)
 
     def check_shape(self, height: int, width: int) -> None:
         """Raise InputError for images of a shape that the networks cannot take, with those that they can."""

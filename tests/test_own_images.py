@@ -488,7 +488,9 @@ def test_a_threshold_on_images_that_were_learned_says_so(detector, tree, tmp_pat
     assert new_threshold(loaded, tmp_path / "new", 0.2, "cpu", progress=False).how == "held out of learning"
     loaded.learned_files = None  # as of files of versions before, and of detectors fitted in Python
     assert "must not" in new_threshold(loaded, tmp_path / "new", 0.2, "cpu", progress=False).how
-    loaded.fit(ImageSet(select(own_samples(own_run(tree)), split="train"), **loaded.images_), device="cpu", progress=False)
+    loaded.fit(
+        ImageSet(select(own_samples(own_run(tree)), split="train"), **loaded.images_), device="cpu", progress=False
+    )
     assert loaded.learned_files is None
 
 

@@ -21,6 +21,8 @@ from adlib.features.weights import fill_from_file, from_hub, in_hub_cache, weigh
 
 CLIP_FILE = "open_clip_model.safetensors"  # as the hub names it
 
+NOT_BUNDLED = "weights='bundled' do not exist for CLIP: use 'pretrained', 'random' or a .safetensors file."
+
 # A configuration for tests and smoke runs, of which no trained weights exist. Its widths differ from each other.
 TINY = {
     "embed_dim": 48,
@@ -139,7 +141,7 @@ def fill_towers(net: nn.Module, name: str, weights: str | Path, seed: int) -> di
     if weights == "random":
         return {"kind": "random", "seed": seed}
     if weights == "bundled":
-        raise InputError("weights='bundled' do not exist for CLIP: use 'pretrained', 'random' or a .safetensors file.")
+        raise InputError(NOT_BUNDLED)
     if weights == "pretrained":
         return {"kind": "pretrained", **fill_from_file(net, weights_file(name) or download(name))}
     return {"kind": "file", **fill_from_file(net, Path(weights).expanduser())}
@@ -158,6 +160,22 @@ def find_towers(name: str, weights: str | Path, fetch: bool = False) -> Path | N
         return download(name) if fetch and found is None else found
     except InputError:
         return None
+
+
+def check_towers(name: str, weights: str | Path, fetch: bool = True) -> None:
+    """Raise the InputError that the towers would, where it is seen in the name or the place of the weights.
+
+    fetch: as of adlib.features.backbones.check_backbone.
+    """
+    configuration(name)
+    if weights == "bundled":
+        raise InputError(NOT_BUNDLED)
+    if weights == "pretrained" and find_towers(name, weights) is None:
+        if not fetch and _repository(name):
+            raise InputError(f"the weights of {name} are not on this machine; the hub is asked for them.")
+        download(name)
+    elif weights not in ("pretrained", "random") and not Path(weights).expanduser().is_file():
+        raise InputError(f"weights={str(weights)!r} is neither pretrained, random nor a file that exists.")
 
 
 def _repository(name: str) -> str:

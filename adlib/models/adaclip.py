@@ -32,7 +32,7 @@ from adlib.anomaly_map import smooth
 from adlib.datasets import mvtec_ad
 from adlib.detector import Detector, Facts
 from adlib.errors import InputError
-from adlib.features.clip_towers import ClipTowers, find_towers, tokenise
+from adlib.features.clip_towers import ClipTowers, check_towers, find_towers, tokenise
 from adlib.features.prompts import ANOMALOUS, NORMAL, TEMPLATES, HybridPrompts, fill_from_official, sentences
 from adlib.file_hashes import file_hash
 from adlib.images import ImageSet
@@ -192,6 +192,11 @@ class AdaCLIP(Detector):
     def weight_files(self, fetch=False):
         files = {} if self.weights == "random" else {self.towers: find_towers(self.towers, self.weights, fetch)}
         return files | ({"prompts": Path(self.prompts).expanduser()} if self.prompts else {})
+
+    def check_networks(self, fetch=True):
+        check_towers(self.towers, self.weights, fetch)
+        if self.prompts is not None and not Path(self.prompts).expanduser().is_file():
+            raise InputError(f"prompts={self.prompts!r} is no file.")
 
     @property
     def side_multiple(self) -> int:

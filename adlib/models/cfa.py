@@ -140,7 +140,9 @@ class CFA(Detector):
         smoothing: NotNegative = 4.0,
         image_score: Literal["smoothed", "raw"] = "smoothed",
         precision: Literal[*PRECISIONS] = "float32",
-    ): ...
+    ):
+        if learn_radius and radius == 0:
+            raise InputError("radius=0 cannot be learned, for its gradient is 0 there: start above it.")
 
     def fit_images(self, images, val, progress):
         self.build(self.weights)

@@ -195,6 +195,13 @@ class EfficientAD(Detector):
         except InputError:  # fit says it
             return {"teacher": None}
 
+    def check_networks(self, fetch=True):
+        super().check_networks(fetch)
+        if "teacher" in (files := self.weight_files()):
+            file = files["teacher"] or teacher_file(self.network)
+            if not file.is_file():
+                raise InputError(f"teacher={self.teacher!r} is no file; `adlib distill` makes one.")
+
     @property
     def warnings(self):
         unused = self.teacher is not None or (not self.steps_of_distillation and self.weights != "random")

@@ -135,7 +135,8 @@ def legend(cells: pd.DataFrame, known: pd.DataFrame | None) -> str:
     if cells["phantom"].any():
         texts.append("Ours are of drawn data, and say nothing about the published numbers: nothing is subtracted.")
     if any(agreement(cell) for cell in cells.to_dict("records")):
-        texts.append("Below ours the difference: ≈ within 1 point, △ ▽ within 5, ▲ ▼ beyond; hundredths of MCC.")
+        mcc = "; hundredths of MCC" if "fraction" in units else ""
+        texts.append(f"Below ours the difference: ≈ within 1 point, △ ▽ within 5, ▲ ▼ beyond{mcc}.")
     if (cells["category"].eq("average") & cells["state"].eq("partly") & cells["difference"].notna()).any():
         texts.append("Of an average that is there partly the difference is over the categories that both have.")
     if set(cells["metric"]) & set(DECISIONS) and cells["ours"].notna().any():

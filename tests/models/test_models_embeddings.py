@@ -134,6 +134,9 @@ def test_wrong_parameters_and_sizes_are_refused(splits):
         model.predict(ImageSet(splits[1].samples, size=96), device="cpu", progress=False)
     with pytest.raises(InputError, match="bank_reduction=0 must be a whole number of at least 1"):
         create_model("cfa", bank_reduction=0)
+    with pytest.raises(InputError, match="radius=0 cannot be learned"):
+        create_model("cfa", radius=0)
+    assert create_model("cfa", radius=0, learn_radius=False).radius == 0
     with pytest.raises(InputError, match="5 centres are fewer than attracted"):
         create_model("cfa", **R18, bank_reduction=50).fit(splits[0], progress=False)
 

@@ -190,6 +190,13 @@ def test_decisions_of_ours_are_called_an_oracles_where_there_are_some():
         assert ("an oracle" in legend(pd.DataFrame([cell | {"ours": ours}]), None)) == said
 
 
+def test_hundredths_are_spoken_of_where_mcc_is_compared():
+    cell = {"category": "UB", "method": "padim", "state": "done", "phantom": False, "ours": 0.9, "difference": 0.01}
+    for metric, said in (("mcc", True), ("image_auroc", False)):
+        table = pd.DataFrame([cell | {"metric": metric}])
+        assert ("beyond; hundredths of MCC." in legend(table, None)) == said
+
+
 def test_metrics_by_category_are_percent_but_for_mcc():
     table = category_table({name: {"image_auroc": 0.9, "mcc": 0.5, "tp": 7} for name in ("a", "b")})
     assert table.loc["a"].to_dict() == {"image_auroc": 90, "mcc": 0.5}
@@ -425,7 +432,7 @@ def test_differences_are_marked_by_their_size(tmp_path, score, kind, text):
     page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
     assert page.count(f'<td class="{kind}"') == 2  # and the average, over this one category
     assert f">{text}</small></td>" in page
-    assert "within 1 point" in page
+    assert "within 1 point" in page and "hundredths" not in page
 
 
 def test_on_drawn_data_nothing_is_subtracted_and_the_known_answer_stands_apart(tmp_path):
