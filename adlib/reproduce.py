@@ -22,6 +22,7 @@ from adlib.runs.plan import (
     leave_out_without_weights,
     plan,
     rows_without_images,
+    unreadable_lines,
     write_plan,
 )
 from adlib.runs.record import FAILED
@@ -65,14 +66,15 @@ def reproduce(
 ) -> Outcome:
     """All benchmark tables and data analyses of the papers, into `out`; what is done already is not done again.
 
-    names: papers and studies, [] for all papers. jobs: runs at once on this machine, or the workers. What fails stops
-    nothing else. say: is told, before the first run begins, a line on each that cannot work.
+    names: papers and studies, [] for all papers. jobs: runs at once on this machine, or the workers. What fails, or
+    cannot be read, stops nothing else. say: is told, before the first run begins, a line on each that cannot work.
     """
     names = names or papers.list_papers()
     out = Path(out).expanduser().resolve()
     cells = make_plan(names, profile, environment.available_cpus())
     fetch_weights(cells)
-    for line in [*leave_out_without_weights(cells), *rows_without_images(cells)]:
+    unreadable = unreadable_lines(cells)
+    for line in [*unreadable, *leave_out_without_weights(cells), *rows_without_images(cells)]:
         say(line)
     write_plan(cells, profile, out)
     runs, store = distinct_runs(cells), Store(out / "runs")
@@ -95,6 +97,7 @@ def reproduce(
     index = render_report(out, environment.available_cpus())
     pages = [f"html/{notebook}.html" for notebook, _ in notebooks]
     pages += [f"html/runs/{record['key']}.html" for record in records if record["status"] != FAILED]
+    failures += unreadable
     failures += [f"{page}: the report lacks this page" for page in pages if not (out / page).is_file()]
     return Outcome(index, len(finished), failures, verdict(known_answers(out, names)), of_other_code(pairs))
 

@@ -1,6 +1,7 @@
 """The plan: every run that the tables of the papers need, under a profile."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -27,7 +28,7 @@ from adlib.runs.run import IMAGE_SETTINGS, Run
 from adlib.runs.settings import DATA_SETTINGS
 from adlib.runs.store import Store
 from adlib.runs.titles import distinct_titles
-from adlib.samples import phantom_facts
+from adlib.samples import file_fingerprints, phantom_facts
 from adlib.training_set import SYNTHETIC, TRAINING_SETTINGS
 
 # Of a cell's run; the last four are of cells without one.
@@ -54,6 +55,7 @@ class Cell:
     run: Run | None = None
     missing: str = ""  # "not implemented", "no data", "no weights", "not in this profile"
     lacks: list[Path] = field(default_factory=list)  # folders of the data sets that it has no data for
+    why: str = ""  # these are there, but cannot be read
 
     def as_dict(self) -> dict:
         names = ("paper", "table", "method", "dataset", "category", "setting", "seed", "missing")
@@ -128,13 +130,14 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
 
     Settings of a run: the method's defaults, then the paper's, then the profile's, then those that make it the table's
     row that it is. Of a joint method one run, on all categories together, fills the cells of a dataset. Where the data
-    are one set of a person's own, a table that has the dataset "folder" is of this alone.
+    are one set of a person's own, a table that has the dataset "folder" is of this alone. Data that cannot be read cost
+    their own cells the run (`unreadable_lines`). Raises InputError where that leaves no run at all.
     """
-    cells = []
+    cells, unread = [], {}
     asked, alone = profile, profile.data != "phantoms" and is_own_set(Path(profile.data))
     for paper in names:
         protocol, profile = adapted(paper, asked)
-        there = cache(partial(_categories_there, settings=profile.settings))
+        there = cache(partial(_categories_there, settings=profile.settings, unread=unread))
         seeds = profile.seeds or papers.replicates(paper) or 1
         joint = protocol.get("joint", []) if profile.joint is None else profile.joint
         for table, spec in protocol["tables"].items():
@@ -151,18 +154,56 @@ def plan(names: Iterable[str], profile: Profile, phantom_folder: Path) -> list[C
                     cell = Cell(paper, table, method, dataset, category, setting, seed)
                     joined = "" if method in joint else category
                     _fill(cell, root, there, joined, settings[setting], profile)
+                    cell.why = unread.get(root, "") if root in cell.lacks else ""
                     if cell.run and category not in tried:
                         cell.run, cell.missing = None, "not in this profile"
                     if cell.run and method in joint:
                         cell.run = shared.setdefault(seed, replace(cell.run, category=""))
                     cells.append(cell)
+    _leave_out_unreadable(cells)
+    if (reasons := [*unread.values(), *filter(None, (cell.why for cell in cells))]) and not any(c.run for c in cells):
+        raise InputError(reasons[0])
     _share_where_all_are_injected(cells)
     return cells
 
 
-def _categories_there(dataset: str, root: Path, settings: dict) -> set[str]:
-    """The categories of a dataset on disk, read with the settings for all runs on it; none where it is not there."""
-    return set(load_samples(dataset, root, **_data_options(dataset, settings))["category"]) if root.exists() else set()
+def _categories_there(dataset: str, root: Path, settings: dict, unread: dict[Path, str]) -> set[str]:
+    """The categories of a dataset on disk, read with the settings for all runs on it; none where it is not there, or
+    where it cannot be read: then `unread` says why.
+    """
+    if not root.exists():
+        return set()
+    try:
+        return set(load_samples(dataset, root, **_data_options(dataset, settings))["category"])
+    except InputError as error:
+        unread[root] = str(error)
+        return set()
+
+
+def _leave_out_unreadable(cells: Iterable[Cell]) -> None:
+    """Take the runs away from cells of which a file cannot be read: else no key could be told, and none would begin."""
+    reasons: dict[tuple, str] = {}
+    for cell, run in [(cell, cell.run) for cell in cells if cell.run]:
+        same = _reading(run)
+        if same not in reasons:
+            try:
+                file_fingerprints(run.loaded_samples)
+                reasons[same] = ""
+            except InputError as error:
+                reasons[same] = str(error)
+        if reasons[same]:
+            cell.run, cell.missing, cell.lacks, cell.why = None, "no data", [Path(run.root)], reasons[same]
+
+
+def _reading(run: Run) -> tuple:
+    """Equal for runs that read the same images."""
+    return run.dataset, run.root, run.category, repr(sorted(run.data_settings.items()))
+
+
+def unreadable_lines(cells: Iterable[Cell]) -> list[str]:
+    """A sentence for each reason that data which are there cannot be read for: the data set, and how many cells."""
+    wanted = Counter((cell.dataset, cell.why) for cell in cells if cell.why)
+    return [f"{dataset}: {number} cells have no run, for {why}" for (dataset, why), number in wanted.items()]
 
 
 def _data_options(dataset: str, settings: dict) -> dict:
@@ -280,7 +321,7 @@ def distinct_runs(cells: Iterable[Cell]) -> list[Run]:
     runs, read = {}, {}
     for run in (cell.run for cell in cells if cell.run):
         # Runs on the same images read them once: reading takes longer than all else that a key asks for.
-        same = run.dataset, run.root, run.category, repr(sorted(run.data_settings.items()))
+        same = _reading(run)
         if same in read:
             vars(run)["loaded_samples"] = read[same]
         runs[run.key] = run

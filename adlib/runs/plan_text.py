@@ -6,7 +6,16 @@ from pathlib import Path
 from adlib.datasets import facts, list_datasets
 from adlib.papers import is_study
 from adlib.runs.estimate import NOTHING_LEFT, estimate
-from adlib.runs.plan import STATES, Cell, Profile, distinct_runs, in_the_way_lines, rows_without_images, state
+from adlib.runs.plan import (
+    STATES,
+    Cell,
+    Profile,
+    distinct_runs,
+    in_the_way_lines,
+    rows_without_images,
+    state,
+    unreadable_lines,
+)
 from adlib.runs.store import Store
 from adlib.runs.titles import distinct_titles
 
@@ -27,6 +36,7 @@ def plan_text(cells: list[Cell], profile: Profile, store: Store, every_cell: boo
         _cell_lines(cells, states) if every_cell else _table_lines(cells, states),
         _failed_lines(cells, states, store),
         _missing_lines(cells, profile),
+        unreadable_lines(cells),
         _hopeless_lines(cells, states),
         rows_without_images(cells),
         _summary_lines(cells, states, store),
@@ -83,7 +93,7 @@ def _missing_lines(cells: list[Cell], profile: Profile) -> list[str]:
     """Each data set that is not there, or not whole: how many cells want it, and how to get it."""
     wanted, categories = Counter(), defaultdict(dict)
     for cell in cells:
-        for root in cell.lacks:
+        for root in cell.lacks if not cell.why else ():
             wanted[root] += 1
             categories[root][cell.category] = None
     if not wanted:

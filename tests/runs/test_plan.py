@@ -20,6 +20,7 @@ from adlib.runs.plan import (
     read_profile,
     rows_without_images,
     state,
+    unreadable_lines,
     write_plan,
 )
 from adlib.runs.plan_text import plan_text
@@ -232,9 +233,9 @@ def test_what_stands_in_the_way_of_runs_is_said_before_a_batch_begins_and_asked_
 
 
 def test_a_plan_reads_the_images_of_like_runs_once(data, monkeypatch):
-    cells, profile = cells_of(data, "padim", methods={"padim": {"weights": "random"}}, seeds=3)
     read, load_samples = [], adlib.datasets.load_samples
     monkeypatch.setattr(adlib.datasets, "load_samples", lambda *a, **k: (read.append(a[2]), load_samples(*a, **k))[1])
+    cells, profile = cells_of(data, "padim", methods={"padim": {"weights": "random"}}, seeds=3)
     plan_text(cells, profile, Store(data / "runs"))
     assert sorted(read) == ["AI", "CS"]
 
@@ -348,3 +349,29 @@ def test_a_setting_of_a_wrong_kind_names_the_profile(tmp_path):
     file.write_text(f"data: {tmp_path}\nmethods: {{patchcore: {{coreset_ratio: fast}}}}\n")
     with pytest.raises(InputError, match=r"patchcore with the profile .*fast.*: coreset_ratio='fast' must be a number"):
         plan(["cxr_ad"], read_profile(str(file)), tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["an empty folder", "a link that leads nowhere"])
+def test_a_set_that_cannot_be_read_leaves_the_others_their_runs(data, broken):
+    (data / "cxr_ad").mkdir()
+    if "link" in broken:
+        for category in ("UB", "DC"):
+            make_tree(data / "cxr_ad", category, train=2)
+        (data / "cxr_ad" / "UB" / "train" / "good" / "z.png").symlink_to(data / "nowhere.png")
+    profile = Profile("quick", data=str(data))
+    cells = plan(["cxr_ad", "three_cad"], profile, data)
+    of_one = {("cxr_ad", "DC")} if "link" in broken else set()
+    assert {(cell.dataset, cell.category) for cell in cells if cell.run} == {
+        ("three_cad", "AI"),
+        ("three_cad", "CS"),
+        *of_one,
+    }
+    (said,) = unreadable_lines(cells)
+    lost = [cell for cell in cells if cell.why]
+    assert {cell.missing for cell in lost} == {"no data"} and said.startswith(f"cxr_ad: {len(lost)} cells have no run")
+    text = plan_text(cells, profile, Store(data / "runs"))
+    assert said in text and "without UB" not in text
+    write_plan(cells, profile, data)
+    if not of_one:
+        with pytest.raises(InputError, match="cxr_ad"):
+            plan(["cxr_ad"], profile, data)
