@@ -37,6 +37,19 @@ def finish(figure):
     return figure
 
 
+def plain_log(axis) -> None:
+    """Plain numbers along a logarithmic matplotlib axis, on which all is drawn: 0.1, 0.2, 0.5, 1 ...; more of them
+    where it spans less than a decade, since one number alone gives no scale, and one per decade beyond three.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    between = (1, 2, 5) if high >= 10 * low else (1, 1.5, 2, 3, 4, 6, 8)
+    axis.set_major_locator(LogLocator(subs=(1,) if high > 1000 * low else between))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _show(figure) -> None:
     """What IPython calls to show a closed figure: its PNG as IPython would make it, in half the time.
 

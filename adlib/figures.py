@@ -21,7 +21,7 @@ from adlib.analysis import largest_defect, read_grey
 from adlib.decoding.pictures import decode
 from adlib.decoding.resizing import crop_corner, frame
 from adlib.decoding.tiles import corners, share
-from adlib.figure_style import ANOMALOUS, INK, NORMAL, finish
+from adlib.figure_style import ANOMALOUS, INK, NORMAL, finish, plain_log
 from adlib.gpu_memory import Parts, part_of
 from adlib.images import ImageSet, read_image, read_mask
 from adlib.predictions import Predictions, oracle_threshold
@@ -380,6 +380,8 @@ def plot_distribution(tables: dict[str, pd.DataFrame], column: str, xlabel: str,
     axis.get_legend().set_title("")
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel=xlabel, ylabel="count")
+    if log:
+        plain_log(axis.xaxis)
     return finish(figure)
 
 

@@ -9,7 +9,6 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
-from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import t as student
 
 from adlib.predictions import Predictions
@@ -115,16 +114,6 @@ def item_names(samples: pd.DataFrame) -> pd.Series:
     if "item" not in samples:
         return samples["image"]
     return samples["image"].where(samples["item"] == "", samples["category"] + "/" + samples["item"])
-
-
-def plain_log(axis) -> None:
-    """Plain numbers along a logarithmic matplotlib axis, on which all is drawn: 0.1, 0.2, 0.5, 1 ..., or more of them
-    where it spans less than a decade, since one number alone gives no scale.
-    """
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high >= 10 * low else (1, 1.5, 2, 3, 4, 6, 8)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
 
 
 def sentences(found: Iterable[str]) -> HTML:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from adlib.baselines import LUMINANCE
 from adlib.decoding.pictures import image_shape
-from adlib.figure_style import finish
+from adlib.figure_style import finish, plain_log
 from adlib.findings import map_on_picture
 from adlib.images import ImageSet
 from adlib.metrics.bootstrap import draw_counts
@@ -28,7 +28,7 @@ from adlib.rounding import rounded_text
 from adlib.runs.changed_files import changed_files
 from adlib.samples import items
 from adlib.screening import HeldOut, choose_threshold
-from adlib.studies.common import LEVEL, first_predictions, item_names, plain_log, share_interval
+from adlib.studies.common import LEVEL, first_predictions, item_names, share_interval
 
 NAME = "study/what_is_missed"
 SIDE = 512  # pixels at most of the longer side of a picture on which defects and maps are compared

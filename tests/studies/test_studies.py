@@ -10,6 +10,7 @@ from conftest import REPOSITORY, make_tree
 from stored import store_study
 
 from adlib import InputError, papers
+from adlib.figure_style import plain_log
 from adlib.papers import list_papers, list_studies, protocol, published
 from adlib.report.known_answers import known_answers
 from adlib.report.pages import render_report
@@ -17,7 +18,6 @@ from adlib.runs.plan import adapted, plan, read_profile
 from adlib.runs.record import write_json
 from adlib.runs.store import Store
 from adlib.studies import study_banner
-from adlib.studies.common import plain_log
 
 
 @pytest.mark.parametrize("name", list_studies())
