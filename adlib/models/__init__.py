@@ -129,6 +129,9 @@ def _about(text: str, path: Path) -> dict:
         raise InputError("its description of images, threshold and fit is damaged")
     if not isinstance(about.get("category", ""), str):
         raise InputError("its description of what images show is damaged")
+    learned = about.get("learned_files") or []
+    if not (isinstance(learned, list) and all(isinstance(name, str) for name in learned)):
+        raise InputError("its list of the files that it learned is damaged")
     return about
 
 

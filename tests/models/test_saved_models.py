@@ -41,6 +41,9 @@ def about(**change) -> dict:
         about(parameters={"self": 1}),
         about(parameters={"backbone": 5}),
         about(seed="x"),
+        about(category=1),
+        about(learned_files=[1]),
+        about(learned_files="a"),
     ],
 )
 def test_odd_metadata_are_refused(saved, tmp_path, metadata):
