@@ -64,12 +64,8 @@ def make_samples(rows: Iterable[dict], source: str | Path) -> pd.DataFrame:
     text = [column for column in COLUMNS if column != "label"]
     table[text] = table[text].astype(str)
 
-    said = table["label"].where(table["label"].astype(str).str.strip().str.casefold() != "unknown", UNKNOWN)
-    label = pd.to_numeric(said, errors="coerce")
-    wrong = "has a label that is neither 0 (normal) nor 1 (anomalous) nor -1 (unknown)"
-    _refuse(~label.isin([0, 1, UNKNOWN]), table, source, wrong)
-    table["label"] = label.astype("int8")
-    _refuse(~table["split"].isin(SPLITS), table, source, f"has a split that is none of {', '.join(SPLITS)}")
+    table["label"] = _labels(table, source)
+    _need_splits(table, source)
     table.loc[(table["label"] == 0) & (table["defect"] == ""), "defect"] = "good"
     table.loc[(table["label"] == 1) & (table["defect"] == ""), "defect"] = "anomalous"
     table.loc[(table["label"] == UNKNOWN) & (table["defect"] == ""), "defect"] = "unknown"
@@ -89,20 +85,47 @@ def _refuse(bad: pd.Series, table: pd.DataFrame, source: str | Path, what: str) 
         raise InputError(f"{table.loc[bad, 'image'].iloc[0]} {what}{more}; listed in {source}.")
 
 
+def _labels(table: pd.DataFrame, source: str | Path) -> pd.Series:
+    """The labels as int8. Raises InputError for one that is none of 0, 1 and -1 ("unknown" is -1 too)."""
+    said = table["label"].where(table["label"].astype(str).str.strip().str.casefold() != "unknown", UNKNOWN)
+    label = pd.to_numeric(said, errors="coerce")
+    wrong = "has a label that is neither 0 (normal) nor 1 (anomalous) nor -1 (unknown)"
+    _refuse(~label.isin([0, 1, UNKNOWN]), table, source, wrong)
+    return label.astype("int8")
+
+
+def _need_splits(table: pd.DataFrame, source: str | Path) -> None:
+    _refuse(~table["split"].isin(SPLITS), table, source, f"has a split that is none of {', '.join(SPLITS)}")
+
+
 def check_columns(samples: pd.DataFrame) -> pd.DataFrame:
-    """Return `samples` with a fresh index, or raise InputError naming the columns that are missing."""
-    missing = [column for column in COLUMNS if column not in samples]
+    """Return `samples` with a fresh index and with values as `make_samples` has them, or raise InputError.
+
+    A table that went through a CSV file or was joined of two has NaN or None for an empty text, and labels of other
+    types: a mask that is None counted as one that is there, and its anomalous image as having no anomalous pixel.
+    """
+    missing = [column for column in COLUMNS if column not in getattr(samples, "columns", ())]
     if missing:
         raise InputError(
             f"A samples table needs the columns {', '.join(COLUMNS)}; {', '.join(missing)} is missing. "
             "adlib.load_samples makes such a table."
         )
+    samples, source = samples.reset_index(drop=True), "the samples table"
+    for column in (*COLUMNS, *OPTIONAL):
+        if column != "label" and column in samples and not all(isinstance(value, str) for value in samples[column]):
+            values = samples[column].astype(object)
+            samples[column] = values.where(values.notna(), "").astype(str)
+    if unnamed := np.flatnonzero(samples["image"] == "").tolist():
+        raise InputError(f"The samples table names no image in row {unnamed[0]}, counted from 0: take the row out.")
     for name in samples["image"]:
-        if not is_unicode(str(name)):
+        if not is_unicode(name):
             raise InputError(
                 f"{name!a} is a name that no record and no table can hold, for it is no Unicode: rename it."
             )
-    return samples.reset_index(drop=True)
+    if samples["label"].dtype != "int8" or not samples["label"].isin([0, 1, UNKNOWN]).all():
+        samples["label"] = _labels(samples, source)
+    _need_splits(samples, source)
+    return samples
 
 
 def is_known(samples: pd.DataFrame) -> np.ndarray:

@@ -6,6 +6,7 @@ import time
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import make_tree, write
@@ -168,10 +169,40 @@ def test_wrong_settings_are_refused(tree, arguments):
 
 
 def test_a_table_without_columns_is_refused():
-    import pandas as pd
-
     with pytest.raises(InputError, match="mask, label, split, category, group, defect is missing"):
         ImageSet(pd.DataFrame({"image": ["a.png"]}))
+
+
+@pytest.mark.parametrize("absent", [None, float("nan")])
+def test_a_mask_that_is_none_is_no_mask(tree, absent):
+    """A table that went through a CSV file has NaN for an empty text: such an image would count as without defect."""
+    samples = load_samples("folder", tree)
+    samples["mask"] = samples["mask"].where(samples.index != samples.index[samples["label"] == 1][0], absent)
+    assert not ImageSet(samples, size=16).has_masks
+
+
+def test_a_table_that_went_through_a_csv_file_is_the_same(tree, tmp_path):
+    samples = load_samples("folder", tree)
+    samples.to_csv(tmp_path / "samples.csv", index=False)
+    for options in ({}, {"dtype": str}):
+        read = pd.read_csv(tmp_path / "samples.csv", **options)
+        images = ImageSet(read, size=16)
+        assert images.samples.astype(object).equals(samples.astype(object))
+        assert images.labels.tolist() == samples["label"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "sentence"),
+    [
+        ("label", 2, "has a label that is neither 0"),
+        ("label", "bad", "has a label that is neither 0"),
+        ("split", "Test", "has a split that is none of train, val, test"),
+        ("image", None, "names no image in row 0"),
+    ],
+)
+def test_a_table_with_other_values_is_refused(tree, column, value, sentence):
+    with pytest.raises(InputError, match=sentence):
+        ImageSet(load_samples("folder", tree).assign(**{column: value}))
 
 
 def test_missing_masks_are_known(tree):
