@@ -36,7 +36,7 @@ from adlib.files import replacing
 from adlib.gpu_memory import SHORT, Parts, part_of, shortages
 from adlib.images import ImageSet
 from adlib.kept_memory import freed_memory_kept
-from adlib.parameters import Range, checked, keeping
+from adlib.parameters import Count, Range, checked, keeping
 from adlib.predictions import Predictions
 from adlib.samples import UNKNOWN
 from adlib.training_set import TRAINING_SETTINGS
@@ -250,6 +250,11 @@ class Detector:
         """
         need_images(images)
         self.check_images(images)
+        if val is not None:
+            need_images(val)
+            if not len(val):
+                raise InputError("val holds no image: give held-out images, or None.")
+            self.check_seen(val)
         seed = checked("seed", seed, Annotated[int, Range(0, 2**32 - 1)])  # which numpy's generators take, too
         torch.manual_seed(seed)
         self.device_ = choose_device(device)
@@ -347,8 +352,10 @@ class Detector:
         self, images: ImageSet, batch_size: int, progress: bool, what: str, first: int = 0
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """(index of the first image, float [B, 3, H, W] on the device) over the images in their order, from `first`."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size={batch_size!r} must be a whole number of images, at least 1.")
+        try:
+            batch_size = checked("batch_size", batch_size, Count)
+        except InputError as error:
+            raise InputError(f"batch_size={batch_size!r} must be a whole number of images, at least 1.") from error
         workers = loader_workers(self.device_)
         left = torch.utils.data.Subset(PixelsOnly(images), range(first, len(images)))
         loader = DataLoader(left, batch_size, num_workers=workers, pin_memory=workers > 0)

@@ -222,6 +222,9 @@ def evaluate(predictions: Predictions, masks: np.ndarray | None = None, pro_vari
     """
     from adlib.metrics import image_metrics, pixel_metrics, pro_variant
 
+    if not isinstance(predictions, Predictions):
+        given = type(predictions).__name__
+        raise InputError(f"evaluate takes Predictions, which predict returns and Predictions.load reads, not {given}.")
     if (known := predictions.known) is not predictions:
         masks = None if masks is None else np.asarray(masks)[is_known(predictions.samples)]
         return evaluate(known, masks, pro_variants)

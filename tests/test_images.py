@@ -161,7 +161,8 @@ def test_a_mask_that_contradicts_its_label_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"size": 0}, {"size": (1, 2, 3)}, {"size": 8, "crop": 9}, {"size": 8, "window": (5, 5)}]
+    "arguments",
+    [{"size": 0}, {"size": (1, 2, 3)}, {"size": 8, "crop": 9}, {"size": 8, "window": (5, 5)}, {"resize": ["area"]}],
 )
 def test_wrong_settings_are_refused(tree, arguments):
     with pytest.raises(InputError):

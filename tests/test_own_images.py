@@ -262,6 +262,12 @@ def test_a_batch_of_no_images_is_refused(number, detector, tree):
         detector.predict(images, device="cpu", batch_size=number, progress=False)
 
 
+def test_a_batch_size_may_be_a_number_of_numpy(detector, tree):
+    images = ImageSet(list_images([tree / "test"]), **detector.images_)
+    by_two = [detector.predict(images, device="cpu", batch_size=two, progress=False) for two in (2, np.int64(2), 2.0)]
+    assert by_two[0].scores.tolist() == by_two[1].scores.tolist() == by_two[2].scores.tolist()
+
+
 @pytest.mark.parametrize("settings", [{}, {"tile": [32, 8]}])
 def test_of_no_images_there_are_no_predictions(settings, detector, tree):
     none = list_images([tree / "test"]).iloc[:0]

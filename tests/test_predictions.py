@@ -127,6 +127,12 @@ def test_lengths_must_agree(perfect):
         Predictions(perfect.scores, perfect.maps[:2], perfect.samples)
 
 
+@pytest.mark.parametrize("given", ["name", "samples", "none"])
+def test_what_is_no_predictions_is_not_evaluated(given, perfect):
+    with pytest.raises(InputError, match="evaluate takes Predictions"):
+        evaluate({"name": {"a method": perfect}, "samples": perfect.samples, "none": None}[given])
+
+
 def test_nan_in_maps_names_the_image(perfect):
     perfect.maps[5, 3, 3] = np.nan
     with pytest.raises(InputError, match="5"):

@@ -25,7 +25,7 @@ _OPENCV = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
 
 def check_filter(name: str) -> str:
     """Return the name of a filter, or raise InputError with those there are."""
-    if name not in FILTERS:
+    if not isinstance(name, str) or name not in FILTERS:
         raise InputError(f"resize={name!r} must be one of {', '.join(FILTERS)}.")
     return name
 

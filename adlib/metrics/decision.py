@@ -21,8 +21,10 @@ def decision_metrics(labels, scores, threshold: float) -> dict:
     Returns floats: mcc, recall, precision, fpr, f1, tn, tp, fn, fp; a ratio with nothing below the line is
     NaN, and the extra key "reasons" says why. (scikit-learn returns 0 there.)
     """
-    if not math.isfinite(threshold):
-        raise InputError(f"threshold must be a finite number, got {threshold}")
+    number = to_numpy(threshold)
+    if number.shape or number.dtype.kind not in "iuf" or not np.isfinite(number):
+        raise InputError(f"threshold must be a finite number, got {threshold!r}")
+    threshold = number.item()
     labels, scores = to_numpy(labels), to_numpy(scores)
     if labels.shape != scores.shape:
         raise InputError(f"labels {labels.shape} and scores {scores.shape} differ in shape")

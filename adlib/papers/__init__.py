@@ -42,7 +42,7 @@ def list_studies() -> list[str]:
 
 def is_study(name: str) -> bool:
     """Whether a name is a study's and not a paper's, if it exists at all."""
-    return name.startswith(STUDY)
+    return isinstance(name, str) and name.startswith(STUDY)
 
 
 def broken_papers() -> dict[str, str]:

@@ -91,8 +91,9 @@ def test_thresholds_refuse_senseless_input():
         threshold_maximum([])
     with pytest.raises(InputError, match="quantile"):
         threshold_quantile([1.0], 99)
-    with pytest.raises(InputError, match="threshold must be"):
-        decision_metrics([0, 1], [0.0, 1.0], math.nan)
+    for threshold in (math.nan, None, "0.5", [0.5], True):
+        with pytest.raises(InputError, match="threshold must be"):
+            decision_metrics([0, 1], [0.0, 1.0], threshold)
     with pytest.raises(InputError, match="differ in shape"):
         decision_metrics([0, 1], [0.0], 0.5)
     with pytest.raises(InputError, match="not finite"):

@@ -345,6 +345,10 @@ def test_wrong_calls_get_their_sentence(name, splits, tmp_path):
     if not model.accepts_anomalous:
         with pytest.raises(InputError, match="fit needs normal images only"):
             model.fit(test)
+    with pytest.raises(InputError, match=r"Detectors take an adlib\.ImageSet, not DataFrame"):
+        model.fit(train, val=train.samples)
+    with pytest.raises(InputError, match="val holds no image"):
+        model.fit(train, val=ImageSet(train.samples.iloc[:0], **train.settings))
     with pytest.raises(InputError, match="not a torch device"):
         model.fit(train, device="abacus")
     with pytest.raises(InputError, match="has no parameter colour; it has "):
