@@ -84,12 +84,15 @@ def read_values(file: Path, name: str) -> np.ndarray:
 
 
 def has_foreground(file: Path, name: str, at_once: int = 256) -> np.ndarray:
-    """bool [N]: which masks of a dataset have a value above 0; `at_once` masks are in memory together."""
+    """bool [N]: which masks of a dataset have a value other than 0; `at_once` masks are in memory together.
+
+    A negative value or NaN is none that a mask may have: its patch is no normal one, and reading the mask says so.
+    """
     with _open_dataset(file, name) as dataset:
         found = np.zeros(dataset.shape[0], bool)
         for start in range(0, len(found), at_once):
             masks = dataset[start : start + at_once]
-            found[start : start + at_once] = (masks > 0).reshape(len(masks), -1).any(1)
+            found[start : start + at_once] = (masks != 0).reshape(len(masks), -1).any(1)
     return found
 
 

@@ -72,6 +72,8 @@ def supervised_samples(
         told = ", ".join(f"{key} {length[0] if length else 'a single value'}" for key, length in lengths.items())
         raise InputError(f"{path}: the datasets differ in length: {told}.")
     anomalous = hdf5.read_values(path, labels_key) if labels_key else hdf5.has_foreground(path, masks_key)
+    if anomalous.dtype.kind not in "biuf":
+        raise InputError(f"{path}: labels_key={labels_key!r} holds no numbers: 0 is normal, any other anomalous.")
     if anomalous.size != len(anomalous):
         raise InputError(f"{path}: labels_key={labels_key!r} has shape {list(anomalous.shape)}; labels are [N].")
     named = [_modality(part) for part in reversed(path.parts)]  # the file's own name before its folders

@@ -411,6 +411,7 @@ def supervised(tmp_path) -> Path:
         file["more/labels"] = np.array([[0], [1], [1], [0]])
         file["colour"] = rng.integers(0, 256, (2, 16, 8, 3)).astype(np.uint8)
         file["short"] = np.zeros((3, 16, 16), np.uint8)
+        file["words"] = np.array([b"good", b"bad", b"good", b"bad"])
     return tmp_path
 
 
@@ -428,6 +429,19 @@ def test_supervised_samples_take_labels_from_the_masks(supervised):
         assert (item["image"][0].numpy() * 255).round().astype(np.uint8).tolist() == file["syn_stream"][1].tolist()
 
 
+@pytest.mark.parametrize(("value", "sentence"), [(-1, "holds negative values"), (np.nan, "are no numbers")])
+def test_a_patch_whose_mask_is_neither_empty_nor_readable_is_no_normal_one(supervised, value, sentence):
+    """255 that was kept in eight bits with a sign is -1: such defects had been taught as normal patches."""
+    with h5py.File(supervised / "LSM-2_train.h5", "a") as file:
+        masks = file["ground_truth"][()].astype(np.float32)
+        masks[masks > 0] = value
+        file["signed"] = masks.astype(np.float32 if np.isnan(value) else np.int8)
+    table = supervised_samples(supervised, masks_key="signed")
+    assert table["label"].tolist() == [0, 1, 0, 1]
+    with pytest.raises(InputError, match=sentence):
+        ImageSet(table, size=16).masks()
+
+
 def test_supervised_samples_take_labels_from_a_dataset(supervised):
     table = supervised_samples(supervised, labels_key="more/labels", category="ASM")
     assert table["label"].tolist() == [0, 1, 1, 0]
@@ -441,6 +455,7 @@ def test_supervised_samples_take_labels_from_a_dataset(supervised):
         ({"labels_key": "more"}, r"has no dataset 'more'; it holds .*more/labels \[4, 1\] int64"),
         ({"masks_key": "short"}, "differ in length: syn_stream 4, short 3"),
         ({"labels_key": "syn_stream"}, r"has shape \[4, 16, 16\]; labels are \[N\]"),
+        ({"labels_key": "words"}, "labels_key='words' holds no numbers"),
         ({"file": "other.h5"}, r"other\.h5 does not exist"),
     ],
 )
