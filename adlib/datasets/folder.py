@@ -218,7 +218,8 @@ def _path(file: Path, name: str, column: str) -> str:
     for written in (name, name.replace("\\", "/")):
         for form in ("NFC", "NFD"):  # umlauts as one letter, or as two, as macOS writes them
             if (path := file.parent / unicodedata.normalize(form, written)).is_file():
-                return str(path)
+                short = Path(os.path.normpath(path))  # "a/../b.png" is "b.png", unless a is a link to elsewhere
+                return str(short if short.is_file() and short.samefile(path) else path)
     raise InputError(f"{file.parent / name} does not exist; {file} lists it as {column}.")
 
 

@@ -264,6 +264,13 @@ def test_a_list_that_cannot_be_read_is_one_sentence(listed, content, sentence):
         load_samples("folder", listed)
 
 
+@pytest.mark.parametrize("again", ["train/good/000.png", "./train/good/000.png", "test/../train/good/000.png"])
+def test_an_image_that_is_listed_under_two_paths_is_listed_twice(listed, again):
+    listed.write_text(f"{LIST}{again},0,test\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"000\.png is listed twice"):
+        load_samples("folder", listed)
+
+
 def test_a_list_may_not_give_one_mask_to_two_images_unless_they_show_one_item(listed):
     mask = "ground_truth/square/000_mask.png"
     rows = "".join(f"test/höle/00{n}.png,1,test,{mask},{{}}\n" for n in range(2))
