@@ -206,14 +206,15 @@ def largest_defect(mask: np.ndarray, margin: float = 0.5) -> tuple[slice, slice]
     return slice(max(0, top - down), top + height + down), slice(max(0, left - across), left + width + across)
 
 
-def grey_peak(image: str, mask: str, margin: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+def grey_peak(image: str, mask: str, margin: float = 0.5, mask_rule: str = "") -> tuple[np.ndarray, np.ndarray]:
     """The surroundings of an image's largest defect, for a surface plot of its grey values. CXR-AD, Fig. 4.
 
-    margin: how much of the defect's width and height to add on each side.
+    margin: how much of the defect's width and height to add on each side. mask_rule: what is foreground in the mask
+        file (adlib.decoding.masks), where it must be told.
     Returns grey float32 [h, w] in 0..255 and mask bool [h, w]. Raises InputError for an empty mask.
     """
     grey = read_grey(image)
-    inside = read_mask(mask, shape=grey.shape, image=image)
+    inside = read_mask(mask, grey.shape, image, mask_rule)
     if not inside.any():
         raise InputError(f"The mask {mask} is empty: there is no defect to show.")
     place = largest_defect(inside, margin)

@@ -123,6 +123,13 @@ def test_grey_peak_shows_the_largest_defect(plate):
     assert (grey[mask] == 120).all()
 
 
+def test_grey_peak_reads_the_mask_as_it_is_told(plate, tmp_path):
+    row = plate.iloc[1]
+    inverted = write(tmp_path / "inverted.png", (read_image(row["mask"]) == 0).astype(np.uint8))
+    grey, mask = analysis.grey_peak(row["image"], inverted, mask_rule="dark")
+    assert mask.sum() == 16 and (grey[mask] == 120).all()
+
+
 def test_pictures_can_be_drawn(plate, tmp_path):
     """Every figure function returns a figure with something in it."""
     anomalous = plate.iloc[1]
