@@ -57,7 +57,7 @@ class Facts:
     get: str  # how to get it, and how to lay it out
     # category -> (train, test normal, test anomalous), as published
     counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    # category -> (train, test), of a set whose publication does not tell normal test images from anomalous ones
+    # category -> (train with validation, test), of a set whose publication tells no more apart
     totals: dict[str, tuple[int, int]] = field(default_factory=dict)
     unknown: str = ""  # what the publication does not say
     # (address, SHA-256 or its beginning or "", bytes or 0) of what adlib.datasets.fetch may download; empty where a
@@ -166,7 +166,9 @@ def beside_published(name: str, samples: pd.DataFrame, category: str | None = No
     found, published, unit = count(samples), facts(name).count_table(), ""
     if totals := facts(name).totals:
         published, unit = pd.DataFrame.from_dict(totals, orient="index", columns=["train", "test"]), " in all"
-        found = found.assign(test=found["test_normal"] + found["test_anomalous"])
+        # Texture-AD: "images used for training and validation", counted as one.
+        train, test = found["train"] + found.get("val", 0), found["test_normal"] + found["test_anomalous"]
+        found = found.assign(train=train, test=test)
     known = len(published) > 0
     if category is not None:  # named as in the samples: some sets know a category by two names
         published = published[published.index.isin(samples["category"])]

@@ -243,6 +243,9 @@ def test_check_compares_totals_where_a_publication_counts_no_more(tmp_path):
     make_tree(tmp_path / "cloth", "subclass1", train=5, normal=2, anomalous=1, size=8)
     row = check("texture_ad", tmp_path, progress=False).counts.loc["cloth"]
     assert row.to_dict() == {"found": "5 / 3 in all", "published": "4569 / 1714 in all", "agrees": False}
+    good = tmp_path / "cloth" / "subclass1" / "val" / "good"  # the paper counts "training and validation" together
+    write(good / "000.png", np.zeros((8, 8), np.uint8))
+    assert check("texture_ad", tmp_path, progress=False).counts.loc["cloth", "found"] == "6 / 3 in all"
     for product, (train, test) in facts("texture_ad").totals.items():  # as the paper's protocol has them
         stated = papers.stated("texture_ad", product)
         assert (stated["train"], stated["test"]) == (train, test)
