@@ -111,7 +111,9 @@ class Predictions:
             # float32 written with 9 digits reads back as the same float32.
             table = self.samples.assign(score=[f"{score:.9g}" for score in self.scores])
             table.to_csv(partial / "samples.csv", index=False)
-            settings = self.settings if self.outlines else self.settings | {"outlines": False}
+            # Told even where it is the usual way: of a file without it, `load` takes the way there was before.
+            settings = self.settings and {"mask_resize": "area"} | self.settings
+            settings = settings if self.outlines else settings | {"outlines": False}
             settings = settings | {"maps_dropped": True} if self.maps_dropped else settings
             settings = settings if self.seen is None else settings | {"seen": self.seen}
             (partial / "settings.json").write_text(json.dumps(settings))

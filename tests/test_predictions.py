@@ -177,6 +177,11 @@ def test_images_of_unknown_label_change_no_metric(perfect):
     assert len(unsure.known) == 6
 
 
+def test_predictions_that_say_their_size_alone_have_the_same_masks_when_stored(perfect, tmp_path):
+    plain = Predictions(perfect.scores, None, perfect.samples, {"size": 7})
+    assert np.array_equal(Predictions.load(plain.save(tmp_path / "plain")).masks, plain.masks)
+
+
 def test_masks_of_predictions_that_do_not_say_how_are_shrunk_as_they_were_then(perfect, tmp_path):
     folder = perfect.save(tmp_path / "older")
     (folder / "checksums.json").unlink()
