@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from adlib.errors import InputError
+from adlib.parameters import Count, ShareAboveZero, ShareBelowOne, checked
 
 TRAINING_SETTINGS = (
     "train_limit",
@@ -29,6 +30,11 @@ TRAINING_SETTINGS = (
     "train_real",
     "train_real_kind",
 )
+_NUMBERS = {
+    **dict.fromkeys(("train_limit", "train_enlarged", "train_real"), (Count, "a number of images, at least 1")),
+    "train_share": (ShareAboveZero, "a share above 0 and at most 1"),
+    "train_contamination": (ShareBelowOne, "a share from 0 to below 1"),
+}
 SYNTHETIC = "synthetic"  # how samples name a defect that was drawn into a normal patch
 MIRRORED = ("horizontal", "vertical", "both")  # in the order in which they join
 
@@ -36,15 +42,12 @@ MIRRORED = ("horizontal", "vertical", "both")  # in the order in which they join
 def check_training_settings(settings: dict) -> dict:
     """The settings that are set, or InputError naming the one that makes no sense."""
     settings = {name: value for name, value in settings.items() if value is not None}
-    for name in ("train_limit", "train_enlarged", "train_real"):
-        value = settings.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}={value!r} must be a number of images, at least 1.")
-    for name, bounds in (("train_share", "above 0 and at most 1"), ("train_contamination", "from 0 to below 1")):
-        value = settings.get(name, 0.5)
-        possible = isinstance(value, int | float) and not isinstance(value, bool)
-        if not possible or not (0 < value <= 1 if name == "train_share" else 0 <= value < 1):
-            raise InputError(f"{name}={value!r} must be a share {bounds}.")
+    for name, (kind, allowed) in _NUMBERS.items():
+        if name in settings:
+            try:
+                settings[name] = checked(name, settings[name], kind)
+            except InputError as error:
+                raise InputError(f"{name}={settings[name]!r} must be {allowed}.") from error
     kind = settings.get("train_real_kind", "mixed")
     if not isinstance(kind, str) or kind == "none":
         raise InputError(f"train_real_kind={kind!r} must name a kind of defects, or be 'mixed' for all of them.")

@@ -95,6 +95,13 @@ def test_what_cannot_be_asked_for(settings, sentence):
         choose_training_images(table(), 0, **settings)
 
 
+@pytest.mark.parametrize("number", [np.int64(4), 4.0])
+def test_a_number_of_numpy_is_a_number(number):
+    assert learned(choose_training_images(table(), 0, train_limit=number)).equals(
+        learned(choose_training_images(table(), 0, train_limit=4))
+    )
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     place = tmp_path_factory.mktemp("phantom") / "three_cad"
