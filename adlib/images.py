@@ -39,7 +39,7 @@ class ImageSet(Dataset):
         (bilinear without antialiasing), "area".
     crop: side (or (H, W)) of the centre crop taken after resizing, or None.
     window: (low, high) stored grey values that become 0 and 1, or None for the full range of 8 or 16 bits.
-    cache: a folder in which the resized images are kept as one file with checksums, or None. It is built at the
+    cache: a folder in which the resized images are kept as one file with checksums, or None or "". It is built at the
         first access and speeds up every later one; it is as big as the resized pixels. What another version of OpenCV,
         Pillow or adlib has decoded is not taken for this one's.
     mask_rule: what is foreground in a mask file, one of adlib.decoding.masks.RULES; None goes by the samples' column of
@@ -96,7 +96,7 @@ class ImageSet(Dataset):
         if fit == "pad" and sides == "shorter":
             raise InputError("fit='pad' keeps all of the image, sides='shorter' cuts the longer side: choose one.")
         self.tile = check_tile(tile, self.whole)
-        self.cache = None if cache is None else Path(cache)
+        self.cache = None if cache is None or cache == "" else Path(cache)  # "" is none, as in `Detector.share`
         self._cached = None
         # Where the table mirrors images or cuts them into tiles, several items share one file: the row by which each of
         # them is decoded.

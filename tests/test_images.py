@@ -213,6 +213,12 @@ def test_missing_masks_are_known(tree):
     assert ImageSet(select(samples, label=0)).has_masks
 
 
+def test_a_cache_of_no_name_is_none(tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ImageSet(load_samples("folder", tree), size=16, cache="")[0]["image"].shape == (3, 16, 16)
+    assert not list(tmp_path.glob("*.npy"))
+
+
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 def test_cache_changes_nothing(tree, tmp_path, depth):
     if depth == np.uint16:  # one 16-bit image among 8-bit ones
