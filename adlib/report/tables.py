@@ -27,6 +27,7 @@ def read_plan(paper: str, out: str | Path) -> dict | None:
 
 
 KEYS = ["dataset", "category", "setting", "method", "metric"]
+AVERAGED = ["dataset", "setting", "method", "metric"]  # what one average over categories is of
 # What is not a share that we print in percent.
 COUNTS = ("tn", "tp", "fn", "fp")
 AS_FRACTION = (*COUNTS, "mcc")
@@ -45,17 +46,17 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     high, no_interval, difference, aupro, state, phantom, runs, joint, code.
     published: as printed, percent but for MCC and counts; NaN for a dash. recomputed: in average rows the mean of the
     printed categories, else NaN. ours: mean over seeds, in the same unit; sd: standard deviation over seeds (NaN for
-    one). low, high: of one run, its 95 % bootstrap interval over the test images (image metrics), else NaN, and
-    no_interval says why where a record does. difference: ours - published, in percentage points; of an average that
-    lacks categories, over those that both have; NaN for counts, and where ours is of drawn data. aupro: beside PRO,
-    which is ours by the paper's own definition (`pro` in paper.yaml), the area under the curve up to a false-positive
-    rate of 0.3; NaN for other metrics. state: "done", "partly" (a mean that lacks seeds or categories, since they are
-    missing or since the metric is undefined there), "to do", "failed", "not implemented", "no data", "not in this
-    profile", or what a run lacks without which it stands for nothing ("needs CLIP's weights"). phantom: whether any of
-    our numbers comes from drawn data. runs: keys of the runs behind ours (or of those that failed) which have left a
-    notebook, separated by blanks. joint: whether these are runs on all categories together. code: states of adlib that
-    made ours, one a line. Decision metrics (MCC, recall ...) are ours at the threshold of best F1 on the test images:
-    an oracle.
+    one), of an average that of the seeds' averages. low, high: of one run, its 95 % bootstrap interval over the test
+    images (image metrics), else NaN, and no_interval says why where a record does. difference: ours - published, in
+    percentage points; of an average that lacks categories, over those that both have; NaN for counts, and where ours is
+    of drawn data. aupro: beside PRO, which is ours by the paper's own definition (`pro` in paper.yaml), the area under
+    the curve up to a false-positive rate of 0.3; NaN for other metrics. state: "done", "partly" (a mean that lacks
+    seeds or categories, since they are missing or since the metric is undefined there), "to do", "failed", "not
+    implemented", "no data", "not in this profile", or what a run lacks without which it stands for nothing ("needs
+    CLIP's weights"). phantom: whether any of our numbers comes from drawn data. runs: keys of the runs behind ours (or
+    of those that failed) which have left a notebook, separated by blanks. joint: whether these are runs on all
+    categories together. code: states of adlib that made ours, one a line. Decision metrics (MCC, recall ...) are ours
+    at the threshold of best F1 on the test images: an oracle.
     Raises InputError for a table that the paper does not have.
     """
     spec = papers.protocol(paper)["tables"].get(table)
@@ -66,7 +67,8 @@ def comparison(paper: str, table: str, out: str | Path = "reports") -> pd.DataFr
     printed = papers.published(paper)
     printed = printed[(printed["table"] == table) & printed["metric"].isin(spec["metrics"])]
     printed = _with_dashes(printed, spec["methods"])
-    ours = average_rows(_our_cells(paper, table, printed, out))
+    seeds = _our_seeds(paper, table, printed, out)
+    ours = average_rows(_over_seeds(seeds), _spreads(seeds))
     beside = ours.loc[ours["metric"] == "aupro"].assign(metric="pro").rename(columns={"ours": "aupro"})
 
     joined = printed[[*KEYS, "value"]].rename(columns={"value": "published"}).merge(ours, on=KEYS, how="left")
@@ -96,8 +98,8 @@ def _with_dashes(printed: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     return rows.merge(pd.DataFrame({"method": methods}), how="cross").merge(printed, on=KEYS, how="left")
 
 
-def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -> pd.DataFrame:
-    """Per key: mean and sd over seeds, interval of a single run, state. From the plan and the records."""
+def _our_seeds(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -> pd.DataFrame:
+    """Per key and seed: the number of its run, the interval, the state. From the plan and the records."""
     store, rows = Store(Path(out) / "runs"), []
     metrics, categories = list(printed["metric"].unique()), printed["category"].unique()
     metrics += ["aupro"] * ("pro" in metrics)
@@ -121,9 +123,13 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
                 value = _our_value(record, category, pro if metric == "pro" else metric) if done else float("nan")
                 low, high, why = _our_interval(record, category, metric) if done else (float("nan"), float("nan"), "")
                 key = [cell["dataset"], category, cell["setting"], cell["method"], metric]
-                rows.append([*key, value, low, high, why, now, phantom, run, joint, code])
-    columns = [*KEYS, "value", "low", "high", "no_interval", "state", "phantom", "runs", "joint", "code"]
-    seeds = pd.DataFrame(rows, columns=columns)
+                rows.append([*key, cell["seed"], value, low, high, why, now, phantom, run, joint, code])
+    columns = [*KEYS, "seed", "value", "low", "high", "no_interval", "state", "phantom", "runs", "joint", "code"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _over_seeds(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Per key: mean and sd over seeds, interval of a single run, state. seeds: of `_our_seeds`."""
     means = seeds.groupby(KEYS, sort=False).agg(
         ours=("value", "mean"),
         sd=("value", "std"),
@@ -142,6 +148,18 @@ def _our_cells(paper: str, table: str, printed: pd.DataFrame, out: str | Path) -
     means.loc[means["seeds"] != 1, "no_interval"] = ""
     means.loc[(means["state"] == "done") & means["seeds"].between(1, means["asked"] - 1), "state"] = "partly"
     return means.drop(columns="asked").reset_index()
+
+
+def _spreads(seeds: pd.DataFrame) -> dict[tuple, float]:
+    """(dataset, setting, method, metric) -> standard deviation over the seeds of their means over the categories that
+    have a number; left out where a seed lacks one of these, for then the means differ by their categories, too.
+    """
+    found = {}
+    for place, rows in seeds.dropna(subset="value").groupby(AVERAGED, sort=False):
+        each = rows.groupby("seed")["value"].agg(["mean", "size"])
+        if (each["size"] == rows["category"].nunique()).all():
+            found[place] = each["mean"].std()
+    return found
 
 
 def unit(metric: str) -> str:
@@ -213,15 +231,14 @@ def _joint_lines(texts: pd.Series) -> str:
     return "\n".join(dict.fromkeys(line for text in texts for line in text.splitlines()))
 
 
-def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
+def average_rows(cells: pd.DataFrame, spreads: dict[tuple, float]) -> pd.DataFrame:
     """Add the category "average" to each dataset, setting, method and metric: the mean over its categories.
 
     The mean covers the categories that have a number; `state` is "partly" unless all have one, of all their seeds.
+    spreads: its sd, of `_spreads`.
     """
     rows = []
-    for (dataset, setting, method, metric), group in cells.groupby(
-        ["dataset", "setting", "method", "metric"], sort=False
-    ):
+    for (dataset, setting, method, metric), group in cells.groupby(AVERAGED, sort=False):
         has, whole = group["ours"].notna(), group["state"].eq("done")
         rows.append(
             {
@@ -231,8 +248,8 @@ def average_rows(cells: pd.DataFrame) -> pd.DataFrame:
                 "method": method,
                 "metric": metric,
                 "ours": group["ours"].mean(),
-                "sd": float("nan"),
-                "seeds": group["seeds"].min(),
+                "sd": spreads.get((dataset, setting, method, metric), float("nan")),
+                "seeds": (group.loc[has, "seeds"] if has.any() else group["seeds"]).min(),
                 "low": float("nan"),
                 "high": float("nan"),
                 "no_interval": "",

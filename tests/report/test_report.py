@@ -129,6 +129,17 @@ def test_mean_and_sd_over_seeds_and_difference_in_points(tmp_path):
     assert found["state"] == "done"
 
 
+def test_the_spread_of_an_average_is_that_of_the_averages_of_the_seeds(tmp_path):
+    scores = {"UB": (0.90, 0.94), "DC": (0.70, 0.68)}  # averages of 80 and 81
+    runs = [leave_run(tmp_path, name, value, seed) for name, each in scores.items() for seed, value in enumerate(each)]
+    leave_plan(tmp_path, runs)
+    found = row(comparison("cxr_ad", "II", tmp_path), "average")
+    assert (found["ours"], found["sd"], found["seeds"]) == pytest.approx((80.5, 0.5**0.5, 2))
+    assert "80.50 ± 0.71" in show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    leave_plan(tmp_path, [*runs, leave_run(tmp_path, "CDIP", 0.5)])  # seed 1 lacks it
+    assert math.isnan(row(comparison("cxr_ad", "II", tmp_path), "average")["sd"])
+
+
 def test_a_table_in_the_terminal_says_what_the_page_says_in_red(tmp_path, capsys):
     drawn = leave_run(tmp_path, "DC", 0.9, phantom={"seed": 0})
     (tmp_path / "plans").mkdir()
