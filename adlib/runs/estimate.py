@@ -46,7 +46,7 @@ def estimate(runs: Iterable[Run], store: Store) -> Estimate:
     yours. Runs that went on from a checkpoint are left out: their record times the last part alone. Those that took
     images or features over from other runs are shorter for it, and count only where there is no other. Without any,
     GUESSED_HOURS.
-    Disk: float16 maps at the size that is scored, and NOTEBOOK_BYTES.
+    Disk: float16 maps at the size that is scored, as most are kept, and NOTEBOOK_BYTES.
     """
     timings = _timings(store)
     total = Estimate(0.0, 0, 0, 0.0)

@@ -17,6 +17,8 @@ from adlib.runs.schema import STATUSES, VERSION, checksum
 from adlib.training_set import describe_auxiliary, describe_training_set
 
 FINISHED, FAILED = STATUSES
+AREAS = ("pixel_auroc", "pixel_ap", "aupro")
+ROUNDING = 5e-4  # a twentieth of a point, by which stored maps may move them
 
 
 class Recorder:
@@ -151,7 +153,7 @@ class Recorder:
             "ended": _now(),
         }
         if out:
-            _save_predictions(predictions, Path(out) / "predictions")
+            _save_predictions(predictions, Path(out) / "predictions", metrics)
             write_record(Path(out), record)
             for left in Path(out).glob("checkpoint*"):
                 left.unlink()
@@ -203,11 +205,12 @@ def _intervals(predictions, replicates: int = 1000) -> dict[str, dict]:
     }
 
 
-def _save_predictions(predictions, folder: Path) -> None:
+def _save_predictions(predictions, folder: Path, metrics: dict) -> None:
     """Scores, samples, and the maps in half the bytes: float16, memory-mapped when read.
 
-    Maps beyond float16's range of 65504 are kept as float32. Rounding to 11 bits moves pixel metrics by less than is
-    printed; those in the record come from the full maps.
+    Kept as float32 are maps beyond float16's range of 65504, and those that lie so close together that rounding to 11
+    bits moves one of AREAS by more than ROUNDING: values of 0.48 all over have but some forty numbers left. The metrics
+    of the record are of the full maps; what is computed from stored ones may differ by that much.
     """
     import numpy as np
 
@@ -217,8 +220,22 @@ def _save_predictions(predictions, folder: Path) -> None:
     replace(predictions, maps=None).save(folder)
     if maps is not None:
         fits = len(maps) == 0 or float(np.abs(maps).max()) <= np.finfo(np.float16).max
-        np.save(folder / "maps.npy", maps.astype(np.float16 if fits else np.float32))
+        halves = maps.astype(np.float16) if fits else None
+        np.save(folder / "maps.npy", maps.astype(np.float32) if _moved(predictions, halves, metrics) else halves)
         seal(folder)
+
+
+def _moved(predictions, halves, metrics: dict) -> bool:
+    """Whether maps in half precision, None where there are none, give other pixel metrics than the whole ones."""
+    from adlib.metrics import pixel_metrics
+
+    if halves is None:
+        return True
+    known = {name: value for name in AREAS if not math.isnan(value := metrics.get(name, math.nan))}
+    if not known:
+        return False
+    found = pixel_metrics(predictions.known.masks, replace(predictions, maps=halves).known.maps)
+    return any(abs(found[name] - value) > ROUNDING for name, value in known.items())
 
 
 def _oracle_decisions(predictions, metrics: dict) -> dict:

@@ -46,6 +46,20 @@ def finish(recorder, change, out=""):
     return recorder.finish(model, predictions, evaluate(predictions), out)
 
 
+@pytest.mark.parametrize(("step", "kept"), [(1e-4, np.float32), (0.2, np.float16)])
+def test_stored_maps_give_the_pixel_metrics_of_the_record(recorder, tmp_path, step, kept):
+    def close(truth):
+        maps = truth.maps + np.random.default_rng(0).random(truth.maps.shape)
+        return replace(truth, maps=(0.48 + step * maps).astype(np.float32))
+
+    record = finish(recorder, close, tmp_path / "out")
+    found = Predictions.load(tmp_path / "out" / "predictions")
+    assert found.maps.dtype == kept
+    again = evaluate(found)
+    for name in ("pixel_auroc", "pixel_ap", "aupro"):
+        assert record["metrics"][name] == pytest.approx(again[name], abs=5e-4)
+
+
 def test_undefined_metrics_are_null_with_a_reason(recorder, tmp_path):
     def one_class(predictions):
         return predictions.select(predictions.samples["label"] == 1)
