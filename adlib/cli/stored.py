@@ -133,7 +133,7 @@ def table(
     if form not in FORMS:
         raise InputError(f"--format {form!r} must be one of {', '.join(FORMS)}.{did_you_mean(form, FORMS)}")
 
-    names = [table] if table else list(protocol(paper)["tables"])
+    names, shaped = [table] if table else list(protocol(paper)["tables"]), []
     for name in names:
         cells = comparison(paper, name, out)
         title = f"{paper}, table {name}" + (" (ours on phantom data)" if cells["phantom"].any() else "")
@@ -142,7 +142,13 @@ def table(
             print(f"{title}\n{printed_text(cells, known_answers(out, [paper]), trivial)}\n")
         else:
             cells = cells if trivial.empty else pd.concat([cells, trivial], ignore_index=True)
-            print(table_text(wide_form(cells) if wide else long_form(cells), form, title), end="")
+            shaped.append(wide_form(cells) if wide else long_form(cells))
+            if form != "csv":
+                print(table_text(shaped[-1], form, title), end="")
+    if form == "csv":  # no title says which table a row is of, and a file has one line of columns
+        if len(names) > 1:
+            shaped = [pd.concat(shaped, keys=names, names=["table"]).reset_index("table")]
+        print(table_text(shaped[0], form), end="")
     told = warnings_of(paper, out, names)
     told += [profile_sentence([profile_of(paper, out)])] if cells["ours"].notna().any() else []
     print_warnings(dict.fromkeys(filter(None, told)))

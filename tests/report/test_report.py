@@ -1,5 +1,6 @@
 """The report: published beside ours, escaped, in red where it must be."""
 
+import io
 import json
 import math
 import os
@@ -153,6 +154,17 @@ def test_a_table_in_the_terminal_says_what_the_page_says_in_red(tmp_path, capsys
     leave_plan(tmp_path, [])
     print_table("cxr_ad", "II", tmp_path)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_several_tables_as_csv_are_one_file_whose_rows_name_their_table(tmp_path, capsys, wide):
+    print_table("three_cad", None, tmp_path, form="csv", wide=wide)
+    found = pd.read_csv(io.StringIO(capsys.readouterr().out), dtype={"table": str})
+    assert found["table"].unique().tolist() == ["3", "4", "5", "6"]
+    print_table("three_cad", "6", tmp_path, form="csv", wide=wide)
+    alone = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert "table" not in alone
+    assert len(alone) == (found["table"] == "6").sum()
 
 
 def test_one_seed_that_is_far_off_moves_the_mean(tmp_path):
