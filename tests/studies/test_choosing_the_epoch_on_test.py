@@ -1,6 +1,7 @@
 """Choosing the epoch: hindsight is what the best epoch has on the very images that chose it, and on no others."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from stored import run_notebook, store_study
 
@@ -80,6 +81,18 @@ def test_worth_is_a_difference_within_a_seed_with_students_interval(tmp_path):
     )
     assert "the lowest validation loss is 75.0 points higher (alike in all 2 seeds: no interval)" in said[0]
     assert "0.0 points of the best epoch are hindsight" in said[1] and "not told from none" in said[1]
+
+
+@pytest.mark.parametrize(("low", "high", "told"), [(-1.0, 4.0, False), (1.0, 4.0, True), (-4.0, -1.0, True)])
+def test_hindsight_is_told_from_none_where_its_interval_leaves_none_out(low, high, told):
+    row = {"dataset": "folder", "method": "stfpm", "rule": "hindsight", "difference": (low + high) / 2}
+    (_, said) = study.conclusions(pd.DataFrame([row | {"low": low, "high": high, "seeds": 3}]))
+    assert ("not told from none" not in said) == told
+
+
+def test_a_training_of_which_one_number_of_epochs_was_tried_leaves_nothing_to_choose(tmp_path):
+    store_study(tmp_path, study.NAME, [run(4, GOOD)])
+    assert study.choices(study.runs(tmp_path)).empty
 
 
 @pytest.mark.parametrize("ask", [study.curves, study.choices])

@@ -50,9 +50,18 @@ def test_a_method_is_beaten_by_one_that_costs_less_and_is_better(tmp_path):
 def test_a_gain_that_overlaps_is_said_not_to_be_shown(tmp_path):
     stored(tmp_path / "apart", padim=[(0.80, 1), (0.801, 1.2)], patchcore=[(0.95, 4), (0.951, 5)])
     stored(tmp_path / "overlap", padim=[(0.80, 1), (0.90, 1.2)], patchcore=[(0.85, 4), (0.97, 5)])
-    apart, overlap = (study.conclusions(edge(tmp_path / name))[1] for name in ("apart", "overlap"))
+    stored(tmp_path / "wide", padim=[(0.80, 1), (0.801, 1.2)], patchcore=[(0.85, 4), (0.97, 5)])  # 91, and 15 to 100
+    apart, *overlap = (study.conclusions(edge(tmp_path / name))[1] for name in ("apart", "overlap", "wide"))
     assert apart.endswith("for 15.0 points more.")
-    assert overlap.endswith("a gain that these runs do not show: intervals overlap or are missing.")
+    for said in overlap:
+        assert said.endswith("a gain that these runs do not show: intervals overlap or are missing.")
+
+
+def test_a_method_that_was_run_once_is_not_shown_to_be_slower_than_one_that_was_run_often(tmp_path):
+    stored(tmp_path, padim=[(0.90, 1), (0.901, 1.1)], stfpm=[(0.50, 4)])
+    table = study.spent(tmp_path)
+    found = study.frontier(study.methods(table.assign(low=table["value"] - 1, high=table["value"] + 1)))
+    assert found.set_index("method").loc["stfpm", ["beaten_by", "shown"]].tolist() == ["padim", False]
 
 
 def test_single_runs_have_no_spread_of_times_and_show_nothing(tmp_path):
@@ -113,6 +122,14 @@ def test_runs_that_are_all_alike_have_no_interval_and_times_of_two_machines_do_n
     assert study.left_out(table)[-1] == "Times of different machines or threads do not compare."
 
 
+def test_a_run_on_a_gpu_was_timed_on_it_and_not_on_the_processor_beside_it(tmp_path):
+    stored(tmp_path, padim=[(0.8, 1)])
+    folder = Store(tmp_path / "runs").path("0" * 16)
+    record = json.loads((folder / "record.json").read_text())
+    write_record(folder, record | {"environment": {"processor": "one", "gpu": "H200", "threads": 2}})
+    assert study.left_out(study.spent(tmp_path)) == ["1 runs were timed on H200, 2 threads."]
+
+
 @pytest.mark.parametrize("shorter", [{"shared": {"features_read": 3}}, {"resumed": True}])
 def test_times_that_were_shortened_are_left_out_and_counted(tmp_path, shorter):
     counts = {"cloth": {"train": 9, "test_normal": 4, "test_anomalous": 6}}
@@ -169,6 +186,12 @@ def test_a_lost_seed_moves_no_weight_to_the_other_category(tmp_path):
     runs = over_categories(("padim", "easy", 0.9), ("padim", "hard", 0.7), ("padim", "hard", 0.8))
     store_study(tmp_path, study.NAME, [run | {"seed": seed} for seed, run in enumerate(runs)])
     assert study.methods(study.spent(tmp_path))["value"].tolist() == pytest.approx([(90 + 75) / 2])
+
+
+def test_one_seed_that_is_far_off_moves_the_mean_of_its_category(tmp_path):
+    runs = over_categories(*(("padim", "easy", value) for value in (0.80, 0.82, 0.90)), ("padim", "hard", 0.7))
+    store_study(tmp_path, study.NAME, [run | {"seed": seed} for seed, run in enumerate(runs)])
+    assert study.methods(study.spent(tmp_path))["value"].tolist() == pytest.approx([(84 + 70) / 2])
 
 
 def test_of_one_category_the_interval_is_over_seeds_and_of_one_run_over_its_test_images(tmp_path):

@@ -1,6 +1,7 @@
 """Features: differences on the same test images, one domain one vote, and nothing stands in for missing weights."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_tree
 from stored import run_notebook, store_study
@@ -61,6 +62,39 @@ def test_images_are_those_that_both_have_tested(tmp_path):
     store_study(tmp_path, study.NAME, runs)
     found = study.comparisons(study.runs(tmp_path), replicates=50).set_index("features")
     assert found["images"].to_dict() == {"random": 3, "bundled": 4}
+
+
+def test_images_of_unknown_label_are_no_images_of_the_comparison(tmp_path):
+    runs = [run("miic", "bundled", BAD), run("miic", "random", GOOD)]
+    for each in runs:
+        each["predictions"].samples["label"] = [0, -1, 1, 1]
+    store_study(tmp_path, study.NAME, runs)
+    found = study.comparisons(study.runs(tmp_path), replicates=50).set_index("features")
+    assert found[["value", "images"]].to_numpy().tolist() == [[100, 3], [100, 3]]
+
+
+def test_images_of_data_that_were_moved_between_two_runs_are_the_same(tmp_path):
+    runs = [run("miic", "bundled", BAD), run("miic", "random", GOOD)]
+    for each, folder in zip(runs, ("/here", "/there"), strict=True):
+        samples = each["predictions"].samples
+        samples["image"] = [f"{folder}/{number}.png" for number in range(4)]
+        each["data"] = {"scored": {"images": "the same bytes"}}
+    store_study(tmp_path, study.NAME, runs)
+    found = study.comparisons(study.runs(tmp_path), replicates=50).set_index("features")
+    assert found.loc["random", ["difference", "images"]].tolist() == pytest.approx([25, 4])
+
+
+@pytest.mark.parametrize(("low", "high", "told"), [(-1.0, 4.0, False), (1.0, 4.0, True), (-4.0, -1.0, True)])
+def test_features_that_are_shown_to_be_worse_are_told_from_none_as_better_ones_are(low, high, told):
+    row = {"method": "padim", "features": "random", "value": 50.0, "difference": (low + high) / 2}
+    table = pd.DataFrame([row | {"low": low, "high": high, "datasets": 3, "better": 1}])
+    (said,) = study.conclusions(table, pd.DataFrame({"features": ["random"], "runs": [1], "missing": [""]}))
+    assert ("not told from none" not in said) == told
+
+
+def test_random_features_lack_no_weights(tmp_path):
+    there = study.features_there(tmp_path).set_index("features")
+    assert there.loc["random", "missing"] == "not in this profile"
 
 
 def test_features_without_a_run_are_named_with_the_reason(out, monkeypatch):

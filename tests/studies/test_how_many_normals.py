@@ -88,6 +88,13 @@ def test_enough_is_the_smallest_number_down_to_which_every_interval_lies_below_t
     assert math.isnan(found.loc["patchcore", "images"])  # a mean below the margin shows nothing by itself
 
 
+def test_of_several_numbers_that_are_enough_the_smallest_is_told():
+    rows = [(math.nan, 9, 0.0), (6.0, 6, 0.1), (4.0, 4, 0.2), (2.0, 2, 3.0)]  # asked, images, loss
+    table = pd.DataFrame(rows, columns=["asked", "images", "loss"]).assign(dataset="folder", method="padim", seeds=3)
+    (row,) = study.enough(table.assign(low=table["loss"] - 0.1, high=table["loss"] + 0.1)).to_dict("records")
+    assert (row["images"], row["loss"], row["tried"]) == (4, 0.2, 4)
+
+
 def test_a_small_number_does_not_count_where_a_larger_one_fails(out):
     table = study.losses(study.learning_curve(out))
     table.loc[(table["method"] == "padim") & (table["images"] == 2), ["low", "high"]] = (-0.1, 0.1)

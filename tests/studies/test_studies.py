@@ -4,6 +4,7 @@ import json
 import shutil
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import yaml
 from conftest import REPOSITORY, make_tree
@@ -11,13 +12,16 @@ from stored import store_study
 
 from adlib import InputError, papers
 from adlib.figure_style import plain_log
+from adlib import InputError, Predictions, papers
 from adlib.papers import list_papers, list_studies, protocol, published
 from adlib.report.known_answers import known_answers
 from adlib.report.pages import render_report
 from adlib.runs.plan import adapted, plan, read_profile
 from adlib.runs.record import write_json
 from adlib.runs.store import Store
+from adlib.samples import make_samples
 from adlib.studies import study_banner
+from adlib.studies.common import first_predictions, plain_log
 
 
 @pytest.mark.parametrize("name", list_studies())
@@ -53,6 +57,15 @@ def test_the_banner_of_a_study_names_the_profile_as_those_of_papers_do(tmp_path)
     file = tmp_path / "plans" / f"{name}.json"
     write_json(file, json.loads(file.read_text()) | {"profile": "paper"})
     assert "Real data, trained weights." in study_banner(name, tmp_path).data
+
+
+def test_of_a_joint_run_each_category_has_the_predictions_of_its_own_images(tmp_path):
+    name, place = "study/significance", {"method": "uniad", "dataset": "folder"}
+    rows = [{"image": f"{row}.png", "label": 0, "split": "test", "category": "ab"[row > 2]} for row in range(5)]
+    joint = Predictions(np.arange(5.0), None, make_samples(rows, "numbers given by hand"))
+    store_study(tmp_path, name, [place | {"category": "a", "predictions": joint}])
+    found = {category: part.scores.tolist() for _, category, _, part in first_predictions(name, tmp_path)}
+    assert found == {"a": [0, 1, 2], "b": [3, 4]}
 
 
 @pytest.mark.parametrize(("low", "high"), [(60, 150), (72, 140), (30, 180), (0.06, 0.15), (3, 40), (0.1, 100)])
