@@ -10,9 +10,8 @@ import yaml
 from conftest import REPOSITORY, make_tree
 from stored import store_study
 
-from adlib import InputError, papers
-from adlib.figure_style import plain_log
 from adlib import InputError, Predictions, papers
+from adlib.figure_style import plain_log
 from adlib.papers import list_papers, list_studies, protocol, published
 from adlib.report.known_answers import known_answers
 from adlib.report.pages import render_report
@@ -21,7 +20,7 @@ from adlib.runs.record import write_json
 from adlib.runs.store import Store
 from adlib.samples import make_samples
 from adlib.studies import study_banner
-from adlib.studies.common import first_predictions, plain_log
+from adlib.studies.common import first_predictions
 
 
 @pytest.mark.parametrize("name", list_studies())
