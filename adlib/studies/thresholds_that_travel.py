@@ -65,8 +65,9 @@ def decisions(table: pd.DataFrame, rate: float = 0.1, seed: int = 0) -> pd.DataF
     table: of `scores`; without the column item every image is one by itself. rate: of false alarms that is asked
     for. seed: of the dealing to parts.
     Columns: those of `scores` but the score, rule, promised (the rate that so many normal images can keep: `rate`, or
-    more where they are few), called (0 or 1, or the share of several foreign thresholds by which it is called). Places
-    that lack normal or anomalous images are left out, and so are thresholds from fewer than two normal images (items).
+    more where they are few), kept (what they keep of it on average: a threshold moves by one in n + 1), called (0 or 1,
+    or the share of several foreign thresholds by which it is called). Places that lack normal or anomalous images are
+    left out, and so are thresholds from fewer than two normal images (items).
     """
     found = []
     table = table if "item" in table else table.assign(item=table["image"])
@@ -77,24 +78,24 @@ def decisions(table: pd.DataFrame, rate: float = 0.1, seed: int = 0) -> pd.DataF
             if rows["label"].nunique() < 2:
                 continue
             about = {"dataset": dataset, "method": method, "seed": number, "category": key[0], "place": key[1]}
-            for rule, promised, called in _ruled(key, rows, normal, rate, seed):
+            for rule, promised, kept, called in _ruled(key, rows, normal, rate, seed):
                 part = pd.DataFrame(
                     {name: rows[name].to_numpy() for name in ("image", "item", "label")} | {"called": called}
                 )
-                found.append(part.assign(rule=rule, promised=promised, **about))
-    columns = [*PLACE, "image", "item", "label", "rule", "promised", "called"]
+                found.append(part.assign(rule=rule, promised=promised, kept=kept, **about))
+    columns = [*PLACE, "image", "item", "label", "rule", "promised", "kept", "called"]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
 def _ruled(
     key: tuple[str, str], rows: pd.DataFrame, normal: dict, rate: float, seed: int
-) -> Iterator[tuple[str, float, np.ndarray]]:
-    """(rule, promised rate, called float [N]) for the images of one place.
+) -> Iterator[tuple[str, float, float, np.ndarray]]:
+    """(rule, promised rate, what of it is kept, called float [N]) for the images of one place.
 
     normal: of each place the highest normal score of each item.
     """
     values, labels = rows["score"].to_numpy(), rows["label"].to_numpy()
-    yield "oracle", math.nan, (values >= threshold_best_f1(labels, values)).astype(float)
+    yield "oracle", math.nan, math.nan, (values >= threshold_best_f1(labels, values)).astype(float)
     if len(normal[key]) > 2:
         things = pd.factorize(rows["item"])[0]
         kinds = kinds_of_items(labels, things)
@@ -107,14 +108,15 @@ def _ruled(
             others = _highest(rows[(labels == 0) & (part != number)])
             called[part == number] = values[part == number] >= _threshold(others, rate)
             sizes.append(len(others))
-        yield "own normals", _promised(rate, min(sizes)), called
+        yield "own normals", _promised(rate, min(sizes)), float(np.mean([_kept_of(rate, n) for n in sizes])), called
     lights = [other for other in normal if other != key and other[0] == key[0]]
     foreign = [other for other in normal if other[0] != key[0]]
     for rule, sources in (("another light", lights), ("another category", foreign)):
         chosen = [normal[source] for source in sources if len(normal[source]) > 1]
         if chosen:
             called = np.mean([values >= _threshold(source, rate) for source in chosen], axis=0)
-            yield rule, float(np.mean([_promised(rate, len(source)) for source in chosen])), called
+            promised, kept = (np.mean([of(rate, len(source)) for source in chosen]) for of in (_promised, _kept_of))
+            yield rule, float(promised), float(kept), called
 
 
 def _highest(rows: pd.DataFrame) -> np.ndarray:
@@ -128,6 +130,11 @@ def _threshold(normal: np.ndarray, rate: float) -> float:
 
 def _promised(rate: float, images: int) -> float:
     return max(rate, 1 / (images + 1))
+
+
+def _kept_of(rate: float, images: int) -> float:
+    """The rate that `choose_threshold` keeps on average: the largest of 1 / (n + 1), 2 / (n + 1) ... up to `rate`."""
+    return max(1, math.floor(rate * (images + 1) + 1e-9)) / (images + 1)
 
 
 def points(decided: pd.DataFrame) -> pd.DataFrame:
@@ -159,9 +166,9 @@ def travel(decided: pd.DataFrame) -> pd.DataFrame:
     several thresholds call a share of an image, or several seeds are averaged, they are rather too wide. Where items
     are photographed several times, they are over as many items; false alarms are of items, as promised (an item is
     called as its most called image is), and recall is of images. What is promised is averaged over the normal items
-    that false alarms are of: a place with few of them says little, however many defects it has.
-    Columns: dataset, method, rule, promised, normal, anomalous (images, or items), fpr, fpr_low, fpr_high, recall,
-    recall_low, recall_high, f1 (of images; all shares).
+    that false alarms are of: a place with few of them says little, however many defects it has. So is what is kept.
+    Columns: dataset, method, rule, promised, kept, normal, anomalous (images, or items), fpr, fpr_low, fpr_high,
+    recall, recall_low, recall_high, f1 (of images; all shares).
     """
     decided = decided if "item" in decided else decided.assign(item=decided["image"])
     rows = []
@@ -172,8 +179,8 @@ def travel(decided: pd.DataFrame) -> pd.DataFrame:
                 continue
             normal, anomalous = (part[part["label"] == label] for label in (0, 1))
             of_items = normal.groupby([*PLACE, "item"], sort=False)
-            alarms, promised = of_items["called"].max(), of_items["promised"].max().mean()
-            row = {"dataset": dataset, "method": method, "rule": rule, "promised": promised}
+            alarms, promised, kept = of_items["called"].max(), *of_items[["promised", "kept"]].max().mean()
+            row = {"dataset": dataset, "method": method, "rule": rule, "promised": promised, "kept": kept}
             for name, rows_of, called in (("fpr", normal, alarms), ("recall", anomalous, anomalous["called"])):
                 number = len(rows_of.drop_duplicates(["category", "item"]))
                 row["normal" if name == "fpr" else "anomalous"] = number
@@ -181,7 +188,7 @@ def travel(decided: pd.DataFrame) -> pd.DataFrame:
                 row |= {name: called.mean(), f"{name}_low": low, f"{name}_high": high}
             normal, anomalous = normal["called"], anomalous["called"]
             rows.append(row | {"f1": 2 * anomalous.sum() / (anomalous.sum() + len(anomalous) + normal.sum())})
-    columns = ["dataset", "method", "rule", "promised", "normal", "anomalous", "fpr", "fpr_low", "fpr_high"]
+    columns = ["dataset", "method", "rule", "promised", "kept", "normal", "anomalous", "fpr", "fpr_low", "fpr_high"]
     return pd.DataFrame(rows, columns=[*columns, "recall", "recall_low", "recall_high", "f1"])
 
 
@@ -210,6 +217,8 @@ def _kept(row) -> str:
         "more than the chance of these images explains"
         if row.fpr_low > row.promised
         else "fewer than the chance of these images explains, and defects are missed for it"
+        if row.fpr_high < min(row.promised, row.kept)
+        else f"as so few normal images keep {row.kept:.1%} on average: a threshold moves by whole images"
         if row.fpr_high < row.promised
         else "which does not contradict it"
     )

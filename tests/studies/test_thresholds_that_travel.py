@@ -144,6 +144,17 @@ def test_a_promise_is_contradicted_by_the_interval_and_not_by_the_rate_that_came
         assert verdict in said[0]
 
 
+def test_steps_of_few_normal_images_are_no_contradiction():
+    """Of 16 others the highest alone lies above the line: one in 17 is kept, where a tenth was asked for."""
+    more = table().query("label == 0").assign(score=lambda rows: rows["score"] + 0.5)
+    twenty = pd.concat([table(), more.assign(image="more_" + more["image"])], ignore_index=True)
+    own = study.travel(study.decisions(twenty)).query("rule == 'own normals'")
+    assert own[["promised", "kept"]].squeeze().tolist() == pytest.approx([0.1, 1 / 17])
+    for high, verdict in ((0.08, "as so few normal images keep 5.9% on average"), (0.05, "fewer than the chance")):
+        said = study.conclusions(own.assign(fpr=0.04, fpr_low=0.03, fpr_high=high, rule="another light"))
+        assert verdict in said[0]
+
+
 def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):
     scores = table()
     kinds = scores["label"].map({0: "good", 1: "hole"})
