@@ -5,7 +5,8 @@ Methods are compared over the categories that all of them have done: an average 
 Times are those of the machine that did the runs, with all else that ran on it, and no two runs take the same: they are
 shown with the spread over the runs, and a method is only called faster where its slowest run beat the other's fastest.
 Times of runs that took images or features over from others, or went on from a checkpoint, are too short and are left
-out of the times (not out of the quality). Peak memory is that of the whole process, with all libraries in it.
+out of the times (not out of the quality), and so is their memory: they did not hold what others had computed. Peak
+memory is that of the whole process, with all libraries in it.
 """
 
 import math
@@ -40,8 +41,9 @@ def spent(out: str | Path, metric: str = "image_auroc", study: str = NAME) -> pd
 
     Columns: dataset, category, method, seed, value (percent; of a run on several categories over all images), low,
     high (the record's bootstrap interval over its test images, where it has one), those of COSTS (NaN where the times
-    are too short, as above, or where there was no GPU), machine (processor, or GPU, and its threads). Runs in which the
-    metric is undefined are left out. Raises InputError for a metric that is not a share and better the higher.
+    are too short, as above; of a GPU's memory, where there was none), machine (processor, or GPU, and its threads).
+    Runs in which the metric is undefined are left out. Raises InputError for a metric that is not a share and better
+    the higher.
     """
     check_metric(metric, SHARES)
     rows = []
@@ -61,7 +63,8 @@ def spent(out: str | Path, metric: str = "image_auroc", study: str = NAME) -> pd
         row |= {"value": 100 * value} | {end: _percent(interval.get(end)) for end in ("low", "high")}
         row["seconds_per_image"] = seconds["predict"] / tested if whole else math.nan
         row["fit_seconds"] = seconds["fit"] if whole else math.nan
-        row |= {"memory_mib": record.get("peak_memory_mib"), "gpu_memory_mib": record.get("peak_gpu_memory_mib")}
+        for name in ("memory_mib", "gpu_memory_mib"):
+            row[name] = record.get(f"peak_{name}") if whole else math.nan
         where = record["environment"]
         device = where.get("gpu") or where.get("processor") or where.get("machine", "")
         rows.append(row | {"machine": f"{device}, {where.get('threads', '?')} threads"})
@@ -191,9 +194,9 @@ def left_out(table: pd.DataFrame) -> list[str]:
     said, short = [], table["seconds_per_image"].isna()
     if short.any():
         said.append(
-            f"The times of {short.sum()} of {len(table)} runs are left out: they took images or features over from "
-            "other runs, or went on from a checkpoint; a method with none left in a category has no cost. Into an "
-            "empty folder, `adlib reproduce study/cost` shares none."
+            f"The times of {short.sum()} of {len(table)} runs are left out, and their memory: they took images or "
+            "features over from other runs, or went on from a checkpoint; a method with none left in a category has no "
+            "cost. Into an empty folder, `adlib reproduce study/cost` shares none."
         )
     machines = table.loc[~short, "machine"].value_counts()
     said += [f"{number} runs were timed on {machine}." for machine, number in machines.items()]

@@ -134,8 +134,10 @@ def test_a_run_on_a_gpu_was_timed_on_it_and_not_on_the_processor_beside_it(tmp_p
 def test_times_that_were_shortened_are_left_out_and_counted(tmp_path, shorter):
     counts = {"cloth": {"train": 9, "test_normal": 4, "test_anomalous": 6}}
     run = {"dataset": "three_cad", "category": "cloth", "method": "padim", "data": {"counts": counts}}
-    store_study(tmp_path, study.NAME, [run | {"record": shorter}])
+    peaks = {"peak_memory_mib": 500, "peak_gpu_memory_mib": 50.0}  # without what others had computed
+    store_study(tmp_path, study.NAME, [run | {"record": shorter | peaks}])
     runs = study.spent(tmp_path)
+    assert runs[list(study.COSTS)].isna().all(axis=None)
     assert math.isnan(runs["seconds_per_image"][0])
     assert runs["value"][0] == 50
     assert edge(tmp_path).empty
