@@ -23,7 +23,15 @@ import numpy as np
 import pandas as pd
 
 from adlib.datasets import Facts, list_datasets
-from adlib.datasets.folders import NORMAL_NAMES, UNKNOWN_NAMES, by_stem, folders_in, images_in, pair_masks
+from adlib.datasets.folders import (
+    NORMAL_NAMES,
+    UNKNOWN_NAMES,
+    by_stem,
+    folders_in,
+    images_in,
+    need_no_masks,
+    pair_masks,
+)
 from adlib.datasets.lists import need_images_named, read_list
 from adlib.datasets.mvtec_tree import MASK_ENDINGS, read_categories, read_category
 from adlib.errors import InputError, did_you_mean
@@ -142,16 +150,17 @@ def place_of_two(
 
 def _read_two(root: Path, normal, abnormal, normal_test, masks, items: str | None) -> pd.DataFrame:
     good, bad = root / Path(normal).expanduser(), root / Path(abnormal).expanduser()
-    rows = [{"image": str(image), "split": "train"} for image, _ in _images_below(good)]
+    truth = None if masks is None else root / Path(masks).expanduser()
+    rows = [{"image": str(image), "split": "train"} for image, _ in _images_below(good, truth)]
     if normal_test is not None:
-        tested = _images_below(root / Path(normal_test).expanduser())
+        tested = _images_below(root / Path(normal_test).expanduser(), truth)
         rows += [{"image": str(image), "split": "test"} for image, _ in tested]
     defective = [
         {"image": str(image), "label": 1, "split": "test", "defect": "" if kind == bad else kind.name}
-        for image, kind in _images_below(bad)
+        for image, kind in _images_below(bad, truth)
     ]
-    if masks is not None:
-        _give_masks(defective, root / Path(masks).expanduser())
+    if truth is not None:
+        _give_masks(defective, truth)
     table = name_items(make_samples([row | {"category": root.name} for row in rows + defective], root), items)
     if normal_test is None:
         train = table[table["split"] == "train"]
@@ -162,11 +171,14 @@ def _read_two(root: Path, normal, abnormal, normal_test, masks, items: str | Non
     return table.sort_values(["split", "category", "image"], ignore_index=True)
 
 
-def _images_below(folder: Path) -> list[tuple[Path, Path]]:
-    """(image, its folder) of the images in a folder and in its folders."""
+def _images_below(folder: Path, truth: Path | None) -> list[tuple[Path, Path]]:
+    """(image, its folder) of the images in a folder and in its folders, other than that of the masks."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder.")
-    found = [(image, place) for place in (folder, *folders_in(folder)) for image in images_in(place)]
+    inside = [place for place in folders_in(folder) if truth is None or place.resolve() != truth.resolve()]
+    for place in inside:
+        need_no_masks(place, "name it by masks=DIR", *([truth] if truth else []))
+    found = [(image, place) for place in (folder, *inside) for image in images_in(place)]
     if not found:
         raise InputError(f"{folder} holds no image, and no folder of images.")
     return found

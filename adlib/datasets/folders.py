@@ -21,6 +21,7 @@ NEVER_DATA = {"__macosx", "__pycache__", "@eadir", "@tmp", "#recycle", "@recycle
 NEVER_DATA |= {"$recycle.bin", "recycler", "system volume information", "lost+found", "desktop.ini"}
 NEVER_DATA |= {"thumbs.db", "ehthumbs.db", "thumbs", "thumbnails", "thumbnail"}
 NORMAL_NAMES = ("good", "ok", "normal")
+MASK_FOLDERS = ("ground_truth", "ground_truths", "gt", "mask", "masks")
 # Folders below test/ of images of which nobody has said yet what they are.
 UNKNOWN_NAMES = ("unknown", "unsorted", "unlabelled", "unlabeled", "undecided", "to_review", "to_check", "to_sort")
 
@@ -37,6 +38,17 @@ def is_named(name: str, names: Iterable[str]) -> bool:
         return text.casefold().replace("_", "").replace("-", "").replace(" ", "")
 
     return plain(name) in {plain(other) for other in names}
+
+
+def need_no_masks(folder: Path, instead: str, *truths: Path) -> None:
+    """Raise InputError for a folder among those of images that is called as masks are: as images they would be the
+    easiest of all defects, or be learned as normal. truths: folders of masks; a defect of that name has its own there.
+    """
+    if is_named(folder.name, MASK_FOLDERS) and not any((truth / folder.name).is_dir() for truth in truths):
+        raise InputError(
+            f"{folder} is called as folders of masks are, and its pictures would count as images: {instead}, or give "
+            "it another name."
+        )
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -5,17 +5,25 @@
 <category>/ground_truth/<defect>/NAME_mask.png, or ground_truth/<split>/<defect>/NAME_mask.png
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
-from adlib.datasets.folders import by_stem, find_categories, folders_in, images_in, is_named, need_images, pair_masks
+from adlib.datasets.folders import (
+    MASK_FOLDERS,
+    by_stem,
+    find_categories,
+    folders_in,
+    images_in,
+    is_named,
+    need_images,
+    need_no_masks,
+    pair_masks,
+)
 from adlib.errors import InputError
 from adlib.samples import UNKNOWN, make_samples
 
-MASK_FOLDERS = ("groundtruth", "groundtruths", "gt", "mask", "masks")  # in small letters, without signs
 MASK_ENDINGS = ("_mask", "", "_gt")  # NAME_mask.png, NAME.png, NAME_gt.png
 
 
@@ -55,7 +63,7 @@ def read_category(
         folder is read with image labels alone; one that has some masks must still have all.
     train_required: whether there must be training images (a sub-class may be there for testing alone).
     Raises InputError for an empty class, a train folder with defects, an anomalous image without a mask, a
-    mask without an image, masks in a folder of another name than ground_truth/.
+    mask without an image, masks in a folder of another name than ground_truth/, or among the folders of images.
     """
     truth = folder / "ground_truth"
     with_masks = masks_required or truth.is_dir()
@@ -65,6 +73,8 @@ def read_category(
         for kind in folders_in(folder / split) if (folder / split).is_dir() else ():
             normal = kind.name.casefold() in normal_names
             unknown = not normal and split == "test" and is_named(kind.name, unknown_names)
+            if not (normal or unknown):
+                need_no_masks(kind, f"move what it holds to {truth}", truth, truth / split)
             if split == "train" and not normal:
                 raise InputError(
                     f"{kind} is in train/ but not named {' or '.join(normal_names)}: training images must be "
@@ -125,7 +135,7 @@ def masks_of_normal(samples: pd.DataFrame) -> dict[str, str]:
 
 def _misnamed(folder: Path) -> Path | None:
     """A folder of pictures that is called as masks are, but not ground_truth/."""
-    alike = [each for each in folders_in(folder) if re.sub(r"[-_ ]", "", each.name.casefold()) in MASK_FOLDERS]
+    alike = [each for each in folders_in(folder) if is_named(each.name, MASK_FOLDERS)]
     return next((each for each in alike if any(images_in(place) for place in (each, *folders_in(each)))), None)
 
 

@@ -55,6 +55,21 @@ def test_masks_in_a_folder_of_another_name_are_not_passed_over(name, dataset, tr
         assert (load_samples(dataset, tree)["mask"] == "").all()
 
 
+@pytest.mark.parametrize("name", ["masks", "ground_truth", "GT"])
+def test_masks_among_the_folders_of_images_are_no_defects(name, tree):
+    """Without any ground_truth/ they had counted as images of a defect called masks, the easiest of all."""
+    (tree / "thing" / "ground_truth" / "square").rename(tree / "thing" / "test" / name)
+    (tree / "thing" / "ground_truth").rmdir()
+    with pytest.raises(InputError, match=f"test/{name} is called as folders of masks are, .*: move what it holds to"):
+        load_samples("folder", tree)
+
+
+def test_a_defect_may_be_called_mask_where_it_has_masks(tree):
+    for place in ("test", "ground_truth"):
+        (tree / "thing" / place / "square").rename(tree / "thing" / place / "mask")
+    assert set(load_samples("folder", tree)["defect"]) == {"good", "mask"}
+
+
 def test_folder_without_ground_truth_has_labels_and_no_masks(tree):
     import shutil
 

@@ -309,6 +309,15 @@ def test_two_folders_of_no_layout_are_read(two):
     assert Run("folder", str(two), "patchcore", "", settings).samples.equals(masked)
 
 
+def test_masks_that_lie_in_one_of_two_folders_are_no_images(two):
+    (two / "truth").rename(two / "broken" / "masks")
+    table = load_samples("folder", two, normal="fine", abnormal="broken", masks="broken/masks")
+    assert (table["label"].sum(), set(table["defect"])) == (4, {"good", "square"})
+    for folders in ({"normal": "fine", "abnormal": "broken"}, {"normal": "broken", "abnormal": "fine"}):
+        with pytest.raises(InputError, match=r"masks is called as folders of masks are, .*: name it by masks=DIR"):
+            load_samples("folder", two, **folders)
+
+
 def test_two_folders_keep_the_images_of_an_item_on_one_side(two):
     for number, file in enumerate(sorted((two / "fine").iterdir())):
         file.rename(file.with_name(f"part{number // 2}_shot{number % 2}.png"))
