@@ -16,7 +16,7 @@ import pandas as pd
 
 from adlib import screening
 from adlib.datasets import left_out
-from adlib.datasets.folders import folders_in, images_in
+from adlib.datasets.folders import folders_in, images_in, need_no_masks_beside
 from adlib.datasets.folders import left_out as left_out_below
 from adlib.decoding.pictures import image_shape
 from adlib.detector import BUNDLED
@@ -76,6 +76,7 @@ def own_samples(run: Run) -> pd.DataFrame:
                 f"{', '.join(meant_for_trees)}: {root} holds nothing but pictures, which are all normal, and neither "
                 "folders nor masks to read otherwise: leave it out."
             )
+        need_no_masks_beside(pictures)
         rows = [{"image": str(picture), "split": "train", "category": root.name} for picture in pictures]
         samples = name_items(make_samples(rows, root), run.data_settings.get("items"))
         return choose_training_images(samples, run.seed, **run.training_settings)

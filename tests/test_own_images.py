@@ -114,6 +114,9 @@ def test_settings_choose_among_nothing_but_pictures_as_they_do_in_a_tree(tree, t
             own_samples(own_run(flat, settings={name: value}))
     with pytest.raises(InputError, match="needs 3 defective images"):
         own_samples(own_run(flat, settings={"train_contamination": 0.5}))
+    shutil.copy(flat / "000.png", flat / "000_mask.png")
+    with pytest.raises(InputError, match="is called as the mask of"):
+        own_samples(own_run(flat))
 
 
 @pytest.mark.parametrize("name", [".ipynb_checkpoints", "@eaDir"])

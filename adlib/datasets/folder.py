@@ -30,6 +30,7 @@ from adlib.datasets.folders import (
     folders_in,
     images_in,
     need_no_masks,
+    need_no_masks_beside,
     pair_masks,
 )
 from adlib.datasets.lists import need_images_named, read_list
@@ -178,7 +179,7 @@ def _images_below(folder: Path, truth: Path | None) -> list[tuple[Path, Path]]:
     inside = [place for place in folders_in(folder) if truth is None or place.resolve() != truth.resolve()]
     for place in inside:
         need_no_masks(place, "name it by masks=DIR", *([truth] if truth else []))
-    found = [(image, place) for place in (folder, *inside) for image in images_in(place)]
+    found = [(image, place) for place in (folder, *inside) for image in need_no_masks_beside(images_in(place))]
     if not found:
         raise InputError(f"{folder} holds no image, and no folder of images.")
     return found

@@ -51,6 +51,19 @@ def need_no_masks(folder: Path, instead: str, *truths: Path) -> None:
         )
 
 
+def need_no_masks_beside(images: list[Path]) -> list[Path]:
+    """The images. Raises InputError for one that is called as the mask of another beside it ("000_mask" of "000")."""
+    stems = {(image.parent, image.stem.casefold()): image for image in images}
+    for image in images:
+        name, _, ending = image.stem.casefold().rpartition("_")
+        if ending in ("mask", "gt") and (owner := stems.get((image.parent, name))):
+            raise InputError(
+                f"{image} is called as the mask of {owner.name} beside it, and would count as an image: move masks to "
+                "a folder of their own, or give it another name."
+            )
+    return images
+
+
 def folders_in(folder: Path) -> list[Path]:
     """The folders of one folder that may be data, sorted."""
     return [child for child in sorted(folder.iterdir()) if is_data(child.name) and child.is_dir()]

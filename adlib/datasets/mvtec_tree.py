@@ -19,6 +19,7 @@ from adlib.datasets.folders import (
     is_named,
     need_images,
     need_no_masks,
+    need_no_masks_beside,
     pair_masks,
 )
 from adlib.errors import InputError
@@ -63,7 +64,8 @@ def read_category(
         folder is read with image labels alone; one that has some masks must still have all.
     train_required: whether there must be training images (a sub-class may be there for testing alone).
     Raises InputError for an empty class, a train folder with defects, an anomalous image without a mask, a
-    mask without an image, masks in a folder of another name than ground_truth/, or among the folders of images.
+    mask without an image, masks in a folder of another name than ground_truth/,
+    among the folders of images or beside the images.
     """
     truth = folder / "ground_truth"
     with_masks = masks_required or truth.is_dir()
@@ -80,7 +82,10 @@ def read_category(
                     f"{kind} is in train/ but not named {' or '.join(normal_names)}: training images must be "
                     "normal. Move it to test/, or describe the set by a CSV file (dataset 'folder')."
                 )
-            for image in images_in(kind) if unknown else need_images(kind):
+            images = images_in(kind) if unknown else need_images(kind)
+            if normal or unknown or not with_masks:  # else they are paired
+                need_no_masks_beside(images)
+            for image in images:
                 row = {
                     "image": str(image),
                     "label": UNKNOWN if unknown else int(not normal),

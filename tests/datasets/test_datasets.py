@@ -1,5 +1,7 @@
 """Loaders: the layouts they read, and the sentence for each way a folder goes wrong."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import make_tree, write
@@ -64,6 +66,16 @@ def test_masks_among_the_folders_of_images_are_no_defects(name, tree):
         load_samples("folder", tree)
 
 
+@pytest.mark.parametrize("ending", ["_mask", "_GT"])
+def test_masks_beside_their_images_are_no_defects(ending, tree):
+    masks = tree / "thing" / "ground_truth"
+    for mask in (masks / "square").iterdir():
+        mask.rename(tree / "thing" / "test" / "square" / mask.name.replace("_mask", ending))
+    shutil.rmtree(masks)
+    with pytest.raises(InputError, match=rf"000{ending}\.png is called as the mask of 000\.png beside it"):
+        load_samples("folder", tree)
+
+
 def test_a_defect_may_be_called_mask_where_it_has_masks(tree):
     for place in ("test", "ground_truth"):
         (tree / "thing" / place / "square").rename(tree / "thing" / place / "mask")
@@ -71,8 +83,6 @@ def test_a_defect_may_be_called_mask_where_it_has_masks(tree):
 
 
 def test_folder_without_ground_truth_has_labels_and_no_masks(tree):
-    import shutil
-
     shutil.rmtree(tree / "thing" / "ground_truth")
     samples = load_samples("folder", tree)
     assert samples["label"].sum() == 4

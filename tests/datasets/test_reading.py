@@ -318,6 +318,12 @@ def test_masks_that_lie_in_one_of_two_folders_are_no_images(two):
             load_samples("folder", two, **folders)
 
 
+def test_masks_beside_the_images_of_two_folders_are_no_images(two):
+    shutil.copy(two / "truth" / "square" / "000_mask.png", two / "broken" / "square")
+    with pytest.raises(InputError, match=r"000_mask\.png is called as the mask of 000\.png beside it"):
+        load_samples("folder", two, normal="fine", abnormal="broken")
+
+
 def test_two_folders_keep_the_images_of_an_item_on_one_side(two):
     for number, file in enumerate(sorted((two / "fine").iterdir())):
         file.rename(file.with_name(f"part{number // 2}_shot{number % 2}.png"))
