@@ -98,6 +98,12 @@ def _need_splits(table: pd.DataFrame, source: str | Path) -> None:
     _refuse(~table["split"].isin(SPLITS), table, source, f"has a split that is none of {', '.join(SPLITS)}")
 
 
+def _is_text(values: pd.Series) -> bool:
+    if isinstance(values.dtype, pd.StringDtype):  # a table of thousands is looked through often
+        return not values.hasnans
+    return all(isinstance(value, str) for value in values)
+
+
 def check_columns(samples: pd.DataFrame) -> pd.DataFrame:
     """Return `samples` with a fresh index and with values as `make_samples` has them, or raise InputError.
 
@@ -112,7 +118,7 @@ def check_columns(samples: pd.DataFrame) -> pd.DataFrame:
         )
     samples, source = samples.reset_index(drop=True), "the samples table"
     for column in (*COLUMNS, *OPTIONAL):
-        if column != "label" and column in samples and not all(isinstance(value, str) for value in samples[column]):
+        if column != "label" and column in samples and not _is_text(samples[column]):
             values = samples[column].astype(object)
             samples[column] = values.where(values.notna(), "").astype(str)
     if unnamed := np.flatnonzero(samples["image"] == "").tolist():
