@@ -31,6 +31,8 @@ from adlib.runs.titles import distinct_titles
 from adlib.samples import file_fingerprints, phantom_facts
 from adlib.training_set import SYNTHETIC, TRAINING_SETTINGS
 
+HOW_MANY = ("train_limit", "train_share")  # training images: a run takes one of them
+REAL_DEFECTS = ("train_real", "train_real_kind")
 # Of a cell's run; the last four are of cells without one.
 NO_WEIGHTS = "no weights"
 STATES = ("done", "running", "failed", "to do", "no data", NO_WEIGHTS, "not in this profile", "not implemented")
@@ -247,13 +249,19 @@ def _categories(table: dict, dataset: str) -> list[str]:
 def cell_settings(cell: Cell, category: str, row: dict, profile: Profile) -> dict:
     """What the run of a cell sets: what the paper's protocol does (adlib.papers.settings), then what the profile does
     for all methods that have such a parameter and for how the data are read, what it does for this method, and what
-    makes the table's row.
+    makes the table's row. What is said last of how many images are learned from holds alone, be it their number or
+    their share.
 
     category: of the run, "" for all together.
     """
     own = paper_settings(cell.paper, cell.method, cell.dataset, category)
     for_all = _accepted(cell.method, profile.settings) | _data_options(cell.dataset, profile.settings)
-    return own | for_all | profile.methods.get(cell.method, {}) | row
+    joined: dict = {}
+    for said in (own, for_all, profile.methods.get(cell.method, {}), row):
+        if any(said.get(name) is not None for name in HOW_MANY):
+            joined = {name: value for name, value in joined.items() if name not in HOW_MANY}
+        joined |= said
+    return joined
 
 
 def _fill(
@@ -276,8 +284,14 @@ def _fill(
 
 
 def _accepted(method: str, settings: dict) -> dict:
-    """Of settings meant for all methods, those that this one has."""
-    known = [*parameter_names(model_class(method)), *IMAGE_SETTINGS, *TRAINING_SETTINGS]
+    """Of settings meant for all methods, those that this one has, and of the training set those that it has a place
+    for: a method that never learns from the target has none, and real defects join for few.
+    """
+    kind = model_class(method)
+    of_training = () if kind.facts.joint == "no target" else TRAINING_SETTINGS
+    if not kind.accepts_anomalous or hasattr(kind, "training_samples"):
+        of_training = [name for name in of_training if name not in REAL_DEFECTS]
+    known = [*parameter_names(kind), *IMAGE_SETTINGS, *of_training]
     return {name: value for name, value in settings.items() if name in known}
 
 

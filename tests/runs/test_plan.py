@@ -12,7 +12,9 @@ from adlib.file_hashes import folder_hash
 from adlib.report import category_table, comparison
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.plan import (
+    Cell,
     Profile,
+    cell_settings,
     distinct_runs,
     draw_phantoms,
     in_the_way_lines,
@@ -65,6 +67,34 @@ def test_settings_for_all_say_how_data_are_read_too(data):
     assert set(run.samples["mask_rule"]) == {"dark"}
     assert run.settings["size"] == TINY["size"]  # the method's own
     assert "coreset_ratio" not in run.settings  # uniad has none
+
+
+@pytest.mark.parametrize(
+    ("method", "there"),
+    [
+        ("padim", {"train_limit"}),
+        ("supersimplenet", {"train_limit", "train_real", "train_real_kind"}),  # learns from labelled defects, too
+        ("mixed_supervised", {"train_limit"}),  # injects them itself
+        ("adaclip", set()),  # learns from other sets
+    ],
+)
+def test_a_training_set_for_all_methods_is_of_those_that_have_a_place_for_it(method, there):
+    profile = Profile("mine", settings={"train_limit": 3, "train_real": 2, "train_real_kind": "area"})
+    cell = Cell("study/cost", "main", method, "isp_ad", "ASM", "", 0)
+    found = cell_settings(cell, "ASM", {}, profile)
+    assert {name for name in found if name.startswith("train_")} == there
+
+
+def test_a_number_of_training_images_takes_the_place_of_a_papers_share_and_a_rows_of_both():
+    cell = Cell("miic", "3", "patchcore", "miic", "MIIC", "", 0)
+    settings = [
+        cell_settings(cell, "MIIC", row, Profile("mine", settings=given))
+        for given, row in (({}, {}), ({"train_limit": 50}, {}), ({"train_limit": 50}, {"train_share": 0.1}))
+    ]
+    found = [{name: each[name] for name in ("train_limit", "train_share") if name in each} for each in settings]
+    assert found == [{"train_share": 0.5}, {"train_limit": 50}, {"train_share": 0.1}]
+    smoke = cell_settings(cell, "MIIC", {}, read_profile("smoke"))
+    assert (smoke["train_limit"], smoke["train_share"]) == (None, None)
 
 
 def test_the_categories_of_a_set_of_ones_own_are_read_with_the_settings_for_all(tmp_path):
