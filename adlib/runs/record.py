@@ -220,7 +220,7 @@ def _save_predictions(predictions, folder: Path, metrics: dict) -> None:
     maps = predictions.maps
     replace(predictions, maps=None).save(folder)
     if maps is not None:
-        fits = len(maps) == 0 or float(np.abs(maps).max()) <= np.finfo(np.float16).max
+        fits = len(maps) == 0 or float(np.abs(maps).max()) <= float(np.finfo(np.float16).max)
         halves = maps.astype(np.float16) if fits else None
         np.save(folder / "maps.npy", maps.astype(np.float32) if _moved(predictions, halves, metrics) else halves)
         seal(folder)

@@ -1,6 +1,7 @@
 """AdaCLIP: towers, prompts, fusion and losses by hand, the authors' checkpoints, and the way to zero-shot runs."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -233,6 +234,12 @@ def test_two_folders_of_one_kind_of_data_set_are_both_learned_from(run, trees, t
     assert both.images("train").samples["category"].value_counts().to_dict() == {"other-thing": 8, "second-thing": 4}
     assert len({both.key, run.key, asked(second).key}) == 3
     assert asked(trees[0], trees[0]).key == run.key
+
+
+def test_the_levels_that_are_shown_of_the_target_are_not_those_of_the_sets_learned_from(run):
+    wide = replace(run, settings=run.settings | {"window": [0, 4095]})
+    assert wide.images("test").settings["window"] == (0, 4095)
+    assert wide.images("train").settings["window"] is None
 
 
 def test_auxiliary_sets_that_are_drawn_or_not_whole_are_said(run, tmp_path):

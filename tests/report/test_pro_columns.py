@@ -31,6 +31,15 @@ def test_a_run_computes_what_the_papers_on_its_dataset_measured():
     }
 
 
+def test_a_run_that_was_done_before_a_paper_measured_pro_otherwise_does_not_stand_for_it(tree, monkeypatch):
+    def key():
+        return Run("folder", str(tree), "patchcore", settings={"weights": "random"}).key
+
+    before = key()
+    monkeypatch.setattr(papers, "pro_variants", lambda dataset: ("pro_per_image",))
+    assert key() != before
+
+
 def test_the_variants_are_evaluated_from_the_maps(tmp_path):
     root = phantoms.draw("miic", tmp_path / "miic")
     run = Run("miic", str(root), "patchcore", "MIIC", {"size": 64, "crop": None})

@@ -45,6 +45,7 @@ def test_a_good_run_passes(root):
         ),
         ("patchcore", ["color=1"], "patchcore has no parameter color; it has"),
         ("patchcore", ["size=fast"], "size='fast' must be a number of pixels"),
+        ("patchcore", ["size=64x40000", "sides=both"], "size=[64, 40000] is more than"),
         ("patchcore", ["size=64", "crop=128"], "crop=128 is larger than size=64"),
         ("stfpm", ["epochs=0"], "epochs=0 must be a whole number of at least 1"),
         ("stfpm", ["learning_rate=nan"], "learning_rate='nan' must be a number above 0"),

@@ -23,6 +23,7 @@ from adlib.runs.paired import Comparison, compare_runs
 from adlib.runs.record import write_record
 from adlib.runs.schema import record_problem
 from adlib.runs.selection import sorted_runs
+from adlib.runs.standing import compared, dash
 from adlib.samples import select
 
 
@@ -97,6 +98,31 @@ def test_constant_scores_leave_undefined_decisions_null(recorder):
     assert record["oracle"]["mcc"] is None
     assert record["metrics"]["aupro"] is None
     json.dumps(record, allow_nan=False)
+
+
+def test_the_record_says_of_how_many_images_was_learned_and_that_they_are_drawn(recorder):
+    root = Path(recorder.run.root)
+    (root / "PHANTOM.json").write_text(json.dumps({"seed": 3}))
+    run = replace(recorder.run, settings=recorder.run.settings | {"train_limit": 2})
+    data = finish(Recorder(run), lambda predictions: predictions)["data"]
+    assert data["training"] == {"thing": {"there": 6, "learned": 2, "unscreened": 0, "mirrored": 0}}
+    assert data["phantom"]["seed"] == 3
+
+
+@pytest.mark.parametrize(("kind", "why"), [("random", "needs CLIP's weights"), ("pretrained", ""), ("file", "")])
+def test_numbers_stand_for_nothing_where_what_a_method_needs_was_drawn_at_random(kind, why):
+    record = {"run": {"method": "adaclip"}, "weights": {"kind": kind}}
+    assert (dash(record), compared(record, "image_auroc")) == (why, not why)
+    assert dash(record | {"run": {"method": "padim"}}) == ""
+
+
+def test_the_seconds_of_a_phase_are_those_that_passed_in_it(recorder, monkeypatch):
+    clock = iter([100.0, 102.5, 110.0, 110.25])
+    monkeypatch.setattr("adlib.runs.record.time.perf_counter", lambda: next(clock))
+    for name in ("fit", "predict"):
+        with recorder.phase(name):
+            pass
+    assert recorder.seconds == {"fit": 2.5, "predict": 0.25}
 
 
 def test_sub_classes_are_scored_by_themselves(recorder):
@@ -265,6 +291,17 @@ def test_a_file_that_was_edited_after_the_run_is_named(name, stored):
     (folder / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
     assert f"{name} was changed after the run" in store.damaged()[folder.name]
     assert not store.is_finished(folder.name)
+
+
+@pytest.mark.parametrize(("lowest", "kind"), [(-65000, np.float16), (-1e6, np.float32), (1e6, np.float32)])
+def test_maps_are_kept_in_half_the_bytes_where_these_hold_them(recorder, tmp_path, lowest, kind):
+    def far(predictions):
+        return replace(predictions, maps=np.where(predictions.maps, 0, lowest).astype(np.float32))
+
+    finish(recorder, far, tmp_path / "out")
+    kept = Predictions.load(tmp_path / "out" / "predictions").maps
+    assert kept.dtype == kind
+    assert {np.min(kept), np.max(kept)} == {0, kind(lowest)}
 
 
 def test_a_run_without_maps_is_whole_without_them(recorder, tmp_path):
