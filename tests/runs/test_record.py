@@ -20,10 +20,10 @@ from adlib.runs.changed_files import changed_files
 from adlib.runs.execute import _complete
 from adlib.runs.one_place import in_one_place
 from adlib.runs.paired import Comparison, compare_runs
-from adlib.runs.record import write_record
+from adlib.runs.record import code_of, write_record
 from adlib.runs.schema import record_problem
 from adlib.runs.selection import sorted_runs
-from adlib.runs.standing import compared, dash
+from adlib.runs.standing import compared, dash, done_before, of_other_code
 from adlib.samples import select
 
 
@@ -114,6 +114,18 @@ def test_numbers_stand_for_nothing_where_what_a_method_needs_was_drawn_at_random
     record = {"run": {"method": "adaclip"}, "weights": {"kind": kind}}
     assert (dash(record), compared(record, "image_auroc")) == (why, not why)
     assert dash(record | {"run": {"method": "padim"}}) == ""
+
+
+def test_runs_that_were_done_by_other_code_are_counted_and_named_with_it(recorder):
+    run, now = recorder.run, code_of(recorder.run)
+    old = [{"key": run.key, "code": now | {"version": version}} for version in ("0.0.1", "0.0.1", "0.0.2")]
+    pairs = [(record | {"ended": "2026-01-02T03:04:05+00:00"}, run) for record in [*old, {"code": now}]]
+    said = of_other_code(pairs)
+    assert said.startswith("3 of 4 runs were done before by other code than this, and not again: adlib 0.0.1")
+    assert "(2); adlib 0.0.2" in said and "(1). Their numbers may be others" in said
+    said = done_before(pairs[2][0] | {"started": "2026-01-01T00:00:00+00:00"}, run)
+    assert said.startswith("Done before, until 2026-01-02 03:04 UTC: nothing was computed anew. Its numbers are of ")
+    assert said.index("0.0.2") < said.index("; this is adlib") < said.index(now["version"])
 
 
 def test_the_seconds_of_a_phase_are_those_that_passed_in_it(recorder, monkeypatch):
