@@ -33,7 +33,7 @@ def fact_table(facts: Mapping[str, object]) -> HTML:
 
 
 def metric_table(metrics: Mapping, intervals: Mapping[str, Mapping] | None = None) -> HTML:
-    """The dictionary of `adlib.evaluate` as a table; an undefined metric says why.
+    """The dictionary of `adlib.evaluate`, or of decisions at a threshold, as a table; an undefined metric says why.
 
     intervals: as a record keeps them, {metric: {"low", "high", "std", "reason"}}: a further column, in which a missing
     interval says why there is none.
@@ -42,7 +42,7 @@ def metric_table(metrics: Mapping, intervals: Mapping[str, Mapping] | None = Non
     shown = {
         name: f"undefined: {reasons.get(name, 'no reason given')}"
         if value is None or math.isnan(value)
-        else metric_text(name, value)
+        else metric_text(name, int(value) if name in COUNTS else value)  # images, which decisions count in floats
         for name, value in metrics.items()
         if name != "reasons"
     }

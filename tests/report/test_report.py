@@ -679,11 +679,18 @@ def test_undefined_metrics_say_why():
         ("pixel_f1max_threshold", 17.123456, "17.12"),
         ("image_auroc", 0.73961, "0.7396"),
         ("aupro_regions", 12, "12"),
+        ("tn", 23456.0, "23456"),
         ("image_auroc", None, "undefined: no reason given"),
     ],
 )
 def test_thresholds_are_shown_with_significant_digits_and_metrics_with_four_decimals(name, value, text):
     assert f'<td class="word">{text}</td>' in metric_table({name: value}).data
+
+
+def test_decisions_say_why_a_ratio_is_undefined_and_count_in_whole_numbers():
+    page = metric_table(adlib.metrics.confusion_metrics(tn=23456, tp=0, fn=0, fp=0)).data
+    assert '<th scope="row">recall</th><td class="word">undefined: nothing is anomalous</td>' in page
+    assert '<th scope="row">tn</th><td class="word">23456</td>' in page
 
 
 def test_index_lists_failures_with_escaped_reasons(tmp_path):
