@@ -149,14 +149,14 @@ def decode(path: str | Path, alpha: bool = False) -> tuple[np.ndarray, bool]:
         # OpenCV multiplies such colours with alpha, and leaves those alone that are said to be multiplied already.
         data = data[: header.alpha_at] + b"\1" + data[header.alpha_at + 1 :]
     colours = cv2.IMREAD_UNCHANGED if alpha else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
-    previous = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    previous = _set_log_level(0)  # LOG_LEVEL_SILENT
     try:
         # Bytes and imdecode rather than imread: imread fails on some systems for non-ASCII names.
         image = cv2.imdecode(np.frombuffer(data, np.uint8), colours | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise InputError(f"{path} cannot be decoded as an image: {error.err or error}.") from error
     finally:
-        cv2.utils.logging.setLogLevel(previous)
+        _set_log_level(previous)
     if image is None:
         raise InputError(f"{path} cannot be decoded as an image: is it truncated, or another kind of file?")
     if header.white_is_zero and image.dtype != np.uint8:  # OpenCV turns 8 bits, but no more
@@ -168,6 +168,11 @@ def decode(path: str | Path, alpha: bool = False) -> tuple[np.ndarray, bool]:
         order = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
         image = cv2.cvtColor(image, order)
     return image, header.lossy
+
+
+def _set_log_level(level: int) -> int:
+    """What OpenCV prints by itself of files that it cannot read; the level until now. It moved house in 4.13."""
+    return getattr(cv2.utils, "logging", cv2).setLogLevel(level)
 
 
 def _read_header(file, path: str | Path) -> _Header | None:

@@ -95,6 +95,15 @@ def test_a_file_of_several_pictures_is_refused_and_a_thumbnail_is_none(tmp_path)
     assert read_image(tmp_path / "thumbnail.tif").shape == (4, 6)
 
 
+def test_an_opencv_from_before_4_13_is_silenced_too(tmp_path, monkeypatch):
+    levels = []
+    monkeypatch.delattr(cv2.utils, "logging")
+    monkeypatch.setattr(cv2, "setLogLevel", lambda level: levels.append(level) or 3, raising=False)
+    Image.fromarray(CORNER).save(tmp_path / "corner.png")
+    assert read_image(tmp_path / "corner.png").shape == (4, 6)
+    assert levels == [0, 3]
+
+
 def test_a_very_large_picture_names_the_limit_and_how_to_raise_it(tmp_path, monkeypatch):
     Image.fromarray(CORNER).save(tmp_path / "large.png")
     monkeypatch.setenv("ADLIB_MAX_PIXELS", "23")
