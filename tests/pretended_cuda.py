@@ -375,7 +375,8 @@ def _about_the_device(count: int, generator: torch.Generator | None) -> dict:
         "set_device_index": lambda device: None,
         "current_stream": lambda device=None: SimpleNamespace(is_capturing=lambda: False),
     }
-    return {torch.cuda: known, torch.accelerator: accelerator}
+    # torch has had torch.accelerator since 2.6.
+    return {torch.cuda: known} | ({torch.accelerator: accelerator} if hasattr(torch, "accelerator") else {})
 
 
 def _saved_where(storage) -> str | None:

@@ -531,8 +531,8 @@ def test_each_category_of_a_joint_run_shows_its_own_interval(tmp_path):
     joint = leave_run(tmp_path, "", 0.8, categories=parts, intervals={"image_auroc": {"low": 0.1, "high": 0.2}})
     leave_plan(tmp_path, [joint | {"category": name} for name in parts])
     rows = comparison("cxr_ad", "II", tmp_path).query("metric == 'image_auroc'").set_index(["category", "method"])
-    assert rows.loc[("UB", "patchcore"), ["ours", "low", "high"]].tolist() == pytest.approx([90, 80, 95])
-    assert rows.loc[("DC", "patchcore"), ["ours", "low", "high"]].tolist() == pytest.approx([70, 60, 75])
+    assert rows.loc[("UB", "patchcore"), ["ours", "low", "high"]].squeeze().tolist() == pytest.approx([90, 80, 95])
+    assert rows.loc[("DC", "patchcore"), ["ours", "low", "high"]].squeeze().tolist() == pytest.approx([70, 60, 75])
 
 
 def test_orders_of_methods_are_compared_below_the_table(tmp_path):
