@@ -24,7 +24,7 @@ from adlib.predictions import Predictions
 from adlib.report.labels import IMAGE_METRICS, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.runs.store import Store
-from adlib.studies.differences import change, differences, interval_text
+from adlib.studies.differences import change, differences, interval_text, told
 
 NAME = "study/choosing_the_epoch_on_test"
 GROUP = ["dataset", "method"]
@@ -155,10 +155,9 @@ def conclusions(table: pd.DataFrame, metric: str = "image_auroc") -> list[str]:
         ]
         said.append(f"{method} on {dataset}, {label} against the last epoch: {'; '.join(parts)}.")
         if row := rows.get("hindsight"):
-            shown = not pd.isna(row.low) and (row.low > 0 or row.high < 0)
             said.append(
                 f"{method} on {dataset}: {row.difference:.1f} points of the best epoch are hindsight, which other "
-                f"images do not have ({_interval(row)}{'' if shown else '; not told from none'})."
+                f"images do not have ({_interval(row)}{'' if told(row.low, row.high) else '; not told from none'})."
             )
     return said
 

@@ -82,12 +82,14 @@ def best_trivial(study: str, out: str | Path, metric: str, places: pd.DataFrame 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
     """Mean of independent values and Student's interval around it: (mean, low, high).
 
-    The ends are NaN for fewer than two values; both are the mean where all values are equal.
+    The ends are NaN for fewer than two values; both are the mean where all values are equal, but for their rounding.
     """
     values = np.asarray(values, np.float64)
     mean = float(values.mean()) if len(values) else math.nan
     if len(values) < 2:
         return mean, math.nan, math.nan
+    if np.ptp(values) < 1e-9:  # of points; a sum of floats may miss another by as much
+        return mean, mean, mean
     reach = float(student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
     return mean, mean - reach, mean + reach
 

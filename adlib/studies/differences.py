@@ -51,6 +51,13 @@ def change(points: float) -> str:
     )
 
 
+def told(low: float, high: float) -> bool:
+    """Whether an interval tells a difference from none: 0 lies outside. One value has none, and values that are all
+    alike have no spread for one.
+    """
+    return low < high and not low <= 0 <= high
+
+
 def interval_text(low: float, high: float, number: int, what: str) -> str:
     """ "95 % interval -0.3 to 2.0, 4 draws"; without an interval, why: it takes two, and a spread."""
     if pd.isna(low):

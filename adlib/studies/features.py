@@ -25,7 +25,7 @@ from adlib.runs.one_place import in_one_place
 from adlib.runs.store import Store
 from adlib.samples import items
 from adlib.studies.common import mean_interval
-from adlib.studies.differences import change, interval_text
+from adlib.studies.differences import change, interval_text, told
 
 NAME = "study/features"
 PLACE = ["method", "dataset", "category", "seed"]
@@ -131,12 +131,12 @@ def conclusions(
     """
     said = []
     for row in table[table["features"] != reference].itertuples():
-        told, than = row.low > 0 or row.high < 0, "as" if abs(row.difference) < 0.05 else "than"
+        than = "as" if abs(row.difference) < 0.05 else "than"
         said.append(
             f"{row.method} on features {row.features}: {metric_label(metric)} is {change(row.difference)} {than} on "
             f"{reference}, higher in {row.better} of {row.datasets} data sets "
             f"({interval_text(row.low, row.high, row.datasets, 'data sets')}"
-            f"{'' if told or pd.isna(row.low) else '; not told from none'})."
+            f"{'' if told(row.low, row.high) or pd.isna(row.low) else '; not told from none'})."
         )
     missing = there[there["runs"] == 0]
     if said and len(missing):

@@ -22,7 +22,7 @@ from adlib.report.labels import RANKING_METRICS, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.runs.one_place import in_one_place
 from adlib.runs.store import Store
-from adlib.studies.differences import change, differences, interval_text
+from adlib.studies.differences import change, differences, interval_text, told
 
 NAME = "study/unscreened_training"
 GROUP = ["dataset", "method"]
@@ -114,7 +114,7 @@ def conclusions(table: pd.DataFrame, metric: str = "image_auroc") -> list[str]:
     """
     label, said = metric_label(metric), []
     for (dataset, method), mine in table[table["share"] > 0].groupby(GROUP, sort=False):
-        costly = mine[mine["high"] < 0]
+        costly = mine[[row.difference < 0 and told(row.low, row.high) for row in mine.itertuples()]]
         row = (mine.iloc[-1] if costly.empty else costly.iloc[0]).to_dict()
         seen = (
             f"with {row['unscreened']} unscreened of {row['learned']} training images ({row['share']:.0%} asked for) "

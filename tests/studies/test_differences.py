@@ -5,7 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from adlib.studies.differences import change, differences, interval_text
+from adlib.studies.common import mean_interval
+from adlib.studies.differences import change, differences, interval_text, told
 
 
 def test_a_seed_that_lacks_a_category_is_left_out():
@@ -30,3 +31,11 @@ def test_an_interval_in_words_is_there_where_something_varies():
     assert interval_text(math.nan, math.nan, 1, "draws") == "1 draws: no interval"
     assert interval_text(2.0, 2.0, 3, "seeds") == "alike in all 3 seeds: no interval"
     assert interval_text(-0.3, 2.0, 4, "draws") == "95 % interval -0.3 to 2.0, 4 draws"
+
+
+def test_draws_that_are_all_alike_tell_no_difference():
+    assert told(-2.0, -0.1) and told(0.1, 2.0) and not told(-1.0, 1.0)
+    assert not told(math.nan, math.nan)
+    mean, low, high = mean_interval([-0.6, 100 * 0.946 - 100 * 0.952])  # equal but for their last digits
+    assert low == high == mean
+    assert not told(low, high)

@@ -74,6 +74,14 @@ def test_conclusions_follow_the_numbers(out):
     assert "the lowest share that is shown to cost something" in said
 
 
+def test_a_cost_that_all_draws_have_alike_has_no_interval_and_is_not_shown(out):
+    runs = study.runs(out)
+    table = study.costs(runs, study.values(runs))
+    (said,) = study.conclusions(table.assign(difference=-2.0, low=-2.0, high=-2.0))
+    assert "no share that was tried is shown to cost anything" in said
+    assert "no interval" in said
+
+
 def test_contrast_is_in_units_of_the_maps_of_normal_images(out):
     found = next(study.common_predictions(study.runs(out)))[1][0.0].select([0, 6])  # a normal one and a defect
     maps, mask = np.stack([np.arange(1024.0).reshape(32, 32)] * 2), np.zeros((2, 32, 32), bool)
