@@ -15,7 +15,7 @@ from adlib.code_version import packages_text
 from adlib.report.banner import banner
 from adlib.report.labels import metric_label, metric_text
 from adlib.report.provenance import profile_sentence
-from adlib.report.tables import COUNTS, largest, profile_of, read_plan, unit
+from adlib.report.tables import COUNTS, SAME, largest, profile_of, read_plan, unit
 from adlib.rounding import rounded, rounded_text
 from adlib.runs.record import FINISHED
 from adlib.runs.standing import compared, taken_over
@@ -56,9 +56,6 @@ def metric_table(metrics: Mapping, intervals: Mapping[str, Mapping] | None = Non
     heads = "".join(f'<th scope="col">{name}</th>' for name in ("metric", "value"))
     heads += '<th scope="col" class="word">95 % interval</th>'
     return HTML(f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>")
-
-
-SAME = "it is the same however these images are drawn"  # so that resampling cannot show its uncertainty
 
 
 def interval_text(interval: Mapping, scale: float = 1, digits: int = 4) -> str:

@@ -31,6 +31,7 @@ AVERAGED = ["dataset", "setting", "method", "metric"]  # what one average over c
 # What is not a share that we print in percent.
 COUNTS = ("tn", "tp", "fn", "fp")
 AS_FRACTION = (*COUNTS, "mcc")
+SAME = "it is the same however these images are drawn"  # so that resampling cannot show its uncertainty
 
 
 def profile_of(paper: str, out: str | Path) -> str:
@@ -190,8 +191,12 @@ def _our_value(record: dict, category: str, metric: str) -> float:
 
 
 def _our_interval(record: dict, category: str, metric: str) -> tuple[float, float, str]:
-    """The bootstrap interval of a metric in the paper's unit; NaN where none is kept, and then why, if that is told."""
+    """The bootstrap interval of a metric in the paper's unit; NaN where none is kept, and then why, if that is told.
+    One whose ends are equal is none.
+    """
     found = part_of(record, category).get("intervals", {}).get(metric) or {}
+    if found.get("low") is not None and found["low"] == found.get("high"):
+        found = {"reason": SAME}
     scale = 1 if metric in AS_FRACTION else 100
     low, high = (float("nan") if found.get(end) is None else scale * found[end] for end in ("low", "high"))
     return low, high, found.get("reason", "") if pd.isna(low) else ""

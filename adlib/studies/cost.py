@@ -98,7 +98,7 @@ def methods(table: pd.DataFrame) -> pd.DataFrame:
         low, high = np.clip([low, high], 0, 100)  # the ends of percents
         if over == "test images":
             low, high = mine[["low", "high"]].iloc[0]
-        elif low == high:
+        if low == high:
             low = high = math.nan
         row = {"dataset": dataset, "method": method, "runs": len(mine), "categories": len(categories)}
         row |= {"value": value, "low": low, "high": high, "over": over}

@@ -504,6 +504,10 @@ def test_a_missing_interval_says_why_in_the_table(tmp_path):
     leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, intervals=why)])
     page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
     assert "<td>none: there is but one &lt;anomalous&gt; image</td>" in page
+    same = {"image_auroc": {"low": 1.0, "high": 1.0, "std": 0.0}}  # as the run's own page says it
+    leave_plan(tmp_path, [leave_run(tmp_path, "UB", 1.0, intervals=same)])
+    page = show_comparison(comparison("cxr_ad", "II", tmp_path), "image_auroc").data
+    assert "<td>none: it is the same however these images are drawn</td>" in page
     leave_plan(tmp_path, [leave_run(tmp_path, "UB", 0.9, seed, intervals=why) for seed in (0, 1)])
     assert row(comparison("cxr_ad", "II", tmp_path), "UB")["no_interval"] == ""  # their spread stands for it
 

@@ -64,6 +64,17 @@ def test_a_method_that_was_run_once_is_not_shown_to_be_slower_than_one_that_was_
     assert found.set_index("method").loc["stfpm", ["beaten_by", "shown"]].tolist() == ["padim", False]
 
 
+def test_a_single_run_that_ranks_all_right_has_no_interval(tmp_path):
+    runs = over_categories(("padim", "easy", 0.9), ("stfpm", "easy", 1.0))
+    for run, seconds, low in zip(runs, (1.0, 4.0), (0.8, 1.0), strict=True):
+        run["record"] |= {"intervals": {"image_auroc": {"low": low, "high": 1.0 if low == 1 else 0.95}}}
+        run["record"]["seconds"] = {"fit": 3.0, "predict": seconds}
+    store_study(tmp_path, study.NAME, runs)
+    said = study.conclusions(edge(tmp_path))
+    assert "stfpm 100.0 (no interval)" in said[0]
+    assert said[1].endswith("a gain that these runs do not show: intervals overlap or are missing.")
+
+
 def test_single_runs_have_no_spread_of_times_and_show_nothing(tmp_path):
     stored(tmp_path, padim=[(0.90, 1)], stfpm=[(0.50, 4)])
     table = study.spent(tmp_path)
