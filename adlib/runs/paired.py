@@ -1,6 +1,6 @@
 """Two stored runs on the same images, compared: the differences of their metrics with paired intervals."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,8 @@ from adlib.runs.standing import dash
 from adlib.runs.store import Store
 from adlib.runs.titles import stored_titles
 
+ALIKE = "the difference is the same however these images are drawn"  # which says nothing of other images
+
 
 @dataclass
 class Comparison:
@@ -22,6 +24,7 @@ class Comparison:
     table: a row per metric with the columns metric, first, second, difference (first - second), low and high (the
     paired bootstrap's 95 % interval of the difference), p_value. All but the p-value in percent.
     warning: why it is not known that both runs saw the same pictures; "" where they did.
+    reasons: of each metric without an interval that says something, why.
     """
 
     first: str
@@ -29,6 +32,7 @@ class Comparison:
     images: int
     table: pd.DataFrame
     warning: str = ""
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
         """The table for a terminal: percentages with two decimals, p-values with three digits, "-" where there is none.
@@ -37,7 +41,13 @@ class Comparison:
         """
         shown = self.table.apply(lambda column: column if column.name == "metric" else column.map(_two_decimals))
         shown["p_value"] = self.table["p_value"].map(lambda value: "-" if pd.isna(value) else f"{value:.3g}")
-        return shown.to_string(index=False)
+        shown.loc[self.table["metric"].isin(self.reasons), ["low", "high", "p_value"]] = "-"
+        return "\n".join([shown.to_string(index=False), *self._without()])
+
+    def _without(self) -> list[str]:
+        """A line per reason for which metrics have no interval."""
+        of = {why: [metric for metric, one in self.reasons.items() if one == why] for why in self.reasons.values()}
+        return [f"No interval of {', '.join(metrics)}: {why}." for why, metrics in of.items()]
 
 
 def _two_decimals(value: float) -> str:
@@ -74,6 +84,7 @@ def compare_runs(
     warning = _other_pictures(store, keys, folders)
     labels, things = one.samples["label"].to_numpy(), items(one.samples)
     found = compare_images(labels, one.scores, other.scores, replicates, seed, items=things)
+    reasons = found.pop("reasons", {})
     if pixels:
         if not (one.judges_pixels and other.judges_pixels) or one.maps.shape != other.maps.shape:
             dropped = [
@@ -94,13 +105,14 @@ def compare_runs(
         if one.masks is None or (one.masks != other.masks).any():
             raise InputError("Pixels can be compared only where both runs were scored against the same masks.")
         found |= compare_pixels(one.masks, one.maps, other.maps, replicates, seed, items=things)
+        reasons |= found.pop("reasons", {})
     names = ("first", "second", "difference", "low", "high")
     rows = [
         {"metric": metric} | {name: 100 * values[name] for name in names} | {"p_value": values["p_value"]}
         for metric, values in found.items()
-        if metric != "reasons" and isinstance(values, dict)
     ]
-    return Comparison(*titles, len(labels), pd.DataFrame(rows), warning)
+    reasons |= {metric: ALIKE for metric, values in found.items() if values["low"] == values["high"]}
+    return Comparison(*titles, len(labels), pd.DataFrame(rows), warning, reasons)
 
 
 def _other_pictures(store: Store, keys: list[str], folders: list[Path]) -> str:

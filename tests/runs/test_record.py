@@ -378,6 +378,9 @@ def test_two_stored_runs_are_compared_on_the_images_whose_label_is_known(stored,
     assert {"image_auroc", "pixel_auroc"} <= set(table.index)
     assert (table["difference"] == 0).all()
     assert (table["low"] <= 0).all() and (table["high"] >= 0).all()
+    first, *_, last = found.text().splitlines()[1:]  # both rank all images right: no interval could show a difference
+    assert first.split() == ["image_auroc", "100.00", "100.00", "0.00", "-", "-", "-"]
+    assert "image_auroc, image_ap" in last and "the same however these images are drawn" in last
     third = Run(**record["run"] | {"seed": 8})
     with store.claim(third.key) as place:
         finish(Recorder(third), lambda predictions: replace(predictions, outlines=False), place)
@@ -393,7 +396,9 @@ def test_two_stored_runs_are_compared_over_items(stored, monkeypatch):
     other = stored_again(store, json.loads((folder / "record.json").read_text()), 7)
     # All normal images show one item, all anomalous ones another: how a third would score nobody knows.
     monkeypatch.setattr("adlib.samples.items", lambda samples: samples["label"].to_numpy())
-    table = compare_runs(store, folder.name, other, pixels=True, replicates=20).table
+    found = compare_runs(store, folder.name, other, pixels=True, replicates=20)
+    table = found.table
+    assert "there is but one anomalous item" in found.text().splitlines()[-1]
     assert {"image_auroc", "aupro"} <= set(table["metric"]) and table[["low", "high", "p_value"]].isna().all(axis=None)
 
 
