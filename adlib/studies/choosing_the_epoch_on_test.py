@@ -24,6 +24,7 @@ from adlib.predictions import Predictions
 from adlib.report.labels import IMAGE_METRICS, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.runs.store import Store
+from adlib.studies.common import NOTHING
 from adlib.studies.differences import change, differences, interval_text, told
 
 NAME = "study/choosing_the_epoch_on_test"
@@ -171,8 +172,9 @@ def show_worth(table: pd.DataFrame, metric: str = "image_auroc") -> Figure:
 
     Whiskers are its intervals. The hatched stretch, from the choice by other images to the best on test, is hindsight.
     """
-    groups = list(table.groupby(GROUP, sort=False)) or [(("no run", "yet"), table)]
-    figure, axis = plt.subplots(figsize=(8.5, 1.5 + 0.95 * len(groups)), layout="constrained")
+    groups = list(table.groupby(GROUP, sort=False))
+    names = [f"{method}\n{dataset}" for (dataset, method), _ in groups] or [NOTHING]
+    figure, axis = plt.subplots(figsize=(8.5, 1.5 + 0.95 * len(names)), layout="constrained")
     axis.axvline(0, color="black", linewidth=1)
     for number, (_, mine) in enumerate(groups):
         rows = {row.rule: row for row in mine.itertuples()}
@@ -185,8 +187,8 @@ def show_worth(table: pd.DataFrame, metric: str = "image_auroc") -> Figure:
                 height = number + 0.22 * (place - 1)
                 reach = [[row.difference - row.low], [row.high - row.difference]]
                 axis.errorbar(row.difference, height, xerr=reach, color=COLOURS[rule], marker="o", capsize=3)
-    axis.set_yticks(range(len(groups)), [f"{method}\n{dataset}" for (dataset, method), _ in groups], fontsize=9)
-    axis.set_ylim(len(groups) - 0.4, -0.6)
+    axis.set_yticks(range(len(names)), names, fontsize=9)
+    axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel(f"{metric_label(metric)} against the last epoch, points")
     marks = [plt.Line2D([], [], color=colour, marker="o") for colour in COLOURS.values()]
     marks.append(plt.Rectangle((0, 0), 1, 1, facecolor="none", edgecolor=COLOURS[BEST], hatch="////", linewidth=0))
@@ -199,10 +201,11 @@ def show_curves(found: pd.DataFrame, metric: str = "image_auroc") -> Figure:
 
     found: of `curves`. A ring marks the best of each line, which hindsight would print, a square the last.
     """
-    groups = list(found.groupby(GROUP, sort=False)) or [(("no run", "yet"), found)]
+    groups = [(f"{method} on {dataset}", mine) for (dataset, method), mine in found.groupby(GROUP, sort=False)]
+    groups = groups or [(NOTHING, found)]
     width = max(5, 3.4 * len(groups))
     figure, axes = plt.subplots(1, len(groups), figsize=(width, 3.4), squeeze=False, sharey=True, layout="constrained")
-    for axis, ((dataset, method), mine) in zip(axes.flat, groups, strict=True):
+    for axis, (name, mine) in zip(axes.flat, groups, strict=True):
         for _, line in mine.groupby(["category", "seed"]):
             (drawn,) = axis.plot(line["epochs"], line["value"], marker=".", linewidth=1)
             best, last = line.loc[line["value"][::-1].idxmax()], line.iloc[-1]
@@ -213,6 +216,6 @@ def show_curves(found: pd.DataFrame, metric: str = "image_auroc") -> Figure:
         ticks = sorted(mine["epochs"].unique())
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
-        axis.set(title=f"{method} on {dataset}", xlabel="epochs")
+        axis.set(title=name, xlabel="epochs")
     axes[0, 0].set_ylabel(f"{metric_label(metric)}, percent")
     return finish(figure)

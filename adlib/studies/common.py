@@ -24,6 +24,7 @@ from adlib.runs.one_place import in_one_place
 from adlib.runs.store import Store
 
 LEVEL = 0.95  # of every interval
+NOTHING = "nothing to show"  # in a figure: no run is done, or none that has what is asked for
 
 
 def study_banner(study: str, out: str | Path) -> HTML:

@@ -25,7 +25,7 @@ from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
 from adlib.rounding import rounded_text
 from adlib.runs.standing import taken_over
-from adlib.studies.common import mean_interval
+from adlib.studies.common import NOTHING, mean_interval
 
 NAME = "study/cost"
 COSTS = {
@@ -157,6 +157,18 @@ def conclusions(edge: pd.DataFrame, metric: str = "image_auroc", cost: str = "se
     return said
 
 
+def costless(found: pd.DataFrame, cost: str = "seconds_per_image") -> list[str]:
+    """Which methods no figure against a cost shows, since none is known of them, a sentence per dataset. found: of
+    `methods`.
+    """
+    said, lack, name = [], found[found[cost].isna()], COSTS[cost].removesuffix(", MiB")
+    for dataset, mine in lack.groupby("dataset", sort=False):
+        said.append(f"{dataset}: without {name}, so not in the figure: {', '.join(mine['method'])}.")
+    if len(lack) and cost == "gpu_memory_mib":
+        said.append("Only runs on a GPU have its memory.")
+    return said
+
+
 def beside_trivial(found: pd.DataFrame, trivial: pd.DataFrame, metric: str = "image_auroc") -> list[str]:
     """What the best trivial baseline of each dataset reaches, and which methods are no better, a sentence each.
 
@@ -233,7 +245,7 @@ def show_frontier(
     of the value, and the least and most cost of the runs.
     """
     edge = frontier(found, cost)
-    parts = list(edge.groupby("dataset", sort=False)) or [("no run yet", edge)]
+    parts = list(edge.groupby("dataset", sort=False)) or [(NOTHING, edge)]
     width = max(6, 4.6 * len(parts))
     figure, axes = plt.subplots(1, len(parts), figsize=(width, 4.2), squeeze=False, layout="constrained")
     for axis, (dataset, part) in zip(axes.flat, parts, strict=True):

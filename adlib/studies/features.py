@@ -24,7 +24,7 @@ from adlib.report.tables import read_plan
 from adlib.runs.one_place import in_one_place
 from adlib.runs.store import Store
 from adlib.samples import items
-from adlib.studies.common import mean_interval
+from adlib.studies.common import NOTHING, mean_interval
 from adlib.studies.differences import change, interval_text, told
 
 NAME = "study/features"
@@ -153,7 +153,7 @@ def show_features(
     compared: of `comparisons`; there: of `features_there`. The wide mark is the mean over the data sets with its
     interval; a dash stands for features of which no run is done.
     """
-    methods = list(compared["method"].unique()) or ["no run yet"]
+    methods = list(compared["method"].unique()) or [NOTHING]
     means = across(compared)
     names = [name for name in there["features"] if name != reference]
     datasets = sorted(compared["dataset"].unique())

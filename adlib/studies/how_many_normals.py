@@ -16,6 +16,7 @@ from adlib.figure_style import finish
 from adlib.report.labels import SHARES, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
+from adlib.studies.common import NOTHING
 from adlib.studies.differences import change, differences
 
 NAME = "study/how_many_normals"
@@ -124,7 +125,7 @@ def show_losses(table: pd.DataFrame, metric: str = "image_auroc", margin: float 
 
     table: of `losses`. Whiskers are its intervals; a ring marks the number that is enough.
     """
-    datasets = list(table["dataset"].unique()) or ["no run yet"]
+    datasets = list(table["dataset"].unique()) or [NOTHING]
     figure, axes = plt.subplots(
         1, len(datasets), figsize=(max(6, 4.2 * len(datasets)), 3.8), squeeze=False, sharey=True, layout="constrained"
     )

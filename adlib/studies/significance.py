@@ -31,7 +31,7 @@ from adlib.errors import InputError
 from adlib.figure_style import finish
 from adlib.metrics import compare_images, delong, delong_compare
 from adlib.samples import items
-from adlib.studies.common import LEVEL, first_predictions
+from adlib.studies.common import LEVEL, NOTHING, first_predictions
 
 NAME = "study/significance"
 ALPHA = 1 - LEVEL  # errors that a test may make where nothing differs
@@ -291,7 +291,7 @@ def show_pairs(table: pd.DataFrame, most: int = 24) -> Figure:
     table: of `comparisons`. most: how many pairs a panel shows, those of the largest differences first.
     """
     parts = [(name, part.nlargest(most, "difference")) for name, part in table.groupby("dataset", sort=False)]
-    parts = parts or [("no run yet", table)]
+    parts = parts or [(NOTHING, table)]
     rows = max(1, *(len(part) for _, part in parts))
     figure, axes = plt.subplots(
         1,

@@ -31,7 +31,7 @@ from adlib.report.threshold_transfer import kinds_of_items
 from adlib.rounding import rounded_text
 from adlib.runs.store import Store
 from adlib.screening import HeldOut, choose_threshold
-from adlib.studies.common import item_names, share_interval
+from adlib.studies.common import NOTHING, item_names, share_interval
 
 NAME = "study/thresholds_that_travel"
 RULES = ("oracle", "own normals", "another light", "another category")
@@ -234,8 +234,9 @@ def show_travel(table: pd.DataFrame) -> Figure:
 
     table: of `travel`. Bars are its intervals; the tick is the rate that was promised.
     """
-    groups = list(table.groupby(["dataset", "method"], sort=False)) or [(("no run", "yet"), table)]
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 1.3 + 0.95 * len(groups)), sharey=True, layout="constrained")
+    groups = list(table.groupby(["dataset", "method"], sort=False))
+    names = [f"{method}\n{dataset}" for (dataset, method), _ in groups] or [NOTHING]
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 1.3 + 0.95 * len(names)), sharey=True, layout="constrained")
     for number, (_, mine) in enumerate(groups):
         for row in mine.itertuples():
             height = number + 0.2 * (RULES.index(row.rule) - 1.5)
@@ -245,8 +246,8 @@ def show_travel(table: pd.DataFrame) -> Figure:
                 axis.plot(getattr(row, name), height, "o", color=COLOURS[row.rule], markeredgecolor="black")
             if not math.isnan(row.promised):
                 axes[0].plot([row.promised] * 2, [height - 0.09, height + 0.09], color="black", linewidth=2)
-    axes[0].set_yticks(range(len(groups)), [f"{method}\n{dataset}" for (dataset, method), _ in groups], fontsize=9)
-    axes[0].set_ylim(len(groups) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(names)), names, fontsize=9)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
     axes[0].set_title("False alarms: share of normal images called", fontsize=10)
     axes[1].set_title("Recall: share of defective images called", fontsize=10)
     for axis in axes:

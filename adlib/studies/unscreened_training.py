@@ -22,6 +22,7 @@ from adlib.report.labels import RANKING_METRICS, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.runs.one_place import in_one_place
 from adlib.runs.store import Store
+from adlib.studies.common import NOTHING
 from adlib.studies.differences import change, differences, interval_text, told
 
 NAME = "study/unscreened_training"
@@ -134,7 +135,7 @@ def conclusions(table: pd.DataFrame, metric: str = "image_auroc") -> list[str]:
 
 def show_costs(table: pd.DataFrame, metric: str = "image_auroc") -> Figure:
     """What unscreened defects cost, a panel per dataset, a line per method. table: of `costs`, with its intervals."""
-    datasets = list(table["dataset"].unique()) or ["no run yet"]
+    datasets = list(table["dataset"].unique()) or [NOTHING]
     width = max(6, 4.2 * len(datasets))
     figure, axes = plt.subplots(
         1, len(datasets), figsize=(width, 3.8), squeeze=False, sharey=True, layout="constrained"

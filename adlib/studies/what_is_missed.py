@@ -28,7 +28,7 @@ from adlib.rounding import rounded_text
 from adlib.runs.changed_files import changed_files
 from adlib.samples import items
 from adlib.screening import HeldOut, choose_threshold
-from adlib.studies.common import LEVEL, first_predictions, item_names, share_interval
+from adlib.studies.common import LEVEL, NOTHING, first_predictions, item_names, share_interval
 
 NAME = "study/what_is_missed"
 SIDE = 512  # pixels at most of the longer side of a picture on which defects and maps are compared
@@ -362,7 +362,7 @@ def show_map(table: pd.DataFrame) -> Figure:
     method alone.
     """
     each = defects(judged_by_all(table)).dropna(subset="contrast")
-    parts = list(each.groupby("dataset", sort=False)) or [("no run yet", each)]
+    parts = list(each.groupby("dataset", sort=False)) or [(NOTHING, each)]
     figure, axes = plt.subplots(
         1, len(parts), figsize=(max(6, 4.4 * len(parts)), 4.2), squeeze=False, layout="constrained"
     )
@@ -426,7 +426,7 @@ def gallery(table: pd.DataFrame, each: int = 6) -> dict[str, pd.DataFrame]:
 
 def show_gallery(chosen: dict[str, pd.DataFrame]) -> Figure:
     """The defects of a `gallery`, a row per rule: the part of the picture around each, the defect in its box."""
-    rows = {rule: part for rule, part in chosen.items() if len(part)} or {"no run yet": None}
+    rows = {rule: part for rule, part in chosen.items() if len(part)} or {NOTHING: None}
     columns = max(3, *(0 if part is None else len(part) for part in rows.values()))
     figure = plt.figure(figsize=(1.9 * columns, 2.6 * len(rows)), layout="constrained")
     strips = np.atleast_1d(figure.subfigures(len(rows), 1))

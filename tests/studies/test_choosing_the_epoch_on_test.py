@@ -126,6 +126,14 @@ def test_a_training_of_fewer_epochs_is_the_beginning_of_a_longer_one(tree):
     assert long.losses_[:1] == short.losses_
 
 
+def test_a_figure_without_a_training_says_so(tmp_path):
+    """As of runs of one kind of test images, of which no AUROC is defined: they are done."""
+    store_study(tmp_path, study.NAME, [run(2, GOOD), run(4, BAD)])
+    assert study.show_curves(study.curves(study.runs(tmp_path))[:0]).axes[0].get_title() == "nothing to show"
+    nothing = study.worth(study.choices(study.runs(tmp_path)))[:0]
+    assert [label.get_text() for label in study.show_worth(nothing).axes[0].get_yticklabels()] == ["nothing to show"]
+
+
 def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):
     store_study(tmp_path, study.NAME, [run(2, GOOD), run(4, BAD), run(2, GOOD, 1), run(4, [0, 3, 2, 1], 1)])
     run_notebook("66_choosing_the_epoch_on_test", tmp_path)

@@ -216,6 +216,27 @@ def test_of_one_category_the_interval_is_over_seeds_and_of_one_run_over_its_test
     assert "padim 60.0 (50.0 to 70.0 over test images) at" in study.conclusions(edge(tmp_path / "one"))[0]
 
 
+def test_a_run_whose_test_images_do_not_move_it_has_no_interval(tmp_path):
+    """At the top of a metric each draw of the images is as good: 100 to 100 would say that it is known exactly."""
+    (run,) = over_categories(("padim", "hard", 1.0))
+    run["record"] |= {"intervals": {"image_auroc": {"value": 1.0, "low": 1.0, "high": 1.0, "std": 0.0}}}
+    store_study(tmp_path, study.NAME, [run])
+    assert "padim 100.0 (no interval) at" in study.conclusions(edge(tmp_path))[0]
+
+
+def test_methods_of_which_a_cost_is_not_known_are_named(tmp_path):
+    runs = over_categories(("padim", "hard", 0.6), ("cfa", "hard", 0.7))
+    runs[0]["record"] |= {"peak_gpu_memory_mib": 700}
+    store_study(tmp_path, study.NAME, runs)
+    found = study.methods(study.spent(tmp_path))
+    first, second = study.costless(found, "gpu_memory_mib")
+    assert first == "three_cad: without peak memory of the GPU, so not in the figure: cfa."
+    assert second == "Only runs on a GPU have its memory."
+    assert study.costless(found) == []
+    none = study.show_frontier(found[found["method"] == "cfa"], cost="gpu_memory_mib")
+    assert none.axes[0].get_title() == "nothing to show"  # the run is done
+
+
 def test_methods_without_a_common_category_are_not_compared(tmp_path):
     store_study(tmp_path, study.NAME, over_categories(("good", "hard", 0.6), ("bad", "easy", 0.94)))
     table = study.spent(tmp_path)
