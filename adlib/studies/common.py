@@ -17,7 +17,7 @@ from adlib.report.facts import warnings_of
 from adlib.report.labels import check_metric as check_metric
 from adlib.report.provenance import profile_sentence
 from adlib.report.run_details import ALL, finished_cells
-from adlib.report.tables import profile_of
+from adlib.report.tables import profile_of, read_plan
 from adlib.report.trivial_rows import trivial_part
 from adlib.runs.changed_files import change_warning
 from adlib.runs.one_place import in_one_place
@@ -28,15 +28,24 @@ NOTHING = "nothing to show"  # in a figure: no run is done, or none that has wha
 
 
 def study_banner(study: str, out: str | Path) -> HTML:
-    """The banner above a study's numbers, of its finished runs, and whether their files have changed since; without
-    any run, how to do them.
+    """The banner above a study's numbers, of its finished runs, whether they are all that were planned, and whether
+    their files have changed since; without any run, how to do them.
     """
     store = Store(Path(out) / "runs")
     folders = [store.path(record["key"]) / "predictions" for _, record in finished_cells(study, out)]
     if not folders:
         return HTML(f"<p>No run of this study is done: <code>adlib reproduce {escape(study)}</code> does them.</p>")
     profile = profile_sentence([profile_of(study, out)])
-    return banner([*warnings_of(study, out), change_warning(folders), profile])
+    return banner([_unfinished(study, out, len(folders)), *warnings_of(study, out), change_warning(folders), profile])
+
+
+def _unfinished(study: str, out: str | Path, done: int) -> str:
+    """A warning of a batch of which runs are failed or to do, "" of a whole one: what is seen of its first half (the
+    last epoch, the largest share, a mean over the data sets) may be another thing than of all.
+    """
+    planned = len({cell["key"] for cell in (read_plan(study, out) or {"cells": []})["cells"]} - {""})
+    rest = "Failed, or still to do, are the others: all here is of those that are done, whichever they are."
+    return f"Unfinished batch: {done} of {planned} runs are done. {rest}" if done < planned else ""
 
 
 def first_predictions(study: str, out: str | Path) -> Iterator[tuple[str, str, str, Predictions]]:

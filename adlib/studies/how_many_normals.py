@@ -12,12 +12,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from adlib.errors import InputError
 from adlib.figure_style import finish
 from adlib.report.labels import SHARES, check_metric, metric_label
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
 from adlib.studies.common import NOTHING
-from adlib.studies.differences import change, differences
+from adlib.studies.differences import change, differences, interval_text
 
 NAME = "study/how_many_normals"
 GROUP = ["dataset", "method"]
@@ -76,10 +77,13 @@ def enough(table: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     """The smallest number of images that is shown to cost less than `margin` points, one row per dataset and method.
 
     table: of `losses`. From the largest number down, as long as the interval's upper end lies below the margin: the
-    first that does not ends it, so that trying many numbers makes no error likelier.
+    first that does not ends it, so that trying many numbers makes no error likelier. Raises InputError for a margin
+    that is not above 0: no interval around a loss of nothing lies below it.
     Columns: dataset, method, images (NaN if no number short of all is enough), all, loss, low, high (there, or at the
     largest number short of all), seeds.
     """
+    if not margin > 0:
+        raise InputError(f"margin = {margin!r} must be above 0: it is how many points may be lost, as 1 is.")
     rows = []
     for (dataset, method), mine in table.groupby(GROUP, sort=False):
         whole, fewer = mine[mine["asked"].isna()], mine[mine["asked"].notna()]
@@ -99,7 +103,7 @@ def conclusions(found: pd.DataFrame, metric: str = "image_auroc", margin: float 
     label, said = metric_label(metric), []
     for row in found.itertuples():
         where = f"{row.method} on {row.dataset}"
-        interval = f"(loss {row.loss:.1f}, 95 % interval {row.low:.1f} to {row.high:.1f}, {row.seeds} draws)"
+        interval = f"(loss {row.loss:.1f}, {interval_text(row.low, row.high, row.seeds, 'draws')})"
         if math.isnan(row.low):
             said.append(f"{where}: one draw has no interval; repeat it with more seeds.")
         elif math.isnan(row.images):

@@ -109,6 +109,18 @@ def test_draws_that_are_all_alike_claim_no_interval(tmp_path):
     assert "alike in all 3 draws, which have no spread for an interval" in said and "95 %" not in said
 
 
+def test_a_loss_that_is_alike_in_all_draws_claims_no_interval_either(tmp_path):
+    store_study(tmp_path, study.NAME, runs({("padim", None): [90, 91, 92], ("padim", 4): [80, 81, 82]}))
+    (said,) = study.conclusions(study.enough(study.losses(study.learning_curve(tmp_path))))
+    assert "is shown to be enough. With 4 of them image AUROC is 10.0 points lower (loss 10.0, alike in all 3" in said
+
+
+@pytest.mark.parametrize("margin", [0, -1])
+def test_a_margin_in_which_nothing_may_be_lost_is_refused(margin, out):
+    with pytest.raises(InputError, match="must be above 0"):
+        study.enough(study.losses(study.learning_curve(out)), margin)
+
+
 def test_all_images_under_another_number_are_no_smaller_number():
     rows = [(math.nan, 9, 0.0), (20.0, 9, 0.0), (4.0, 4, 3.0)]  # asked, images, loss
     table = pd.DataFrame(rows, columns=["asked", "images", "loss"]).assign(dataset="folder", method="padim", seeds=3)

@@ -67,6 +67,15 @@ def test_of_a_joint_run_each_category_has_the_predictions_of_its_own_images(tmp_
     assert found == {"a": [0, 1, 2], "b": [3, 4]}
 
 
+def test_the_banner_of_a_study_says_how_many_of_its_runs_are_not_done(tmp_path):
+    """Of 4, 8 and 16 epochs the first two are done: the last epoch is the eighth, which no sentence would say."""
+    name, run = "study/choosing_the_epoch_on_test", {"method": "stfpm", "dataset": "cxr_ad", "category": "UB"}
+    store_study(tmp_path, name, [run | {"settings": {"epochs": epochs}} for epochs in (4, 8, 16)])
+    assert "Unfinished" not in study_banner(name, tmp_path).data
+    (tmp_path / "runs" / f"{2:016x}" / "record.json").unlink()
+    assert "Unfinished batch: 2 of 3 runs are done." in study_banner(name, tmp_path).data
+
+
 @pytest.mark.parametrize(("low", "high"), [(60, 150), (72, 140), (30, 180), (0.06, 0.15), (3, 40), (0.1, 100)])
 def test_a_logarithmic_axis_has_two_numbers_at_least_and_not_too_many(low, high):
     figure, axis = plt.subplots()
