@@ -45,10 +45,10 @@ def check(
 
     size, crop: as of ImageSet; count the defects that vanish there. options: as of load_samples.
     Problems: unreadable files, a mask of another size than its image, one that its rule refuses, an anomalous image
-    whose mask is empty, a normal one whose mask is not, a test image that is also a training image (same bytes), one
+    whose mask is empty, a normal one whose mask is not, a test image that is also a training image (same pixels), one
     that is both normal and anomalous, an item in training and test. Opened too, but not counted: masks of normal
     images, and ISP-AD's real defects and HDF5 files, which other trainings take. Remarks: phantom data, counts that
-    differ from the published ones, equal files inside a split, 16-bit images that use little of their range, pictures
+    differ from the published ones, equal images inside a split, 16-bit images that use little of their range, pictures
     that are no samples, every mask that is not plain and what was made of it, masks that cover more than half of
     their image, and what is lost at the given size.
     Raises InputError where the samples themselves cannot be listed, and for a size or crop that cannot be.
@@ -71,15 +71,18 @@ def check(
     if name == "isp_ad":
         more, unread = isp_ad.beside(samples)
         problems += unread
-    by_content = defaultdict(list)
+    # By pixels: a copy whose file says another date, or is of another format, is a copy all the same.
+    by_content, bytes_of = defaultdict(list), {}
     unusual = defaultdict(list)
     grey_maximum = defaultdict(int)
     opened = [*samples.itertuples(), *more.itertuples()]
     for row in tqdm(opened, desc="check", disable=not progress):
         try:
             image = read_image(row.image)
-            stored = image.tobytes() if hdf5.split_name(row.image) else Path(row.image).read_bytes()
-            by_content[hashlib.sha256(stored).digest()].append(row)
+            pixels = f"{image.shape} {image.dtype}".encode() + np.ascontiguousarray(image).tobytes()
+            stored = pixels if hdf5.split_name(row.image) else Path(row.image).read_bytes()
+            by_content[hashlib.sha256(pixels).digest()].append(row)
+            bytes_of[row.image] = hashlib.sha256(stored).digest()
             grey_maximum[image.dtype] = max(grey_maximum[image.dtype], image.max())
             if mask := row.mask or masks.get(row.image, ""):
                 rule = getattr(row, "mask_rule", "")
@@ -110,7 +113,8 @@ def check(
             one, other = [by_split[split] for split in splits][:2] if len(splits) > 1 else same[:2]
             if len(splits) == 1 and contradiction:
                 one, other = by_label[0], by_label[1]
-            text = f"{one.image} has the same bytes as {other.image}"
+            equal = "bytes" if bytes_of[one.image] == bytes_of[other.image] else "pixels"
+            text = f"{one.image} has the same {equal} as {other.image}"
             text += f" and {len(same) - 2} more" if len(same) > 2 else ""
             said = [f"shared by {' and '.join(splits)}"] if len(splits) > 1 else []
             said += ["one normal, one anomalous"] if contradiction else []

@@ -9,6 +9,7 @@ from conftest import make_tree, write
 from adlib import InputError, list_datasets, load_samples, papers, phantoms
 from adlib.datasets import facts, isp_ad
 from adlib.datasets.check import check
+from adlib.images import read_image
 
 MVTEC_LIKE = ["mvtec_ad", "cxr_ad", "folder"]
 
@@ -220,6 +221,16 @@ def test_check_names_a_file_of_each_split_and_a_contradiction_of_labels(tree):
     assert "train/good/001.png and 1 more: shared by test and train." in shared
     assert "test/good/002.png has the same bytes as" in both
     assert both.endswith("test/square/000.png: one normal, one anomalous.")
+
+
+def test_check_knows_a_copy_in_another_file(tree):
+    """Saved in another format, or with another date inside: the detector has learned it all the same."""
+    picture = read_image(tree / "thing" / "train" / "good" / "000.png")
+    (tree / "thing" / "test" / "good" / "000.png").unlink()
+    write(tree / "thing" / "test" / "good" / "000.bmp", picture)
+    (problem,) = check("folder", tree, progress=False).problems
+    assert "test/good/000.bmp has the same pixels as" in problem
+    assert problem.endswith("train/good/000.png: shared by test and train.")
 
 
 def test_check_opens_the_masks_of_normal_images(tree):
