@@ -7,13 +7,14 @@ import pytest
 from conftest import finished_record, make_tree, write
 
 import adlib
-from adlib import ImageSet, InputError, Predictions, evaluate, load_samples
+from adlib import ImageSet, InputError, Predictions, evaluate, load_samples, papers
 from adlib.file_hashes import folder_hash
 from adlib.report import category_table, comparison
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.plan import (
     Cell,
     Profile,
+    _share_where_all_are_injected,
     cell_settings,
     distinct_runs,
     draw_phantoms,
@@ -27,7 +28,8 @@ from adlib.runs.plan import (
 )
 from adlib.runs.plan_text import plan_text
 from adlib.runs.record import failure, write_json
-from adlib.samples import select
+from adlib.samples import make_samples, select
+from adlib.training_set import SYNTHETIC
 
 TINY = {"backbone": "resnet18.tv_in1k", "weights": "random", "stages": [1], "epochs": 1, "size": 32}
 
@@ -125,6 +127,26 @@ def test_rows_that_ask_for_more_real_defects_than_there_are_share_a_run(tmp_path
         "mixed 86": 172,
     }
     assert len(distinct_runs(cells)) == len(cells) - 3
+
+
+def test_rows_share_a_run_from_as_many_real_defects_on_as_there_are_of_their_kind():
+    kinds = ["area"] * 3 + ["spot"] * 2 + [SYNTHETIC] * 4
+    about = {"category": "ASM", "split": "train", "label": 1}
+    samples = make_samples([about | {"image": f"{row}.png", "defect": kind} for row, kind in enumerate(kinds)], "here")
+    cells = []
+    for kind, number in [("mixed", 4), ("mixed", 5), ("mixed", 9), ("area", 2), ("area", 3), ("area", 4)]:
+        run = Run("isp_ad", "/data", "mixed_supervised", "ASM", {"defects": kind, "number": number})
+        vars(run)["all_samples"] = samples
+        cells.append(Cell("isp_ad", "2", run.method, run.dataset, "ASM", f"{kind} {number}", 0, run))
+    _share_where_all_are_injected(cells)
+    assert [cell.run.settings["number"] for cell in cells] == [4, 9, 9, 2, 4, 4]
+
+
+def test_seeds_that_are_asked_for_hold_over_those_of_a_paper(tmp_path):
+    for seeds, planned in ((None, papers.replicates("texture_ad")), (2, 2)):
+        cells = plan(["texture_ad"], read_profile("paper", data=tmp_path, seeds=seeds), tmp_path)
+        assert {cell.seed for cell in cells} == set(range(planned))
+    assert papers.replicates("texture_ad") == 3
 
 
 def test_a_profile_says_otherwise_than_the_paper(data):

@@ -98,6 +98,15 @@ def test_seeds_from_the_command_line_hold_over_those_of_the_study(tmp_path):
     assert adapted("cxr_ad", read_profile("smoke"))[1] == read_profile("smoke")
 
 
+def test_what_a_study_changes_of_a_profile_is_of_no_other_paper():
+    profile = read_profile("smoke")
+    for name in list_studies():
+        own = adapted(name, profile)[1]
+        assert profile == read_profile("smoke")
+        assert set(profile.methods) <= set(own.methods)  # what it does not name stays
+    assert own != profile
+
+
 @pytest.mark.slow
 def test_a_study_repeats_its_numbers_and_goes_on_after_a_kill(tmp_path, monkeypatch):
     from adlib.reproduce import reproduce
