@@ -18,6 +18,7 @@ from adlib.runs.plan import (
     cell_settings,
     distinct_runs,
     draw_phantoms,
+    in_the_way,
     in_the_way_lines,
     plan,
     read_profile,
@@ -282,6 +283,25 @@ def test_what_stands_in_the_way_of_runs_is_said_before_a_batch_begins_and_asked_
     assert in_the_way_lines(distinct_runs(absent))[0].endswith(
         "the weights of resnet50.a1_in1k are not on this machine; the hub is asked for them."
     )
+
+
+def test_runs_on_other_data_or_on_data_read_otherwise_are_not_taken_for_the_same(tmp_path):
+    def runs():
+        for root, train, settings in (("a", 2, {}), ("b", 3, {}), ("b", 3, {"items": r"(\d+)"})):
+            if not (tmp_path / root).exists():
+                make_tree(tmp_path / root, train=train)
+            yield Run("folder", str(tmp_path / root), "padim", "thing", {"weights": "random"} | settings)
+
+    cells = [Cell("study/cost", "main", "padim", "folder", "thing", "", 0, run) for run in runs()]
+    assert [run.key for run in distinct_runs(cells)] == [run.key for run in runs()]
+    assert [len(cell.run.samples) for cell in cells] == [10, 11, 11]
+
+
+def test_what_stands_in_the_way_of_one_run_is_not_said_of_another_of_its_method(tmp_path):
+    small = {"weights": "random", "backbone": "resnet18.tv_in1k", "crop": None}
+    root = str(make_tree(tmp_path, train=2))
+    good, bad = (Run("folder", root, "rd4ad", "thing", small | {"size": size}) for size in (64, 50))
+    assert set(in_the_way([good, bad])) == set(in_the_way([bad, good])) == {bad.key}
 
 
 def test_a_plan_reads_the_images_of_like_runs_once(data, monkeypatch):
