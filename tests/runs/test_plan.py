@@ -10,6 +10,7 @@ import adlib
 from adlib import ImageSet, InputError, Predictions, evaluate, load_samples, papers
 from adlib.file_hashes import folder_hash
 from adlib.report import category_table, comparison
+from adlib.report.tables import read_plan
 from adlib.runs import Recorder, Run, Store
 from adlib.runs.plan import (
     Cell,
@@ -231,6 +232,30 @@ def test_a_study_takes_one_set_of_ones_own_for_all_of_its_data(tmp_path):
     cells = plan(["study/what_is_missed"], profile, tmp_path)
     assert not any(cell.run for cell in cells)
     assert "A set of yours: give --data its own folder" in plan_text(cells, profile, Store(tmp_path / "runs"))
+
+
+def test_a_plan_notes_how_hard_its_own_phantoms_are(tmp_path):
+    for paper, difficulty in (("cxr_ad", "plain"), ("study/cost", "hard")):
+        write_plan([Cell(paper, "main", "padim", "cxr_ad", "UB", "", 0)], read_profile("smoke"), tmp_path)
+        assert read_plan(paper, tmp_path)["difficulty"] == difficulty
+
+
+def test_a_sub_class_that_is_learned_and_not_tested_is_named_and_drawn_ones_are_not(tmp_path):
+    rows = [("train", "subclass1"), ("test", "dark"), *(("test", f"subclass{number}") for number in (2, 3, 4, 5))]
+    samples = make_samples(
+        [
+            {"image": str(tmp_path / f"{split}_{group}.png"), "category": "cloth", "split": split, "group": group}
+            for split, group in rows
+        ],
+        "here",
+    )
+    run = Run("texture_ad", str(tmp_path), "padim", "cloth")
+    vars(run)["loaded_samples"] = samples
+    cells = [Cell("texture_ad", "2", "padim", "texture_ad", "cloth", "", 0, run)]
+    (said,) = rows_without_images(cells)
+    assert "no test images of subclass1, of which" in said and "folders are dark, subclass2" in said
+    (tmp_path / "PHANTOM.json").write_text(json.dumps({"seed": 0}))
+    assert rows_without_images(cells) == []
 
 
 @pytest.mark.slow
