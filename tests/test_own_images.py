@@ -486,6 +486,13 @@ def test_a_threshold_is_chosen_anew_on_images_that_were_not_learned(detector, tr
     assert detector.threshold_["held_out"] == 4
 
 
+def test_validation_images_decide_before_those_of_the_test(detector, tmp_path):
+    tree = make_tree(tmp_path)
+    for index in range(2):
+        write(tree / "thing" / "val" / "good" / f"{index}.png", np.full((40, 40), 100 + index, np.uint8))
+    assert new_threshold(detector, tree, 0.2, "cpu", progress=False).held_out == 2
+
+
 def test_a_threshold_on_images_that_were_learned_says_so(detector, tree, tmp_path):
     normal = shutil.copytree(tree / "train" / "good", tmp_path / "normal")
     loaded = load_model(detector.save(tmp_path / "model.safetensors"))

@@ -228,6 +228,13 @@ def test_cross_fitting_scores_every_normal_image_by_a_detector_that_has_not_seen
         cross_fit(Brightness, samples[samples["split"] == "test"], {"size": 16})
 
 
+def test_defects_to_learn_from_are_no_normal_images_that_a_threshold_could_be_of(tmp_path):
+    samples = load_samples("folder", make_tree(tmp_path))
+    samples.loc[samples["label"] == 1, "split"] = "train"
+    found = cross_fit(Brightness, samples, {"size": 16}, folds=2)
+    assert set(found.images) == set(samples.loc[(samples["split"] == "train") & (samples["label"] == 0), "image"])
+
+
 def test_images_of_one_item_are_never_on_both_sides_of_a_cross_fit(tmp_path):
     samples = load_samples("folder", make_tree(tmp_path))
     train = samples["split"] == "train"
@@ -300,6 +307,9 @@ def test_a_normal_image_that_looks_like_no_other_is_named():
     odd = HeldOut(np.array([*range(9), 99], np.float32), None, None, "drawn", names)
     assert doubtful_normals(odd)["image"].tolist() == ["j"]
     assert doubts(odd).startswith("j score far above the other normal images (99, where 4.5 is usual)")
+    two = HeldOut(np.array([0, 50, *range(1, 8), 99], np.float32), None, None, "drawn", names)
+    assert doubtful_normals(two)["image"].tolist() == ["j", "b"]
+    assert doubts(two).startswith("j and 1 more score far above the other normal images (99, where 4.5 is usual)")
 
 
 def test_no_threshold_is_chosen_among_scores_that_are_no_numbers():

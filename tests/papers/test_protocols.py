@@ -145,6 +145,14 @@ def test_what_is_said_of_a_method_goes_before_what_is_said_of_all(monkeypatch):
     assert settings("any", "patchcore") == {"size": 256}
 
 
+def test_what_is_said_of_a_place_is_of_no_other(monkeypatch):
+    here = [{"value": 64, "datasets": ["miic"]}, {"value": 32, "datasets": ["isp_ad"], "categories": ["ASM"]}]
+    methods = {"every": {"states": {"size": here}}}
+    monkeypatch.setattr("adlib.papers.settings.shared_protocol", lambda paper: {"methods": methods})
+    places = [("miic", "MIIC"), ("isp_ad", "ASM"), ("isp_ad", "LSM-1"), ("visa", "ASM")]
+    assert [settings("any", "padim", *place) for place in places] == [{"size": 64}, {"size": 32}, {}, {}]
+
+
 def test_a_crop_is_of_the_picture_before_it_is_resized():
     stated = {"value": 224, "of": 256}
     assert agrees(stated, "crop", {"crop": 448, "size": 512})

@@ -1,6 +1,7 @@
 """Significance: differences of stored scores, and what test sets of the printed sizes can tell apart."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from stored import run_notebook, store_study
 
@@ -57,6 +58,17 @@ def test_pairs_are_told_apart_where_their_ranking_differs(tmp_path):
     assert said[0].startswith("three_cad: 2 of 3 pairs of methods are told apart, corrected for their number; ")
     assert "the smallest difference among them is 50.0 points" in said[0]
     assert "10 normal and 10 anomalous images); the largest that is not is 0.0 points" in said[0]
+
+
+def test_the_smallest_that_is_told_and_the_largest_that_is_not_are_named():
+    about = {"dataset": "set", "category": "c", "better": "a", "other": "b", "normal": 5, "anomalous": 6, "reason": ""}
+    rows = [(3.0, True), (9.0, True), (2.0, False), (5.0, False)]
+    table = pd.DataFrame(
+        [about | {"difference": far, "told": told, "low": 0.5, "high": 10, "correlation": 0.5} for far, told in rows]
+    )
+    said = study.pair_conclusions(table)[0]
+    assert said.startswith("set: 2 of 4 pairs of methods are told apart")
+    assert "the smallest difference among them is 3.0 points" in said and "largest that is not is 5.0 points" in said
 
 
 def test_p_values_are_corrected_for_the_pairs_of_all_categories_of_a_dataset(tmp_path):

@@ -50,6 +50,23 @@ def test_every_share_is_scored_on_the_images_that_the_highest_has_left(out):
     assert found["value"].tolist() == pytest.approx([100, 100 * 10 / 12, 100, 100 * 11 / 12])
 
 
+def test_of_a_run_on_several_categories_each_is_scored_on_its_own_images(out):
+    table = study.runs(out)
+    alone = study.values(table)
+    for folder in table["predictions"]:  # another category's images, which it finds the wrong way round
+        mine = Predictions.load(folder)
+        other = mine.samples.assign(category="other", image=mine.samples["image"] + ".other.png")
+        samples = pd.concat([mine.samples, other], ignore_index=True)
+        scores = np.concatenate([mine.scores, -mine.scores])
+        Predictions(scores, None, samples, mine.settings).save(folder)
+    assert study.values(table).equals(alone)
+
+
+def test_metrics_of_pixels_are_of_the_maps(out):
+    found = study.values(study.runs(out), "pixel_auroc").set_index(["seed", "share"])["value"]
+    assert len(found) == 4 and (found.xs(0.0, level="share") > found.xs(0.25, level="share")).all()
+
+
 def test_a_cost_is_taken_within_a_draw_and_its_interval_is_over_the_draws(out):
     table = study.costs(study.runs(out), study.values(study.runs(out))).set_index("share")
     row = table.loc[0.25]

@@ -195,6 +195,19 @@ def test_a_share_of_defects_is_drawn_by_images():
     assert math.isnan(high)
 
 
+def test_all_that_is_found_is_no_certainty_however_many_defects_an_image_has():
+    share, low, high = study.share_of(pd.Series([1, 1, 1]), pd.Series(["x", "x", "y"]))
+    assert (share, high) == (1, 1) and low == pytest.approx(0.3424, abs=1e-4)  # Wilson's, of two images
+
+
+def test_photographs_of_few_items_give_no_model():
+    found = [0] * study.ENOUGH + [1] * study.ENOUGH
+    table = given({"a": found}, np.arange(1.0, 2 * study.ENOUGH + 1))
+    each = table["image"]
+    assert len(study.what_decides(table.assign(item=each))) == 1
+    assert study.what_decides(table.assign(item=each.where(each < "000", "one of few"))).empty
+
+
 def test_the_interval_of_a_share_holds_95_of_100_draws_of_images():
     values = pd.Series(np.arange(40) % 3 == 0)
     share, low, high = study.share_of(values, pd.Series(np.arange(40)), seed=7)
@@ -251,6 +264,14 @@ def test_the_model_asks_for_defects_that_some_method_misses_and_not_that_all_do(
         table = given({"a": [1] * len(missed), "b": misses}, areas)
         table["contrast"], table["place"] = table["area"] % 5 + 1, table["area"] % 3 / 3
         assert len(study.what_decides(table)) == models
+
+
+def test_odds_are_per_doubling_of_the_area():
+    small, large = [1] * 25 + [0] * 75, [1] * 50 + [0] * 50  # odds of 1 to 3, and of 1 to 1 where the area is double
+    (row,) = study.what_decides(given({"a": small + large}, [1.0] * 100 + [2.0] * 100)).to_dict("records")
+    assert (row["property"], row["change"]) == ("area", "per doubling")
+    assert row["odds"] == pytest.approx(3, rel=0.05)  # drawn to no effect a little
+    assert 1 < row["low"] < row["odds"] < row["high"]
 
 
 def test_the_logistic_model_stands_where_its_penalised_likelihood_is_flat():
