@@ -2,7 +2,8 @@
 
 All functions take a samples table or plain arrays and return numbers, arrays or tables; pictures are made from them
 by adlib.figures. Grey values are on the 8-bit scale 0..255 whatever the file's depth (16-bit values / 257), and
-colour images are turned grey by their luminance.
+colour images are turned grey by their luminance. Where a file holds another range (a 12-bit detector, say), `window`
+names the stored values that become 0 and 255, as in adlib.images.
 """
 
 from collections.abc import Iterator
@@ -12,28 +13,30 @@ import numpy as np
 import pandas as pd
 
 from adlib.errors import InputError
-from adlib.images import image_shape, read_image, read_mask
+from adlib.images import check_window, image_shape, read_image, read_mask
 from adlib.metrics.regions import regions
 
+Window = tuple[float, float] | None
 
-def read_grey(path: str) -> np.ndarray:
+
+def read_grey(path: str, window: Window = None) -> np.ndarray:
     """An image at full size as float32 [H, W] grey values in 0..255."""
-    image = read_image(path)
+    image = read_image(path, check_window(window))
     scale = 257.0 if image.dtype == np.uint16 else 1.0
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return image.astype(np.float32) / scale
 
 
-def defects(samples: pd.DataFrame) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def defects(samples: pd.DataFrame, window: Window = None) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(row, grey float32 [H, W], mask bool [H, W]) of every image with a mask, at full size."""
     for row, sample in enumerate(samples.itertuples()):
         if sample.mask:
-            grey = read_grey(sample.image)
+            grey = read_grey(sample.image, window)
             yield row, grey, read_mask(sample.mask, grey.shape, sample.image, getattr(sample, "mask_rule", ""))
 
 
-def grey_histogram(samples: pd.DataFrame, defects_only: bool = False) -> np.ndarray:
+def grey_histogram(samples: pd.DataFrame, defects_only: bool = False, window: Window = None) -> np.ndarray:
     """How many pixels have each grey level: int64 [256], rounded to whole levels. CXR-AD, eq. 1.
 
     defects_only: count pixels under the masks alone. The paper's figure is called global while its sentence speaks
@@ -41,9 +44,9 @@ def grey_histogram(samples: pd.DataFrame, defects_only: bool = False) -> np.ndar
     """
     counts = np.zeros(256, np.int64)
     if defects_only:
-        pictures = (grey[mask] for _, grey, mask in defects(samples))
+        pictures = (grey[mask] for _, grey, mask in defects(samples, window))
     else:
-        pictures = (read_grey(image).ravel() for image in samples["image"])
+        pictures = (read_grey(image, window).ravel() for image in samples["image"])
     for grey in pictures:
         counts += np.bincount(np.rint(grey).astype(np.int64), minlength=256)
     return counts
@@ -55,7 +58,9 @@ def share_between(histogram: np.ndarray, low: int, high: int) -> float:
     return float(histogram[low : high + 1].sum() / total) if total else float("nan")
 
 
-def local_contrast(samples: pd.DataFrame, background: str = "complement", ring: int = 10) -> pd.DataFrame:
+def local_contrast(
+    samples: pd.DataFrame, background: str = "complement", ring: int = 10, window: Window = None
+) -> pd.DataFrame:
     """Local contrast LC = (mean inside the mask - mean of the background) / mean of the background. CXR-AD, eq. 2.
 
     background: "complement", all pixels outside the mask; or "ring", those within `ring` pixels of it. The paper does
@@ -66,7 +71,7 @@ def local_contrast(samples: pd.DataFrame, background: str = "complement", ring: 
     if background not in ("complement", "ring"):
         raise InputError(f"background={background!r} must be 'complement' or 'ring'.")
     rows = []
-    for row, grey, mask in defects(samples):
+    for row, grey, mask in defects(samples, window):
         outside = ~mask
         if background == "ring":
             y, x = np.ogrid[-ring : ring + 1, -ring : ring + 1]
@@ -142,13 +147,13 @@ def beside_published(found: pd.DataFrame, published: pd.DataFrame) -> pd.DataFra
     return both.rename(columns=lambda name: name.replace("_", " "), level=0)
 
 
-def brightness(samples: pd.DataFrame) -> pd.DataFrame:
+def brightness(samples: pd.DataFrame, window: Window = None) -> pd.DataFrame:
     """Mean and standard deviation of every image's grey levels (0..255): what a change of lighting moves.
 
     Returns the samples' columns image, category, group, split, label with mean and spread.
     """
     table = samples[["image", "category", "group", "split", "label"]].copy()
-    moments = [(grey.mean(), grey.std()) for grey in map(read_grey, samples["image"])]
+    moments = [(grey.mean(), grey.std()) for grey in (read_grey(image, window) for image in samples["image"])]
     table[["mean", "spread"]] = np.array(moments, float).reshape(-1, 2)
     return table
 
@@ -206,14 +211,16 @@ def largest_defect(mask: np.ndarray, margin: float = 0.5) -> tuple[slice, slice]
     return slice(max(0, top - down), top + height + down), slice(max(0, left - across), left + width + across)
 
 
-def grey_peak(image: str, mask: str, margin: float = 0.5, mask_rule: str = "") -> tuple[np.ndarray, np.ndarray]:
+def grey_peak(
+    image: str, mask: str, margin: float = 0.5, mask_rule: str = "", window: Window = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The surroundings of an image's largest defect, for a surface plot of its grey values. CXR-AD, Fig. 4.
 
     margin: how much of the defect's width and height to add on each side. mask_rule: what is foreground in the mask
         file (adlib.decoding.masks), where it must be told.
     Returns grey float32 [h, w] in 0..255 and mask bool [h, w]. Raises InputError for an empty mask.
     """
-    grey = read_grey(image)
+    grey = read_grey(image, window)
     inside = read_mask(mask, grey.shape, image, mask_rule)
     if not inside.any():
         raise InputError(f"The mask {mask} is empty: there is no defect to show.")

@@ -412,11 +412,15 @@ def plot_shares(tables: dict[str, pd.DataFrame]) -> Figure:
     return finish(figure)
 
 
-def plot_grey_surface(image: str, grey: np.ndarray, mask: np.ndarray) -> Figure:
-    """An image beside the grey-level surface of one of its defects. CXR-AD, Fig. 4. grey, mask: of `grey_peak`."""
+def plot_grey_surface(
+    image: str, grey: np.ndarray, mask: np.ndarray, window: tuple[float, float] | None = None
+) -> Figure:
+    """An image beside the grey-level surface of one of its defects. CXR-AD, Fig. 4. grey, mask: of `grey_peak` with the
+    same window.
+    """
     figure = plt.figure(figsize=(8.5, 3.6), layout="constrained")
     left = figure.add_subplot(1, 2, 1)
-    left.imshow(read_grey(image), cmap="gray", vmin=0, vmax=255)
+    left.imshow(read_grey(image, window), cmap="gray", vmin=0, vmax=255)
     left.axis("off")
     right = figure.add_subplot(1, 2, 2, projection="3d")
     y, x = np.mgrid[: grey.shape[0], : grey.shape[1]]

@@ -86,9 +86,7 @@ class ImageSet(Dataset):
         self.crop = None if crop is None else _pair(crop, "crop")
         if self.crop and (self.crop[0] > self.size[0] or self.crop[1] > self.size[1]):
             raise InputError(f"crop={crop} is larger than size={size}.")
-        self.window = checked("window", window, tuple[float, float] | None)
-        if self.window and not self.window[0] < self.window[1]:
-            raise InputError(f"window={window} must be (low, high) with low < high.")
+        self.window = check_window(window)
         self.mask_resize = check_resize(mask_resize)
         if mask_rule is not None:
             self.samples = self.samples.assign(mask_rule=check_rule(mask_rule))
@@ -338,6 +336,14 @@ class ImageSet(Dataset):
         # A generator of its own: the random numbers of a training must not depend on whether the cache was there.
         images = DataLoader(_Stored(self), **options, generator=torch.Generator())
         return image_cache.write(name, images, self._cache_shape, dtype)
+
+
+def check_window(window: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The window, as two numbers, or None. Raises InputError for anything else, and where the two do not rise."""
+    pair = checked("window", window, tuple[float, float] | None)
+    if pair and not pair[0] < pair[1]:
+        raise InputError(f"window={window} must be (low, high) with low < high.")
+    return pair
 
 
 class _Stored(Dataset):

@@ -43,6 +43,24 @@ def test_16_bit_grey_is_on_the_8_bit_scale(tmp_path):
     assert analysis.read_grey(path).tolist() == np.full((4, 4), 100.0).tolist()
 
 
+def test_a_window_says_which_values_are_black_and_white(tmp_path):
+    """12 bits in a 16-bit file: without it the whole picture is darker than grey level 16."""
+    image, mask = np.full((4, 4), 1638, np.uint16), np.zeros((4, 4), np.uint8)
+    image[:2, :2], mask[:2, :2] = 2457, 1
+    files = {"image": write(tmp_path / "i.png", image), "mask": write(tmp_path / "m.png", mask)}
+    samples = make_samples([{name: str(file) for name, file in files.items()} | {"label": 1}], "test")
+    window = (0, 4095)
+    assert analysis.grey_histogram(samples).nonzero()[0].tolist() == [6, 10]
+    assert analysis.grey_histogram(samples, window=window).nonzero()[0].tolist() == [102, 153]
+    assert analysis.grey_histogram(samples, defects_only=True, window=window).nonzero()[0].tolist() == [153]
+    assert analysis.brightness(samples, window)["mean"].item() == pytest.approx(114.75, abs=0.01)
+    # black is not 0: (2457 - 819) / (1638 - 819) - 1
+    assert analysis.local_contrast(samples, window=(819, 4095))["contrast"].item() == pytest.approx(1, abs=1e-3)
+    assert analysis.grey_peak(*files.values(), window=window)[0].max() == pytest.approx(153, abs=0.01)
+    with pytest.raises(InputError, match="low < high"):
+        analysis.grey_histogram(samples, window=(4095, 0))
+
+
 def test_local_contrast_with_both_backgrounds(plate):
     complement = analysis.local_contrast(plate)["contrast"].item()
     background = (800 * 80 + 780 * 100) / 1580
