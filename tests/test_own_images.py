@@ -493,6 +493,12 @@ def test_validation_images_decide_before_those_of_the_test(detector, tmp_path):
     assert new_threshold(detector, tree, 0.2, "cpu", progress=False).held_out == 2
 
 
+def test_a_copy_of_a_training_image_is_none_that_the_detector_has_not_seen(detector, tmp_path):
+    tree = make_tree(tmp_path) / "thing"
+    shutil.copy(tree / "train" / "good" / "000.png", tree / "test" / "good" / "000.png")
+    assert new_threshold(detector, tree.parent, 0.2, "cpu", progress=False).held_out == 3  # of the four in test
+
+
 def test_a_threshold_on_images_that_were_learned_says_so(detector, tree, tmp_path):
     normal = shutil.copytree(tree / "train" / "good", tmp_path / "normal")
     loaded = load_model(detector.save(tmp_path / "model.safetensors"))

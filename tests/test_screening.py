@@ -63,6 +63,21 @@ def test_maps_that_outline_nothing_get_no_threshold(outlines, tmp_path):
     assert (choose_threshold(found, 0.5).map is not None) == outlines
 
 
+def test_the_line_around_defects_is_drawn_at_the_highest_pixel_and_colours_begin_at_the_median(tmp_path):
+    held = select(load_samples("folder", make_tree(tmp_path)), split="train")
+
+    class Spots:
+        def predict(self, images, **given):
+            maps = np.full((len(images), *images.shape), 2.0, np.float32)
+            maps[:, 3, 5] = 7 + images.labels
+            return Predictions(np.arange(len(images)), maps, images.samples, images.settings)
+
+    found = scores_of(Spots(), held, {"size": 32}, progress=False, chunk=4)
+    assert (found.peaks.tolist(), found.usual) == ([7] * 6, 2)
+    chosen = choose_threshold(found, 0.2)
+    assert chosen.map == pytest.approx(7) and chosen.map > 7 and chosen.usual == 2
+
+
 def test_one_image_stays_for_training():
     assert (hold_out(samples(train=2), 0.99, seed=0)["split"] == "train").sum() == 1
 

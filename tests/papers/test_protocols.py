@@ -145,6 +145,12 @@ def test_what_is_said_of_a_method_goes_before_what_is_said_of_all(monkeypatch):
     assert settings("any", "patchcore") == {"size": 256}
 
 
+def test_a_crop_of_a_picture_of_another_size_is_held_against_what_runs_and_sets_nothing(monkeypatch):
+    methods = {"padim": {"states": {"crop": {"value": 224, "of": 256}, "size": {"value": 512}}}}
+    monkeypatch.setattr("adlib.papers.settings.shared_protocol", lambda paper: {"methods": methods})
+    assert settings("any", "padim") == {"size": 512}
+
+
 def test_what_is_said_of_a_place_is_of_no_other(monkeypatch):
     here = [{"value": 64, "datasets": ["miic"]}, {"value": 32, "datasets": ["isp_ad"], "categories": ["ASM"]}]
     methods = {"every": {"states": {"size": here}}}

@@ -78,6 +78,23 @@ def test_each_defect_is_judged_by_itself_and_alike_at_any_size_of_the_map(tmp_pa
     assert (table["item"] == table["image"]).all()
 
 
+def test_the_box_of_a_defect_is_in_shares_of_the_side_that_it_lies_along(tmp_path):
+    mask = np.zeros((SIDE, 2 * SIDE), np.uint8)
+    mask[8:16, 32:48] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    rows = [{"label": number, "split": "test", "category": "cloth", "mask": ""} for number in (0, 1)]
+    for number, row in enumerate(rows):
+        row["image"] = str(tmp_path / f"{number}.png")
+        Image.fromarray(np.full(mask.shape, 100, np.uint8)).save(row["image"])
+    rows[1] |= {"mask": str(tmp_path / "mask.png"), "defect": "blot"}
+    samples = make_samples(rows, "pictures drawn by hand")
+    found = Predictions(np.arange(2.0), np.zeros((2, *mask.shape)), samples, {"size": list(mask.shape)})
+    place = {"dataset": "three_cad", "category": "cloth", "method": "padim"}
+    store_study(tmp_path / "out", study.NAME, [place | {"predictions": found}])
+    (defect,) = study.verdicts(tmp_path / "out").to_dict("records")
+    assert [defect[side] for side in ("left", "top", "right", "bottom")] == [0.5, 0.25, 0.75, 0.5]
+
+
 def test_more_false_alarms_find_what_fewer_miss(tmp_path):
     stored(tmp_path / "runs_of", score=0.5)
     for rate, found in ((0.1, 0), (0.5, 6)):  # above the highest normal picture, and above the two that are dark
