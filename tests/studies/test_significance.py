@@ -6,6 +6,7 @@ import pytest
 from stored import run_notebook, store_study
 
 from adlib import InputError, Predictions
+from adlib.datasets import facts
 from adlib.samples import make_samples
 from adlib.studies import significance as study
 
@@ -248,6 +249,13 @@ def test_printed_leads_are_those_of_the_papers_on_their_own_numbers_of_images():
         least, most = counts.loc[paper, ["r = 0", "r = 0.9"]]
         assert f"({least} if the methods' AUROCs were correlated by 0, {most} by 0.9)" in text
     assert study.uncounted().to_dict("records") == [{"paper": "texture_ad", "dataset": "texture_ad", "columns": 15}]
+
+
+def test_an_average_of_categories_that_are_not_printed_counts_each_with_the_average():
+    row = study.printed_leads().set_index(["table", "dataset", "category"]).loc["5", "mvtec_ad", "average"]
+    counts = [counts[1:] for counts in facts("mvtec_ad").counts.values()]
+    smallest = study.smallest_difference([row["best_auroc"] / 100] * len(counts), counts)
+    assert row["smallest"] == pytest.approx(100 * smallest)
 
 
 def test_the_notebook_runs_on_stored_runs_and_on_none(tmp_path):
