@@ -100,6 +100,23 @@ def test_outputs_are_stripped_on_commit(tmp_path):
     assert "secret" in (tmp_path / "notebooks" / "ran.ipynb").read_text()  # the file itself keeps its outputs
 
 
+@pytest.mark.parametrize("stated", ["grey_share", "local_contrast"])
+def test_what_is_measured_of_another_class_is_not_called_as_the_papers(stated):
+    """Notebook 10 measures the class that `studied` names; what the paper states is of UB."""
+    import pandas as pd
+
+    import adlib
+
+    cells = json.loads((REPOSITORY / "notebooks" / "10_cxr_ad_data.ipynb").read_text())["cells"]
+    (cell,) = [cell for cell in cells if f'"{stated}"' in "".join(cell["source"])]
+    names = {"adlib": adlib, "pd": pd, "studied": "DC", "histograms": {}, "contrasts": {}}
+    if stated == "local_contrast":
+        names["contrasts"] = {"ring": pd.DataFrame({"contrast": [0.1, -0.2]})}
+    *lines, shown = "".join(cell["source"]).splitlines()
+    exec("\n".join([*lines, f"shown = {shown}"]), names)
+    assert {name.partition(":")[0] for name in names["shown"].columns} == {"DC", "UB"}
+
+
 @pytest.mark.slow
 def test_first_notebook_runs_in_a_fresh_kernel(tmp_path):
     from adlib.runs.execute import execute_notebook
