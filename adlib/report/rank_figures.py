@@ -81,7 +81,7 @@ def _heading(test: RankTest) -> str:
     verdict = "the methods differ" if test.p < test.alpha else "no difference found"
     return (
         f"{verdict} (Friedman p = {test.p:.2g}, {test.blocks} categories, Kendall's W {test.agreement:.2f}), "
-        f"critical difference {test.critical_difference:.2f}"
+        f"critical difference {test.critical_difference:.2f} at level {test.alpha:g}"
     )
 
 

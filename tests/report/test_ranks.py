@@ -254,6 +254,7 @@ def test_a_picture_says_what_is_found_at_the_tests_own_level():
         test = rank_test(wide([[9, 8, 7]] * 4), alpha)  # p is 0.018
         axis = critical_difference_diagrams({"p": test}, "Published").axes[0]
         assert said in axis.get_title(loc="left")
+        assert axis.get_title(loc="left").endswith(f" at level {alpha:g}")
         assert sum(line.get_linewidth() == 3.5 for line in axis.lines) == bars  # where nothing differs, none join
 
 
