@@ -12,11 +12,13 @@ from adlib.inspector import panels, render
 from adlib.inspector.decisions import Decisions
 from adlib.inspector.joined import Joined
 from adlib.inspector.selection import OUTCOMES, disagreement
+from adlib.samples import UNKNOWN
 
 TITLES = {
     "found": "Anomalous, highest scores",
     "missed": "Anomalous, lowest scores",
     "alarming": "Normal, highest scores",
+    "unsorted": "Not yet sorted, highest scores",
     "disputed": "Methods disagree most",
 }
 SIDE = 150  # longer side of a picture in pixels
@@ -31,6 +33,7 @@ def telling(labels: np.ndarray, scores: np.ndarray, each: int = 3) -> dict[str, 
     order = np.argsort(scores[:, 0], kind="stable")
     anomalous, normal = order[labels[order] == 1], order[labels[order] == 0]
     ranked = {"found": anomalous[::-1], "missed": anomalous, "alarming": normal[::-1]}
+    ranked["unsorted"] = order[labels[order] == UNKNOWN][::-1]
     if scores.shape[1] > 1:
         spread = disagreement(scores)
         ranked["disputed"] = np.argsort(-spread, kind="stable")[: np.count_nonzero(spread)]

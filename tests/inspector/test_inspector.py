@@ -941,6 +941,11 @@ def test_methods_that_rank_alike_disagree_on_nothing():
     assert telling(labels, np.stack([ranks, swapped], axis=1))["disputed"] == [3, 4]
 
 
+def test_what_nobody_has_sorted_is_shown_with_its_highest_scores():
+    """A folder of these alone is what one has at first: the page had shown none of them."""
+    assert telling(np.full(3, -1), np.array([[0.1], [0.3], [0.2]]), each=2) == {"unsorted": [1, 2]}
+
+
 def test_of_several_methods_the_contact_sheet_says_whose_scores_are_highest(first, second, tmp_path):
     def headings(predictions):
         sheet = inspect(predictions, notes=tmp_path / "notes.csv").contact_sheet()
