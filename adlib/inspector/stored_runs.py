@@ -53,11 +53,11 @@ def run_table(out: str | Path, keys: list[str] | tuple[str, ...] = ()) -> pd.Dat
     return pd.DataFrame(rows).set_index("key")
 
 
-def comparable_runs(out: str | Path, keys: list[str] | tuple[str, ...] = ()) -> dict[str, list[dict]]:
+def comparable_runs(out: str | Path, keys: list[str] | tuple[str, ...] | str = ()) -> dict[str, list[dict]]:
     """Records of the finished runs below `out` by the name of their data: "cxr_ad/UB" -> runs, the newest set first.
 
     Runs of one set have the same data (dataset, category, fingerprint), so their predictions are of the same images.
-    keys: these runs alone, by the 16 digits that name their folder in out/runs; all if none is given.
+    keys: these runs alone, by the 16 digits that name their folder in out/runs, or one as it is; all if none is given.
     Raises InputError when there is no finished run, or none of a given key.
     """
     store = Store(Path(out) / "runs")
@@ -68,6 +68,7 @@ def comparable_runs(out: str | Path, keys: list[str] | tuple[str, ...] = ()) -> 
             f"There is no finished run in {store.folder}: make one with `adlib run` or `adlib reproduce`, or give the "
             "folder that was their --out."
         )
+    keys = [keys] if isinstance(keys, str) and keys else keys  # whose letters are no keys
     for key in keys:
         if key not in records:
             raise InputError(f"There is no finished run {key} in {store.folder}: `ls` there shows the keys.")

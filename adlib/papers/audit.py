@@ -44,17 +44,18 @@ ROW = ["table", "dataset", "method", "category", "setting"]  # one value per met
 PLACE = ["dataset", "category"]
 
 
-def audit(papers: Iterable[str] | None = None) -> pd.DataFrame:
+def audit(papers: Iterable[str] | str | None = None) -> pd.DataFrame:
     """Every number of the papers' tables that follows from others, recomputed.
 
-    papers: names, None for all; the counts of one dataset in several papers are compared within these.
+    papers: names, or one; None for all; the counts of one dataset in several papers are compared within these.
     Columns: paper; table ("text" for a number of the running text); where; printed and recomputed; difference =
     printed - recomputed; tolerance, half a unit of the last printed digit; kind, one of KINDS; agrees, whether the
     difference is within the tolerance; likely_cause, "" where none is known.
     Kind "copied" counts: printed are the rows (or cells) of a group, recomputed those that differ from each other.
     Kinds "chance" and "outlier" recompute nothing: `recomputed` is the bound that a value lies beyond.
     """
-    tables = {name: printed(name) for name in (list_papers() if papers is None else papers)}
+    papers = list_papers() if papers is None else [papers] if isinstance(papers, str) else papers
+    tables = {name: printed(name) for name in papers}
     about = {name: checks(name) for name in tables}
     rows = []
     for name, table in tables.items():

@@ -118,6 +118,7 @@ def test_runs_of_one_method_are_named_by_what_differs(tmp_path):
         "patchcore, seed 0, coreset_ratio 0.1",
     ]
     assert run_names(comparable_runs(tmp_path, ["1" * 16])["data/thing"]) == ["patchcore"]
+    assert comparable_runs(tmp_path, "1" * 16) == comparable_runs(tmp_path, ["1" * 16])
 
 
 def test_where_nothing_can_be_shown_the_sentence_says_what_to_do(tmp_path):

@@ -350,6 +350,7 @@ def test_the_audit_is_whole(found):
     assert not found.duplicated(["paper", "table", "where"]).any()
     assert (found["difference"] - (found["printed"] - found["recomputed"])).abs().max() < 1e-9
     assert audit(["miic"])["paper"].unique().tolist() == ["miic"]
+    assert audit("miic").equals(audit(["miic"]))
 
 
 def test_command_prints_what_disagrees_and_succeeds():
