@@ -34,9 +34,8 @@ class SamplePoints(widgets.VBox):
 
     def __init__(self, study: str, out: str | Path, points: pd.DataFrame):
         self.study, self.out, self.points = study, Path(out), points.reset_index(drop=True)
-        self.menu = widgets.Dropdown(
+        self.menu = widgets.Dropdown(  # opens at its first line; with value=None it would be blank
             options=[("choose a sample", None), *((label, at) for at, label in enumerate(self.points["label"]))],
-            value=None,
             description="open",
             tooltip="Opens in the inspector below",
             layout={"width": "max-content", "max_width": "100%"},

@@ -15,6 +15,7 @@ from adlib.predictions import Predictions
 from adlib.report.banner import banner
 from adlib.report.facts import warnings_of
 from adlib.report.labels import check_metric as check_metric
+from adlib.report.labels import metric_label
 from adlib.report.provenance import profile_sentence
 from adlib.report.run_details import ALL, finished_cells
 from adlib.report.tables import profile_of, read_plan
@@ -126,6 +127,11 @@ def item_names(samples: pd.DataFrame) -> pd.Series:
     if "item" not in samples:
         return samples["image"]
     return samples["image"].where(samples["item"] == "", samples["category"] + "/" + samples["item"])
+
+
+def share_label(metric: str) -> str:
+    """`metric_label`; of a share of decisions also the threshold that records have it at."""
+    return metric_label(metric) + (" at best F1 (an oracle)" if metric in ("recall", "precision", "f1") else "")
 
 
 def sentences(found: Iterable[str]) -> HTML:

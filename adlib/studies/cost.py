@@ -25,7 +25,7 @@ from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
 from adlib.rounding import rounded_text
 from adlib.runs.standing import taken_over
-from adlib.studies.common import NOTHING, mean_interval
+from adlib.studies.common import NOTHING, mean_interval, share_label
 
 NAME = "study/cost"
 COSTS = {
@@ -138,7 +138,7 @@ def frontier(found: pd.DataFrame, cost: str = "seconds_per_image") -> pd.DataFra
 
 def conclusions(edge: pd.DataFrame, metric: str = "image_auroc", cost: str = "seconds_per_image") -> list[str]:
     """What is seen, sentences per dataset. edge: of `frontier`, by the same cost."""
-    said, label, unit = [], metric_label(metric), COSTS[cost]
+    said, label, unit = [], share_label(metric), COSTS[cost]
     for dataset, mine in edge.groupby("dataset", sort=False):
         on = mine[mine["beaten_by"] == ""]
         steps = "; ".join(_named(row, cost) for row in on.itertuples())
@@ -179,7 +179,7 @@ def beside_trivial(found: pd.DataFrame, trivial: pd.DataFrame, metric: str = "im
         worse = found[(found["dataset"] == row.dataset) & (found["value"] <= row.value)]
         beaten = ", ".join(f"{other.method} ({rounded_text(other.value, decimals=1)})" for other in worse.itertuples())
         said.append(
-            f"{row.dataset}: without any detector, {row.baseline} reaches {metric_label(metric)} "
+            f"{row.dataset}: without any detector, {row.baseline} reaches {share_label(metric)} "
             f"{rounded_text(row.value, decimals=1)}, the best of the trivial baselines on these very images. "
             f"{f'No better: {beaten}' if beaten else 'All are better'}."
         )
@@ -273,5 +273,5 @@ def show_frontier(
             axis.set_xscale("log")
             axis.margins(x=0.25, y=0.12)
             plain_log(axis.xaxis)
-    axes[0, 0].set_ylabel(f"{metric_label(metric)}, %")
+    axes[0, 0].set_ylabel(f"{share_label(metric)}, %")
     return finish(figure)

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from adlib.errors import InputError
 from adlib.figure_style import finish
-from adlib.report.labels import SHARES, check_metric, metric_label
+from adlib.report.labels import SHARES, check_metric
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
-from adlib.studies.common import NOTHING
+from adlib.studies.common import NOTHING, share_label
 from adlib.studies.differences import change, differences, interval_text
 
 NAME = "study/how_many_normals"
@@ -100,7 +100,7 @@ def enough(table: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
 
 def conclusions(found: pd.DataFrame, metric: str = "image_auroc", margin: float = MARGIN) -> list[str]:
     """What is seen, a sentence per dataset and method. found: of `enough`."""
-    label, said = metric_label(metric), []
+    label, said = share_label(metric), []
     for row in found.itertuples():
         where = f"{row.method} on {row.dataset}"
         interval = f"(loss {row.loss:.1f}, {interval_text(row.low, row.high, row.seeds, 'draws')})"
@@ -153,5 +153,5 @@ def show_losses(table: pd.DataFrame, metric: str = "image_auroc", margin: float 
         axis.set(title=dataset, xlabel="normal training images (the last are all)")
         if len(mine):
             axis.legend(fontsize=8, loc="lower right")
-    axes[0, 0].set_ylabel(f"{metric_label(metric)} against all images, points")
+    axes[0, 0].set_ylabel(f"{share_label(metric)} against all images, points")
     return finish(figure)

@@ -43,7 +43,7 @@ def point(out, name: str, **narrower) -> dict:
 def test_a_choice_opens_its_sample_with_every_methods_first_run(out):
     shown = open_points(STUDY, out, pd.DataFrame([point(out, "001.png"), point(out, "002.png")]))
     assert [label for label, _ in shown.menu.options] == ["choose a sample", "001.png", "002.png"]
-    assert shown.place.children == ()
+    assert shown.place.children == () and shown.menu.index == 0  # without an index a browser shows a blank
     shown.menu.value = 1
     (inspector,) = shown.place.children
     assert inspector.joined.samples["image"][inspector.index].endswith("002.png")

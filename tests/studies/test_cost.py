@@ -237,6 +237,15 @@ def test_methods_of_which_a_cost_is_not_known_are_named(tmp_path):
     assert none.axes[0].get_title() == "nothing to show"  # the run is done
 
 
+@pytest.mark.parametrize(("metric", "said"), [("recall", "recall at best F1 (an oracle)"), ("aupro", "AUPRO")])
+def test_a_share_of_decisions_says_at_which_threshold(metric, said, tmp_path):
+    (run,) = over_categories(("padim", "hard", 0.6))
+    store_study(tmp_path, study.NAME, [run | {"metrics": {metric: 0.5, "image_auroc": 0.6}}])
+    found = study.methods(study.spent(tmp_path, metric))
+    assert f"on the frontier of {said} against" in study.conclusions(study.frontier(found), metric)[0]
+    assert study.show_frontier(found, metric).axes[0].get_ylabel() == f"{said}, %"
+
+
 def test_methods_without_a_common_category_are_not_compared(tmp_path):
     store_study(tmp_path, study.NAME, over_categories(("good", "hard", 0.6), ("bad", "easy", 0.94)))
     table = study.spent(tmp_path)
