@@ -27,7 +27,9 @@ def rank_heat_map(values: pd.DataFrame, title: str, label: str = "") -> Figure:
         axis.axis("off")
     else:
         texts = shown.map(
-            lambda value: "–" if pd.isna(value) else f"{value:.2f}" if value <= 1 else rounded_text(value, decimals=1)
+            lambda value: (
+                "–" if pd.isna(value) else rounded_text(value, 1) if value <= 1 else rounded_text(value, decimals=1)
+            )
         )
         axis.set_facecolor(to_rgba(INK, 0.15))
         bar = {"label": label}

@@ -247,6 +247,8 @@ def test_pictures_say_what_they_show_and_what_not():
     assert "the methods differ" in figure.axes[0].get_title(loc="left")
     shown = rank_heat_map(pd.DataFrame({"x": [1.0, NAN], "y": [NAN, 0.5]}, index=["a", "b"]), "Published")
     assert sorted(text.get_text() for text in shown.axes[0].texts) == ["0.50", "1.00", "–", "–"]
+    nearly = rank_heat_map(pd.DataFrame({"x": [0.996, 0.5]}, index=["a", "b"]), "share of methods beaten")
+    assert [text.get_text() for text in nearly.axes[0].texts] == ["<1", "0.50"]
 
 
 def test_a_picture_says_what_is_found_at_the_tests_own_level():
