@@ -140,8 +140,11 @@ def bench(
     from adlib.own_images import bench as time_images
 
     model, device = load_model(detector), str(choose_device(device))  # what "auto" is here
-    found = time_images(model, list_images(images) if images else None, number, device=device)
-    what = "images" if images else f"drawn images of {found['width']} x {found['height']} pixels"
+    samples = list_images(images) if images else None
+    found = time_images(model, samples, number, device=device)
+    what = f"drawn images of {found['width']} x {found['height']} pixels"
+    if samples is not None:  # few are taken again and again
+        what = "images" if len(samples) >= number else f"looks at {len(samples)} image{'s' * (len(samples) > 1)}"
     print(printable(f"{model.name} on {device}, {number} {what} one at a time, file to score and map:"))
     print(f"p50 {found['p50']:.1f} ms, p95 {found['p95']:.1f} ms, mean {found['mean']:.1f} ms")
 

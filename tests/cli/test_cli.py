@@ -181,7 +181,9 @@ def test_from_a_folder_to_a_detector_to_a_list_by_the_command_line_alone(tmp_pat
     assert "8 images" in run("predict", detector, tree / "test", "--out", out, "--device", "cpu")
     assert {file.name for file in out.iterdir()} == {"scores.csv", "scores.json", "regions.csv", "maps", "masks"}
     assert "from 4 normal images" in run("threshold", detector, tree, "--device", "cpu")
-    assert "p95" in run("bench", detector, tree / "test", "--number", "2")
+    said = run("bench", detector, tree / "test", "--number", "2")
+    assert "2 images one at a time" in said and "p95" in said
+    assert "9 looks at 8 images one at a time" in run("bench", detector, tree / "test", "--number", "9")
     assert "2 drawn images of 64 x 64 pixels" in run("bench", detector, "--number", "2")
     used = "cuda" if torch.cuda.is_available() else "cpu"
     assert f"patchcore on {used}, 2 drawn" in run("bench", detector, "--number", "2", "--device", "auto")
