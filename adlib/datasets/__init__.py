@@ -208,11 +208,15 @@ def training_defects(name: str, samples: pd.DataFrame) -> pd.DataFrame:
 
     Raises InputError for a dataset that has none apart, and where they are not on disk.
     """
-    module = _module(name)
-    if not hasattr(module, "training_defects"):
-        have = ", ".join(known for known in list_datasets() if hasattr(_module(known), "training_defects"))
+    if not has_training_defects(name):
+        have = ", ".join(known for known in list_datasets() if has_training_defects(known))
         raise InputError(f"{name} has no real defects apart for training; {have} has: leave train_real out.")
-    return module.training_defects(samples)
+    return _module(name).training_defects(samples)
+
+
+def has_training_defects(name: str) -> bool:
+    """Whether a dataset has real defects apart for training, wherever it lies (`training_defects`)."""
+    return hasattr(_module(name), "training_defects")
 
 
 def left_out(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from adlib import papers, phantoms
-from adlib.datasets import FOLDER_OPTIONS, facts, load_samples
+from adlib.datasets import FOLDER_OPTIONS, facts, has_training_defects, load_samples
 from adlib.datasets.folder import is_own_set
 from adlib.errors import InputError
 from adlib.models import list_models, model_class
@@ -255,7 +255,7 @@ def cell_settings(cell: Cell, category: str, row: dict, profile: Profile) -> dic
     category: of the run, "" for all together.
     """
     own = paper_settings(cell.paper, cell.method, cell.dataset, category)
-    for_all = _accepted(cell.method, profile.settings) | _data_options(cell.dataset, profile.settings)
+    for_all = _accepted(cell, profile.settings) | _data_options(cell.dataset, profile.settings)
     joined: dict = {}
     for said in (own, for_all, profile.methods.get(cell.method, {}), row):
         if any(said.get(name) is not None for name in HOW_MANY):
@@ -283,13 +283,14 @@ def _fill(
             cell.run, cell.missing, cell.lacks = None, "no data", lacks
 
 
-def _accepted(method: str, settings: dict) -> dict:
-    """Of settings meant for all methods, those that this one has, and of the training set those that it has a place
-    for: a method that never learns from the target has none, and real defects join for few.
+def _accepted(cell: Cell, settings: dict) -> dict:
+    """Of settings meant for all methods, those that a cell's has, and of the training set those that it has a place
+    for: a method that never learns from the target has none, and real defects join for few, where the set has some.
     """
-    kind = model_class(method)
+    kind = model_class(cell.method)
     of_training = () if kind.facts.joint == "no target" else TRAINING_SETTINGS
-    if not kind.accepts_anomalous or hasattr(kind, "training_samples"):
+    takes_defects = kind.accepts_anomalous and not hasattr(kind, "training_samples")
+    if not (takes_defects and has_training_defects(cell.dataset)):
         of_training = [name for name in of_training if name not in REAL_DEFECTS]
     known = [*parameter_names(kind), *IMAGE_SETTINGS, *of_training]
     return {name: value for name, value in settings.items() if name in known}

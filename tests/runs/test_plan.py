@@ -74,18 +74,18 @@ def test_settings_for_all_say_how_data_are_read_too(data):
 
 
 @pytest.mark.parametrize(
-    ("method", "there"),
+    ("method", "dataset", "there"),
     [
-        ("padim", {"train_limit"}),
-        ("supersimplenet", {"train_limit", "train_real", "train_real_kind"}),  # learns from labelled defects, too
-        ("mixed_supervised", {"train_limit"}),  # injects them itself
-        ("adaclip", set()),  # learns from other sets
+        ("padim", "isp_ad", {"train_limit"}),
+        ("supersimplenet", "isp_ad", {"train_limit", "train_real", "train_real_kind"}),  # learns from defects, too
+        ("supersimplenet", "miic", {"train_limit"}),  # which has none to learn from
+        ("mixed_supervised", "isp_ad", {"train_limit"}),  # injects them itself
+        ("adaclip", "isp_ad", set()),  # learns from other sets
     ],
 )
-def test_a_training_set_for_all_methods_is_of_those_that_have_a_place_for_it(method, there):
+def test_a_training_set_for_all_methods_is_of_those_that_have_a_place_for_it(method, dataset, there):
     profile = Profile("mine", settings={"train_limit": 3, "train_real": 2, "train_real_kind": "area"})
-    cell = Cell("study/cost", "main", method, "isp_ad", "ASM", "", 0)
-    found = cell_settings(cell, "ASM", {}, profile)
+    found = cell_settings(Cell("study/cost", "main", method, dataset, "ASM", "", 0), "ASM", {}, profile)
     assert {name for name in found if name.startswith("train_")} == there
 
 
