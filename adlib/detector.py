@@ -356,8 +356,9 @@ class Detector:
             batch_size = checked("batch_size", batch_size, Count)
         except InputError as error:
             raise InputError(f"batch_size={batch_size!r} must be a whole number of images, at least 1.") from error
-        workers = loader_workers(self.device_)
         left = torch.utils.data.Subset(PixelsOnly(images), range(first, len(images)))
+        # A single batch is waited for in any case, and processes would have to start first.
+        workers = loader_workers(self.device_) if len(left) > batch_size else 0
         loader = DataLoader(left, batch_size, num_workers=workers, pin_memory=workers > 0)
         if self.feature_cache is not None:
             self.feature_cache.begin()

@@ -173,6 +173,18 @@ def test_images_for_a_gpu_come_from_other_processes_pinned_and_in_order(tree, mo
     assert torch.equal(torch.cat(batches), torch.stack([train.pixels(index) for index in range(4)]))
 
 
+def test_a_single_image_is_scored_without_starting_processes(tree, monkeypatch):
+    """`adlib bench` would time their start; `adlib predict` would wait for it at images that it looks at alone."""
+    workers, loader = [], DataLoader
+    with gpu():
+        model = create_model("padim", **PADIM).fit(split(tree, "train"), device="cuda", progress=False)
+        note = lambda *given, num_workers, **options: workers.append(num_workers) or loader(*given, **options)  # noqa: E731
+        monkeypatch.setattr("adlib.detector.DataLoader", note)
+        one = ImageSet(select(load_samples("folder", tree), split="test")[:1], size=64)
+        model.predict(one, device="cuda", batch_size=1, progress=False)
+    assert workers == [0]
+
+
 def in_this_process(name, out, parameters, *_):
     """What papermill does with a notebook, without a kernel: cells one after the other, parameters after their cell."""
     notebook = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)

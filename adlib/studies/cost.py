@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from adlib.errors import InputError, did_you_mean
 from adlib.figure_style import INK, finish, plain_log
-from adlib.report.labels import SHARES, check_metric, metric_label
+from adlib.report.labels import SHARES, check_metric
 from adlib.report.run_details import finished_cells
 from adlib.report.tables import part_of
 from adlib.rounding import rounded_text
