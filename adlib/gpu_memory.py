@@ -9,8 +9,11 @@ from contextlib import contextmanager
 
 import torch
 
-SHORT = "The GPU's memory was short: {}. No number depends on it."
+# What else than torch.OutOfMemoryError says that there is no room: for what torch's allocator does not give, such as
+# the handles and workspaces of cuBLAS, cuDNN and cuSOLVER. adlib.runs.failures knows the same words.
+SAID = ("CUDA out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
 
+SHORT = "The GPU's memory was short: {}. No number depends on it."
 
 _noting: list[dict[str, int]] = []  # of each block of `shortages` that is under way
 
@@ -37,6 +40,11 @@ def noted_shortages() -> dict[str, int]:
     return dict(_noting[-1]) if _noting else {}
 
 
+def is_short(error: RuntimeError) -> bool:
+    """Whether an error says that a GPU's memory was short."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in SAID)
+
+
 class Parts:
     """Gives rows to a function, all at once if they fit into a GPU's memory, else in parts that do.
 
@@ -51,7 +59,7 @@ class Parts:
     def of(self, work: Callable[[slice], object], count: int) -> list:
         """What work(part) returns for parts that follow each other, slices of range(count).
 
-        Raises torch.OutOfMemoryError when not even a single row fits.
+        Raises torch.OutOfMemoryError, or what else has said so, when not even a single row fits.
         """
         found, first = [], 0
         while first < count:
@@ -60,8 +68,8 @@ class Parts:
                 found.append(work(slice(first, first + rows)))
                 first += rows
                 continue
-            except torch.OutOfMemoryError:
-                if rows == 1:
+            except RuntimeError as error:
+                if rows == 1 or not is_short(error):
                     raise
             # Only here, outside of the exception, have its tensors gone.
             self.largest = rows // 2

@@ -18,6 +18,7 @@ from adlib.figures import show_illustrations
 from adlib.gpu_memory import Parts
 from adlib.memory.memory_bank import BankSearch, nearest
 from adlib.runs import Recorder, Run
+from adlib.runs.failures import of_exception
 from adlib.samples import select
 from adlib.training.checkpoint import unfinished_fit
 
@@ -51,6 +52,37 @@ def test_parts_are_halved_until_they_fit_and_stay_so():
 def test_not_even_a_single_row_is_the_failure_that_it_is():
     with pytest.raises(torch.OutOfMemoryError):
         Parts().of(lambda part: short_of(0, list)(range(4)), 4)
+
+
+SAID_OTHERWISE = [
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+]
+
+
+@pytest.mark.parametrize("error", SAID_OTHERWISE, ids=str)
+def test_what_libraries_say_of_short_memory_halves_parts_too(error):
+    def work(part):
+        if part.stop - part.start > 2:
+            raise error
+        return [*range(part.start, part.stop)]
+
+    parts = Parts()
+    assert [*chain(*parts.of(work, 5))] == [*range(5)] and parts.largest == 2
+    assert of_exception(type(error).__name__, str(error)).kind == "out of GPU memory"
+
+
+def test_another_failure_of_a_gpu_is_not_tried_again():
+    asked = []
+
+    def work(part):
+        asked.append(part)
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(torch.AcceleratorError, match="illegal"):
+        Parts().of(work, 4)
+    assert len(asked) == 1
 
 
 @pytest.fixture(scope="module")

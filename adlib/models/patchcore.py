@@ -33,7 +33,7 @@ from adlib.errors import InputError
 from adlib.features.backbones import Backbone
 from adlib.features.foreground import foreground
 from adlib.features.patch_embedding import concatenated_embedding, pooled_embedding
-from adlib.gpu_memory import SHORT
+from adlib.gpu_memory import SHORT, is_short
 from adlib.memory.coreset import k_centre_greedy_in_shards
 from adlib.memory.memory_bank import BankSearch, random_projection
 from adlib.memory.patch_store import PatchStore, parse_bytes
@@ -212,7 +212,9 @@ class PatchCore(Detector):
         self.backbone_.to(device)
         try:
             self.memory_bank_, self.bank_outside = self.memory_bank_.to(device), False
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_short(error):
+                raise
             self.memory_bank_, self.bank_outside = self.memory_bank_.cpu(), True
 
     @property
