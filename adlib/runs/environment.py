@@ -74,7 +74,7 @@ def command_line() -> str:
 
 def hardware(device: str = "cpu") -> dict:
     """Machine, processor count, and the name of the device that was used; of a GPU also the versions of CUDA and cuDNN
-    that torch has, and of the driver.
+    that torch has, of the driver, and what it rounds to TF32.
     """
     import torch
 
@@ -89,6 +89,7 @@ def hardware(device: str = "cpu") -> dict:
     if str(device).startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts |= {"cuda": torch.version.cuda or "", "cudnn": _cudnn(), "driver": driver()}
+        facts["tf32"] = _tf32() if torch.cuda.get_device_capability(device) >= (8, 0) else "nothing"
     return facts
 
 
@@ -99,6 +100,25 @@ def _cudnn() -> str:
         return str(torch.backends.cudnn.version() or "")
     except RuntimeError:  # one that does not fit this GPU
         return ""
+
+
+def _tf32() -> str:
+    """What torch lets a GPU compute in TF32, which keeps 10 of float32's 23 bits after the point, though a method's
+    precision is "float32": convolutions, unless somebody forbids it; matrix products, memory banks' distances among
+    them, where somebody allows it, as NVIDIA's containers do by a variable.
+    """
+    import torch
+
+    if (given := os.environ.get("NVIDIA_TF32_OVERRIDE", "")) in ("0", "1"):  # it outdoes whatever torch is told
+        allowed = (given == "1",) * 2
+    else:
+        try:
+            parts = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+            allowed = [part.fp32_precision == "tf32" for part in parts]
+        except AttributeError:  # torch before 2.9
+            allowed = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    names = ("convolutions", "matrix products")
+    return ", ".join(name for name, one in zip(names, allowed, strict=True) if one) or "nothing"
 
 
 def driver() -> str:

@@ -77,6 +77,36 @@ def test_a_cudnn_that_does_not_fit_the_gpu_ends_no_run(monkeypatch):
         assert environment.hardware("cuda")["cudnn"] == ""
 
 
+@pytest.mark.parametrize(
+    "convolutions, products, override, expected",
+    [
+        (True, False, "", "convolutions"),
+        (True, True, "", "convolutions, matrix products"),
+        (False, False, "", "nothing"),
+        (True, True, "0", "nothing"),
+        (False, False, "1", "convolutions, matrix products"),
+    ],
+)
+def test_what_a_gpu_rounds_to_tf32_is_told(monkeypatch, convolutions, products, override, expected):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", convolutions)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", override)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if products else "highest")
+    try:
+        with gpu():
+            assert environment.hardware("cuda")["tf32"] == expected
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert "tf32" not in environment.hardware("cpu")
+
+
+def test_a_gpu_that_knows_no_tf32_rounds_nothing_to_it(monkeypatch):
+    with gpu():
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+        assert environment.hardware("cuda")["tf32"] == "nothing"
+        monkeypatch.undo()
+
+
 def test_without_nvidias_library_there_is_no_driver(monkeypatch):
     def missing(name):
         raise OSError
