@@ -55,6 +55,7 @@ def test_method_learns_and_scores_on_a_gpu_and_goes_to_the_cpu_and_back(name, sp
         left_behind = [key for key, value in parts.items() if value.device.type != "cuda"]
         assert parts and not left_behind  # though predict() would bring them; single numbers may lie anywhere
         scored = model.predict(test, device="cuda", batch_size=4, progress=False)
+        assert model.device_.type == "cuda"  # on the CPU it would score the same, and nobody would know
         file = model.save(tmp_path / "model.safetensors")
     load_here(monkeypatch)  # what other processes load has been seen
     elsewhere = load_model(file)
@@ -197,6 +198,7 @@ def test_a_scale_of_the_images_asked_about_is_found_on_the_gpu_by_a_loaded_model
         scored = model.predict(test, device="cuda", batch_size=4, progress=False)
         loaded = load_model(model.save(tmp_path / "model.safetensors"))
         again = loaded.predict(test, device="cuda", batch_size=4, progress=False)
+        assert {model.device_.type, loaded.device_.type} == {"cuda"}
     np.testing.assert_allclose(again.scores, scored.scores, rtol=1e-4)
 
 
