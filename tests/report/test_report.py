@@ -368,6 +368,24 @@ def test_missing_cells_say_why(tmp_path):
     assert row(table, "UB", method="onenip")["state"] == "not implemented"
 
 
+def test_of_seeds_that_are_to_do_and_one_that_failed_the_failure_is_told(tmp_path):
+    key = "f" * 16
+    Store(tmp_path / "runs").path(key).mkdir(parents=True)
+    record = failure(_with_key(Run("folder", str(tmp_path), "patchcore"), key), "error", "boom")
+    write_json(Store(tmp_path / "runs").path(key) / "record.json", record)
+    leave_plan(tmp_path, [cell("UB", "e" * 16), cell("UB", key, seed=1)])
+    assert row(comparison("cxr_ad", "II", tmp_path), "UB")["state"] == "failed"
+
+
+def test_no_number_on_drawn_data_is_the_best(tmp_path):
+    cells = [leave_run(tmp_path, place, value, phantom={"seed": 0}) for place, value in (("UB", 0.9), ("DC", 0.8))]
+    other = leave_run(tmp_path, "UB", 0.7, seed=7, phantom={"seed": 0}) | {"method": "onenip", "seed": 0}
+    leave_plan(tmp_path, [*cells, other])
+    folded = show_table("cxr_ad", "II", tmp_path).data.partition("All our numbers on drawn data")[2]
+    ours = folded.partition("</details>")[0]
+    assert ">90.00" in ours and ">70.00" in ours and "<strong>" not in ours
+
+
 def _with_key(run, key):
     object.__setattr__(run, "key", key)
     return run
