@@ -28,6 +28,7 @@ Other readings, as parameters:
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,7 @@ from adlib.decoding.tiles import corners
 from adlib.detector import Facts, choose_device
 from adlib.errors import InputError
 from adlib.features.aligned_features import distances, resized, window_maximum
+from adlib.gpu_memory import Parts, part_of
 from adlib.images import ImageSet
 from adlib.networks.feature_transformer import Attention, FeatureTransformer, feed_forward, initialise, jittered
 from adlib.parameters import Count, NotNegative, Positive, Share, ShareBelowOne, Stages, Whole
@@ -292,19 +294,25 @@ class OneNIP(FeatureReconstruction, PastingDetector):
         self.check_fitted()
         self.device_ = choose_device(device)
         self.to(self.device_)
-        learned, low, high = self.scale_, float("inf"), 0.0
-        items = images.tiles()
+        learned, found = self.scale_, []
+        items, parts = images.tiles(), Parts("images were scored {} at a time")
         with torch.inference_mode():
             for start, batch in self.batches(items, batch_size, progress, "scale"):
-                (features,) = self.backbone_(batch)
-                prompts = self.prompts_of(items.samples.iloc[start : start + len(batch)])
-                found = distances(features, self.restoration_(features, prompts), batch.shape[-2:])
-                low, high = min(low, float(found.min())), max(high, float(found.max()))
+                rows = items.samples.iloc[start : start + len(batch)]
+                found += parts.of(partial(self.extremes, batch, rows), len(batch))
+        low, high = min(low for low, _ in found), max(0.0, *(high for _, high in found))
         self.scale_ = torch.full_like(learned, (low + high) / 2)
         try:
             return super().predict(images, device, batch_size, progress)
         finally:
             self.scale_ = learned
+
+    def extremes(self, batch: torch.Tensor, samples, part: slice) -> tuple[float, float]:
+        """The smallest and the largest distance in the maps of a part of the images."""
+        (features,) = self.backbone_(part_of(batch, part))
+        restored = self.restoration_(features, self.prompts_of(samples.iloc[part]))
+        found = distances(features, restored, batch.shape[-2:])
+        return float(found.min()), float(found.max())
 
     def prompts_of(self, samples) -> torch.Tensor:
         """The prompts' features for rows of a samples table: float [B, C, h, w]."""

@@ -202,6 +202,25 @@ def test_a_scale_of_the_images_asked_about_is_found_on_the_gpu_by_a_loaded_model
     np.testing.assert_allclose(again.scores, scored.scores, rtol=1e-4)
 
 
+def test_a_scale_of_the_images_asked_about_is_found_in_parts_that_fit_into_the_gpu(splits, monkeypatch):
+    load_here(monkeypatch)
+    train, test = splits
+    model = create_model("onenip", **short("onenip"), scale="test").fit(train, device="cpu", progress=False)
+    expected = model.predict(test, device="cpu", batch_size=2, progress=False)
+    restore = model.restoration_.forward
+
+    def short_of_room(features, prompts):
+        if len(features) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return restore(features, prompts)
+
+    monkeypatch.setattr(model.restoration_, "forward", short_of_room)
+    with gpu():
+        found = model.predict(test, device="cuda", batch_size=2, progress=False)
+    assert model.memory_notes and model.memory_notes[0].count("scored 1 at a time") == 1
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
+
+
 def two_transformers():
     """U-Flow's pair of transformers, of the smallest there are."""
     small = "deit_tiny_patch16_224"
