@@ -119,15 +119,23 @@ def test_a_coreset_on_a_gpu_whose_choice_was_interrupted_goes_on(tmp_path, monke
 
 
 @pytest.mark.parametrize("memory", ["1GB", "100kB"])
-def test_patchcore_on_a_gpu_keeps_to_its_memory(memory, tree):
+def test_patchcore_on_a_gpu_keeps_to_its_memory(memory, tree, monkeypatch):
     """With 100 kB the coreset is chosen on the CPU, in parts, from patches in half precision on disk."""
     settings = {"backbone": "resnet18.tv_in1k", "weights": "bundled", "coreset_ratio": 0.2, "memory": memory}
     on_cpu = create_model("patchcore", **settings).fit(split(tree, "train"), device="cpu", progress=False)
     expected = on_cpu.predict(split(tree, "test"), device="cpu", progress=False)
+    chosen_on = []
+
+    def choose(features, *rest, **options):
+        chosen_on.append(features.device.type)
+        return k_centre_greedy_in_shards(features, *rest, **options)
+
+    monkeypatch.setattr("adlib.models.patchcore.k_centre_greedy_in_shards", choose)
     with gpu():
         model = create_model("patchcore", **settings).fit(split(tree, "train"), device="cuda", progress=False)
         found = model.predict(split(tree, "test"), device="cuda", progress=False)
         assert model.memory_bank_.is_cuda
+    assert chosen_on == ["cpu" if memory == "100kB" else "cuda"]  # the CPU would choose the same, slowly
     assert (model.shards_ > 1) == (on_cpu.shards_ > 1) == (memory == "100kB")
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-2)
 
