@@ -34,12 +34,13 @@ class SamplePoints(widgets.VBox):
 
     def __init__(self, study: str, out: str | Path, points: pd.DataFrame):
         self.study, self.out, self.points = study, Path(out), points.reset_index(drop=True)
-        self.menu = widgets.Dropdown(  # opens at its first line; with value=None it would be blank
+        self.menu = widgets.Dropdown(
             options=[("choose a sample", None), *((label, at) for at, label in enumerate(self.points["label"]))],
             description="open",
             tooltip="Opens in the inspector below",
             layout={"width": "max-content", "max_width": "100%"},
         )
+        self.menu.index = 0  # the value None alone shows a blank
         self.place = widgets.VBox()
         self.menu.observe(self._change, "value")
         super().__init__([self.menu, self.place])

@@ -202,9 +202,14 @@ def points(table: pd.DataFrame) -> pd.DataFrame:
         for index in np.argsort(-lost, kind="stable")[: np.isfinite(lost).sum()]:
             image, kind = samples["image"].iloc[index], samples["defect"].iloc[index]
             where = f"{draw['method']} on {draw['dataset']}/{draw['category']}"
-            label = f"{where} {Path(image).stem}, {kind}: stands out by {lost[index]:.1f} less"
+            label = f"{where} {Path(image).stem}, {kind}: stands out {_change(lost[index])}"
             rows.append(draw | {"label": label, "image": image})
     return pd.DataFrame(rows, columns=["label", "dataset", "category", "image", "method", "seed"])
+
+
+def _change(lost: float) -> str:
+    """Of contrast, in words: what has not faded stands out by more."""
+    return "as much" if abs(lost) < 0.05 else f"by {abs(lost):.1f} {'less' if lost > 0 else 'more'}"
 
 
 def show_fading(table: pd.DataFrame) -> Figure | HTML:

@@ -129,6 +129,11 @@ def test_a_defect_stands_out_by_the_maps_of_normal_images(out):
     assert (draw["method"], list(found)) == ("padim", [0.0, 0.25])
 
 
+@pytest.mark.parametrize(("lost", "said"), [(0.71, "by 0.7 less"), (-0.3, "by 0.3 more"), (-0.01, "as much")])
+def test_what_does_not_fade_is_not_said_to_stand_out_by_less(lost, said):
+    assert study._change(lost) == said
+
+
 def test_the_notebook_runs_on_stored_runs_and_on_none(out, tmp_path):
     run_notebook("64_unscreened_training", out)
     run_notebook("64_unscreened_training", tmp_path / "nothing")
