@@ -49,9 +49,9 @@ def comparisons(
 
     table: of `runs`. metric: of image scores. replicates: of the paired bootstrap.
     Columns: method, dataset, category, seed, features, value, difference, low, high (percent and points; the interval
-    is the bootstrap's over the test images), images (that both tested). Places without the reference, and such in which
-    the metric is undefined, are left out. Raises InputError for a metric that is not of image scores, and for a
-    reference that is neither planned nor in the table.
+    is the bootstrap's over the test images, NaN where no draw of them moves the difference), images (that both tested).
+    Places without the reference, and such in which the metric is undefined, are left out. Raises InputError for a
+    metric that is not of image scores, and for a reference that is neither planned nor in the table.
     """
     check_metric(metric, IMAGE_METRICS)
     known = list(dict.fromkeys([*_planned(NAME), *table["features"]]))
@@ -72,6 +72,8 @@ def comparisons(
             if len(np.unique(labels)) < 2:
                 continue
             compared = compare_images(labels, other.scores, one.scores, replicates, items=items(one.samples))[metric]
+            if compared["low"] == compared["high"]:  # which says nothing of other images
+                compared = compared | {"low": np.nan, "high": np.nan}
             row = here | {"features": features, "value": 100 * compared["first"], "images": len(labels)}
             rows.append(row | {name: 100 * compared[name] for name in ("difference", "low", "high")})
         value = image_metrics(base.samples["label"].to_numpy(), base.scores)[metric]

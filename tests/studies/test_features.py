@@ -50,6 +50,13 @@ def test_photographs_of_one_item_have_no_interval(tmp_path):
         assert np.isnan(found.loc["random", "low"]) == lacks
 
 
+def test_features_that_no_draw_of_the_images_tells_apart_have_no_interval(tmp_path):
+    """Both at the top of the metric: an interval of 0 to 0 would say that they are known to be alike."""
+    store_study(tmp_path, study.NAME, [run("miic", kind, GOOD) for kind in ("bundled", "random")])
+    found = study.comparisons(study.runs(tmp_path), replicates=20).set_index("features").loc["random"]
+    assert found["difference"] == 0 and np.isnan([found["low"], found["high"]]).all()
+
+
 def test_a_data_set_on_which_features_are_as_good_is_none_on_which_they_are_better(tmp_path):
     store_study(tmp_path, study.NAME, [run(name, kind, GOOD) for name in ("a", "b") for kind in ("bundled", "random")])
     found = study.across(study.comparisons(study.runs(tmp_path), replicates=20)).set_index("features")
