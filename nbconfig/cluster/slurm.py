@@ -50,8 +50,8 @@ if given.show:
     cluster.close()
     sys.exit()
 cluster.adapt(minimum_jobs=given.jobs, maximum_jobs=given.jobs)  # jobs that end are replaced
-print(f"adlib reproduce --profile paper --data DIR --out DIR --scheduler {cluster.scheduler_address}", flush=True)
 try:
+    print(f"adlib reproduce --profile paper --data DIR --out DIR --scheduler {cluster.scheduler_address}", flush=True)
     signal.pause()
-except KeyboardInterrupt:
+except (KeyboardInterrupt, SystemExit):  # the second is what dask-jobqueue 0.9 makes of Ctrl-C
     cluster.close()

@@ -56,6 +56,28 @@ def test_the_slurm_example_asks_for_one_worker_with_one_gpu_in_each_job():
     assert "--resources GPU=1,CPU=6 --no-dashboard" in worker
 
 
+# What the example needs of dask-jobqueue 0.9, which makes SystemExit of Ctrl-C.
+LIKE_JOBQUEUE = """
+import signal, sys
+signal.signal(signal.SIGINT, lambda *_: sys.exit())
+class SLURMCluster:
+    scheduler_address = "tcp://here"
+    def __init__(self, **settings): ...
+    def adapt(self, **jobs): ...
+    def close(self): print("closed")
+"""
+
+
+def test_ctrl_c_ends_the_jobs_of_the_slurm_example(tmp_path):
+    (tmp_path / "dask_jobqueue.py").write_text(LIKE_JOBQUEUE)
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])}
+    command = [sys.executable, str(EXAMPLES / "slurm.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=VARIABLES | path) as started:
+        assert "tcp://here" in started.stdout.readline()
+        started.send_signal(signal.SIGINT)
+        assert started.stdout.read() == "closed\n"
+
+
 # Runs what ssh would run there, here: `ssh OPTIONS HOST COMMAND`; and leaves a note of the host.
 LIKE_SSH = """#!/bin/sh
 shift $(($# - 2))
