@@ -198,6 +198,7 @@ def test_detectors_that_learned_from_fewer_images_promise_how_many_false_alarms_
     table = make_samples([{"image": str(i)} for i in range(400)], "here")
     none_called = Predictions(np.zeros(400), None, table)
     assert "0 of 400 normal test images are called anomalous, where" in contradiction(own, none_called)
+    assert "That is fewer than chance explains: those it learned from vary more" in contradiction(own, none_called)
     assert contradiction(others, none_called) == ""
     assert agreement(others, none_called).endswith(
         f"; at most {calls_to_expect(others, 400)[1]} were to be expected (97.5 % bound)."
@@ -211,6 +212,7 @@ def test_normal_test_images_that_contradict_the_promise_are_said_so():
     table = make_samples([{"image": str(i)} for i in range(30)], "here")
     far, near = (Predictions(np.full(30, value), None, table) for value in (100, 3))
     assert "30 of 30 normal test images are called anomalous" in contradiction(threshold, far)
+    assert "That is more than chance explains: these images differ" in contradiction(threshold, far)
     assert contradiction(threshold, near) == ""
     assert agreement(threshold, near).startswith("Of 30 normal test images 0 are called anomalous; 0 to ")
     unknown = table.assign(label=-1, defect="unknown")

@@ -122,6 +122,14 @@ def test_two_that_rank_images_alike_are_correlated_by_one(tmp_path):
     assert "are correlated by 1.00, in the one pair" in study.pair_conclusions(found)[1]
 
 
+def test_two_that_rank_images_the_other_way_round_are_correlated_by_minus_one(tmp_path):
+    place, scores = {"dataset": "three_cad", "category": "cloth"}, PERFECT - 6 * (PERFECT == 12)
+    runs = [place | {"method": name, "predictions": predictions(of)} for name, of in (("a", scores), ("b", -scores))]
+    store_study(tmp_path, study.NAME, runs)
+    found = study.comparisons(tmp_path, replicates=50)
+    assert found["correlation"].tolist() == pytest.approx([-1])
+
+
 def test_of_several_seeds_the_first_is_compared(tmp_path):
     place = {"dataset": "three_cad", "category": "cloth"}
     padim = [

@@ -62,6 +62,13 @@ def test_of_a_run_on_several_categories_each_is_scored_on_its_own_images(out):
     assert study.values(table).equals(alone)
 
 
+def test_where_no_share_costs_anything_the_highest_is_told(out):
+    table = study.costs(study.runs(out), study.values(study.runs(out)))
+    more = table[table["share"] > 0].assign(share=0.5, unscreened=2)
+    (said,) = study.conclusions(pd.concat([table, more], ignore_index=True))
+    assert "with 2 unscreened of 4 training images (50% asked for)" in said
+
+
 def test_metrics_of_pixels_are_of_the_maps(out):
     found = study.values(study.runs(out), "pixel_auroc").set_index(["seed", "share"])["value"]
     assert len(found) == 4 and (found.xs(0.0, level="share") > found.xs(0.25, level="share")).all()
