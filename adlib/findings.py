@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from adlib.datasets.folders import IMAGE_SUFFIXES, OTHER_SUFFIXES, is_data
+from adlib.datasets.folders import IMAGE_SUFFIXES, MASK_FOLDERS, OTHER_SUFFIXES, is_data, is_named
 from adlib.decoding import resizing
 from adlib.decoding.pictures import image_shape, read_image
 from adlib.detector import choose_device
@@ -70,8 +70,10 @@ def list_images(places: Iterable[str | Path]) -> pd.DataFrame:
 
 
 def passed_over(places: Iterable[str | Path]) -> list[str]:
-    """A sentence per folder in which pictures lie that `list_images` does not read: their suffix is not known."""
-    known, texts = ", ".join(sorted(IMAGE_SUFFIXES)), []
+    """A sentence per folder in which pictures lie that `list_images` does not read, for their suffix is not known; and
+    per folder below that is called as those of masks are, whose pictures it does read.
+    """
+    known, texts, masks = ", ".join(sorted(IMAGE_SUFFIXES)), [], {}
     for place in (Path(place).expanduser() for place in places):
         for folder, files in _folders_below(place) if place.is_dir() else ():
             others = [file for file in files if Path(file).suffix.lower() in OTHER_SUFFIXES]
@@ -80,7 +82,11 @@ def passed_over(places: Iterable[str | Path]) -> list[str]:
                 texts.append(
                     f"{number} not read: {folder / others[0]} has another suffix than {known}: convert it, or name it."
                 )
-    return texts
+            below = folder.relative_to(place).parts
+            named = [number for number, part in enumerate(below) if is_named(part, MASK_FOLDERS)]
+            if named and any(Path(file).suffix.lower() in IMAGE_SUFFIXES for file in files):
+                masks[place.joinpath(*below[: named[0] + 1])] = None
+    return texts + [f"{folder} is called as folders of masks are: what is in it is judged, too." for folder in masks]
 
 
 def _folders_below(place: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -426,6 +426,14 @@ def test_links_are_followed_once_and_pictures_of_other_suffixes_are_named(tree, 
     assert said.startswith(f"2 pictures are not read: {place / 'b.jfif'} has another suffix than .bmp, ")
 
 
+def test_pictures_that_may_be_masks_are_judged_and_named(tree):
+    truth = tree / "ground_truth"
+    (said,) = passed_over([tree])
+    assert said == f"{truth} is called as folders of masks are: what is in it is judged, too."
+    assert set(map(str, truth.rglob("*.png"))) < set(list_images([tree])["image"])
+    assert passed_over([truth]) == passed_over([tree / "test"]) == []  # asked for by name
+
+
 def test_what_was_found_before_is_no_image_to_look_at(detector, tree, tmp_path):
     shutil.copytree(tree / "test" / "good", tmp_path / "new")
     images = list(list_images([tmp_path / "new"])["image"])
