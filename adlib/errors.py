@@ -1,7 +1,11 @@
-"""Errors that are for the person who made the mistake."""
+"""Errors that are for the person who made the mistake; and the words of others by which they are known."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# What CUDA and its libraries (cuBLAS, cuDNN, cuSOLVER, cuFFT) say where a GPU has no room, be it not torch's allocator
+# that asked and torch.OutOfMemoryError that was raised.
+GPU_MEMORY_SHORT = ("CUDA out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
 
 
 class InputError(ValueError):

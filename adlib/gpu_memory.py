@@ -9,9 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-# What else than torch.OutOfMemoryError says that there is no room: for what torch's allocator does not give, such as
-# the handles and workspaces of cuBLAS, cuDNN and cuSOLVER. adlib.runs.failures knows the same words.
-SAID = ("CUDA out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
+from adlib.errors import GPU_MEMORY_SHORT
 
 SHORT = "The GPU's memory was short: {}. No number depends on it."
 
@@ -42,7 +40,7 @@ def noted_shortages() -> dict[str, int]:
 
 def is_short(error: RuntimeError) -> bool:
     """Whether an error says that a GPU's memory was short."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in SAID)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in GPU_MEMORY_SHORT)
 
 
 class Parts:

@@ -63,9 +63,8 @@ def read_category(
     masks_required: every anomalous image must have a mask. If False, a category without any ground_truth/
         folder is read with image labels alone; one that has some masks must still have all.
     train_required: whether there must be training images (a sub-class may be there for testing alone).
-    Raises InputError for an empty class, a train folder with defects, an anomalous image without a mask, a
-    mask without an image, masks in a folder of another name than ground_truth/,
-    among the folders of images or beside the images.
+    Raises InputError for an empty class, a train folder with defects, an anomalous image without a mask, a mask without
+    an image, masks in a folder of another name than ground_truth/, among the folders of images or beside the images.
     """
     truth = folder / "ground_truth"
     with_masks = masks_required or truth.is_dir()

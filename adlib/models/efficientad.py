@@ -41,6 +41,7 @@ from adlib.networks.patch_description import (
     as_tensor,
     channel_statistics,
     distil,
+    existing_teacher,
     load_teacher,
     luminance,
     teacher_file,
@@ -197,10 +198,8 @@ class EfficientAD(Detector):
 
     def check_networks(self, fetch=True):
         super().check_networks(fetch)
-        if "teacher" in (files := self.weight_files()):
-            file = files["teacher"] or teacher_file(self.network)
-            if not file.is_file():
-                raise InputError(f"teacher={self.teacher!r} is no file; `adlib distill` makes one.")
+        if "teacher" in self.weight_files():
+            existing_teacher(self.teacher or teacher_file(self.network))
 
     @property
     def warnings(self):

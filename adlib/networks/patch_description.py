@@ -141,6 +141,14 @@ def teacher_file(network: str) -> Path:
     )
 
 
+def existing_teacher(file: str | Path) -> Path:
+    """The path of a teacher's file. Raises InputError if there is none."""
+    file = Path(file).expanduser()
+    if not file.is_file():
+        raise InputError(f"The teacher's file {file} does not exist; `adlib distill` makes one.")
+    return file
+
+
 def load_teacher(teacher: PatchDescription, file: str | Path) -> dict:
     """Copy the weights of a file into the teacher; returns their origin (kind, file, sha256).
 
@@ -149,9 +157,7 @@ def load_teacher(teacher: PatchDescription, file: str | Path) -> dict:
     "conv1.weight" ... of anomalib.
     Raises InputError for a file that is missing, unreadable, or of another network.
     """
-    file = Path(file).expanduser()
-    if not file.is_file():
-        raise InputError(f"The teacher's file {file} does not exist; `adlib distill` makes one.")
+    file = existing_teacher(file)
     try:
         # Anything but tensors is refused.
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)

@@ -28,7 +28,11 @@ def rank_heat_map(values: pd.DataFrame, title: str, label: str = "") -> Figure:
     else:
         texts = shown.map(
             lambda value: (
-                "–" if pd.isna(value) else rounded_text(value, 1) if value <= 1 else rounded_text(value, decimals=1)
+                "–"
+                if pd.isna(value)
+                else rounded_text(value, whole=1)
+                if value <= 1
+                else rounded_text(value, decimals=1)
             )
         )
         axis.set_facecolor(to_rgba(INK, 0.15))

@@ -3,7 +3,7 @@
 import inspect
 import signal
 
-from adlib.errors import InputError
+from adlib.errors import GPU_MEMORY_SHORT, InputError
 
 # Kinds of failure that may not come again, because they depend on what else the machine does.
 WORTH_A_RETRY = ("kernel died", "stalled", "out of memory", "out of GPU memory")
@@ -24,9 +24,7 @@ SENTENCES = {
     "DataLoader worker (pid": "kernel died",
     "DefaultCPUAllocator": "out of memory",
     "Cannot allocate memory": "out of memory",
-    "CUDA out of memory": "out of GPU memory",
-    "CUDA error: out of memory": "out of GPU memory",
-    "_ALLOC_FAILED": "out of GPU memory",  # of cuBLAS, cuDNN, cuSOLVER, cuFFT
+    **dict.fromkeys(GPU_MEMORY_SHORT, "out of GPU memory"),
     "No space left on device": "disk full",
 }
 # What needs less of a GPU's memory, by the name of the parameter that a method must have for it.

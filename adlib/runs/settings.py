@@ -98,7 +98,7 @@ def read_yaml(text: str):
     import yaml
 
     try:
-        return yaml.load(text, _loader())
+        return yaml.load(text, _loader())  # a SafeLoader
     except (AttributeError, LookupError, TypeError) as error:  # of !!bool before what is none, for one
         raise ValueError("a tag does not fit its value") from error
 

@@ -24,7 +24,7 @@ from adlib.features.weights import weights_file
         ),
         ("adaclip", {"towers": "tiny", "weights": "random"}, ""),
         ("efficientad", {"weights": "pretrained"}, "efficientad needs a teacher"),
-        ("efficientad", {"teacher": "/not/there.safetensors"}, "'/not/there.safetensors' is no file"),
+        ("efficientad", {"teacher": "/not/there.safetensors"}, "file /not/there.safetensors does not exist"),
         ("efficientad", {"weights": "random"}, ""),
     ],
 )
