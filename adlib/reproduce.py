@@ -11,20 +11,8 @@ from adlib.report.known_answers import Verdict, known_answers, verdict
 from adlib.report.pages import render_report
 from adlib.runs import environment
 from adlib.runs.batch import execute_all, run_all
-from adlib.runs.plan import (
-    Cell,
-    Profile,
-    dataset_root,
-    distinct_runs,
-    draw_phantoms,
-    fetch_weights,
-    in_the_way_lines,
-    leave_out_without_weights,
-    plan,
-    rows_without_images,
-    unreadable_lines,
-    write_plan,
-)
+from adlib.runs.obstacles import in_the_way_lines, leave_out_without_weights, rows_without_images, unreadable_lines
+from adlib.runs.plan import Cell, Profile, dataset_root, distinct_runs, draw_phantoms, fetch_weights, plan, write_plan
 from adlib.runs.record import FAILED
 from adlib.runs.standing import of_other_code
 from adlib.runs.store import Store

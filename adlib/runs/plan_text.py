@@ -6,16 +6,8 @@ from pathlib import Path
 from adlib.datasets import facts, list_datasets
 from adlib.papers import is_study
 from adlib.runs.estimate import NOTHING_LEFT, estimate
-from adlib.runs.plan import (
-    STATES,
-    Cell,
-    Profile,
-    distinct_runs,
-    in_the_way_lines,
-    rows_without_images,
-    state,
-    unreadable_lines,
-)
+from adlib.runs.obstacles import in_the_way_lines, rows_without_images, unreadable_lines
+from adlib.runs.plan import STATES, Cell, Profile, distinct_runs, state
 from adlib.runs.store import Store
 from adlib.runs.titles import distinct_titles
 

@@ -12,6 +12,7 @@ from adlib.file_hashes import folder_hash
 from adlib.report import category_table, comparison
 from adlib.report.tables import read_plan
 from adlib.runs import Recorder, Run, Store
+from adlib.runs.obstacles import in_the_way, in_the_way_lines, rows_without_images, unreadable_lines
 from adlib.runs.plan import (
     Cell,
     Profile,
@@ -19,13 +20,9 @@ from adlib.runs.plan import (
     cell_settings,
     distinct_runs,
     draw_phantoms,
-    in_the_way,
-    in_the_way_lines,
     plan,
     read_profile,
-    rows_without_images,
     state,
-    unreadable_lines,
     write_plan,
 )
 from adlib.runs.plan_text import plan_text

@@ -8,7 +8,8 @@ from stored import run_notebook, store_study
 
 from adlib import Predictions
 from adlib.errors import InputError
-from adlib.runs.plan import leave_out_without_weights, plan, read_profile
+from adlib.runs.obstacles import leave_out_without_weights
+from adlib.runs.plan import plan, read_profile
 from adlib.samples import make_samples
 from adlib.studies import features as study
 
